@@ -1,0 +1,78 @@
+"""What a decision says, and what it obliges the door to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from attestation.records import ClaimValue
+
+
+class Phase(StrEnum):
+    """Which half of an exchange is decided."""
+
+    REQUEST = "request"
+    RESPONSE = "response"
+
+
+class Outcome(StrEnum):
+    """The four outcomes, mildest first; `strictness` orders them."""
+
+    PROCEED = "proceed"
+    WARN = "warn"
+    REDACT = "redact"
+    DENY = "deny"
+
+    @property
+    def strictness(self) -> int:
+        """0 for proceed to 3 for deny."""
+        return _ORDER.index(self)
+
+
+_ORDER = (Outcome.PROCEED, Outcome.WARN, Outcome.REDACT, Outcome.DENY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The engine's answer to one policy request.
+
+    Attributes:
+        reasons: stable strings, sorted: ids of the policies that decided, `claim_missing:<name>`,
+            `policy_error:<id>`, `no_decision`, `default_deny`, `unknown_annotation:<id>`,
+            `engine_error`.
+        redact: labels to mask (`email`, `card`, …); empty unless `outcome` is REDACT.
+        evaluated: False where no policy could be evaluated (503 at the door), True for a policy's
+            own answer (403).
+        claims_read: the claims that the deciding policies read, for explanations.
+    """
+
+    outcome: Outcome
+    reasons: tuple[str, ...]
+    redact: frozenset[str] = frozenset()
+    evaluated: bool = True
+    errors: tuple[str, ...] = ()
+    claims_read: Mapping[str, ClaimValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Platform:
+    """What policies may require of the hardware (Cedar `context.platform`)."""
+
+    tee_type: str
+    hardware_attested: bool
+    tcb_status: str
+    simulated: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyRequest:
+    """One question to the engine. Uids are (entity type without namespace, id)."""
+
+    principal: tuple[str, str]
+    action: str
+    resource: tuple[str, str]
+    phase: Phase
+    claims: Mapping[str, ClaimValue]
+    trace_id: str
+    platform: Platform

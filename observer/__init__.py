@@ -1,0 +1,1 @@
+"""The Observer: receives decisions, proves that none is missing, and shows them live."""
