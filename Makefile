@@ -1,0 +1,76 @@
+# Every target does all of its own set-up: a fresh Debian machine needs only python3 (>= 3.11, with
+# venv) and make. Requirements are pinned and hashed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check test-real test-crash bench proto requirements clean
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed; $(PYTHON) is older (set PYTHON=...)" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+define install
+	@echo "Installing pinned requirements into $(VENV) ..."
+	$(BIN)/pip install -qq --disable-pip-version-check --require-hashes $(1)
+	$(BIN)/pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+endef
+
+$(VENV)/.runtime: requirements/runtime.txt pyproject.toml | $(VENV)/bin/pip
+	$(call install,-r requirements/build.txt -r requirements/runtime.txt)
+
+$(VENV)/.dev: requirements/dev.txt pyproject.toml | $(VENV)/bin/pip
+	$(call install,-r requirements/dev.txt)
+	touch $(VENV)/.runtime
+
+install: $(VENV)/.runtime ## Make .venv with the `lucid-agent`, `lucid` and `lucid-observer` commands
+
+demo: $(VENV)/.runtime ## The whole way on this machine, simulated TEE (DEMO_ARGS=--once to end by itself)
+	$(BIN)/lucid demo $(DEMO_ARGS)
+
+test: $(VENV)/.dev ## The default test suite (about 3 minutes)
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev ## ruff, mypy --strict, the import arrows
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_arrows.py
+
+test-crash: $(VENV)/.dev ## kill -9 and outages under load (about 3 minutes)
+	$(BIN)/python -m pytest -m crash tests/crash
+
+# A real model server (llama-cpp-python) and a real client (openai) in an environment of their own,
+# so that their dependencies stay out of ours. The wheel is built from source once (5 to 10 minutes)
+# and then comes from pip's cache. LUCID_MODEL may name a GGUF file; default: the test vectors'.
+.venv-real/.done: requirements/real.txt | $(VENV)/bin/pip
+	$(PYTHON) -m venv .venv-real
+	@echo "Installing a model server into .venv-real (the first time it is compiled: 5 to 10 minutes) ..."
+	.venv-real/bin/pip install -qq --disable-pip-version-check --require-hashes -r requirements/pip.txt
+	.venv-real/bin/pip install -qq --disable-pip-version-check --require-hashes -r requirements/real.txt
+	touch $@
+
+test-real: $(VENV)/.dev .venv-real/.done ## A real model server and the openai client through the gateway (1 minute after the build)
+	$(BIN)/python -m pytest -m real tests/real
+
+bench: $(VENV)/.dev ## nginx, the bare gateway and everything on, side by side (about 3 minutes; needs nginx and wrk)
+	$(BIN)/python -m benchmarks
+
+proto: $(VENV)/.dev ## Generate the stream's message code again
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. attestation/wire/observer.proto
+
+requirements: ## Pin and hash again (needs uv on the PATH)
+	uv pip compile -q pyproject.toml --extra observer --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/runtime.txt
+	uv pip compile -q pyproject.toml --extra observer --group pyproject.toml:dev -c requirements/runtime.txt --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/dev.txt
+	uv pip compile -q requirements/real.in --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/real.txt
+
+clean: ## Remove environments and caches
+	rm -rf .venv .venv-real .mypy_cache .pytest_cache .ruff_cache .hypothesis build ./*.egg-info

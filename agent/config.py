@@ -1,0 +1,313 @@
+"""Configuration: one typed file, then `LUCID_*` variables, then refusal of everything unknown.
+
+`/etc/lucid/agent.toml` has one table per part of the daemon. A variable overrides one key:
+`LUCID_GATEWAY_LISTEN` is `listen` of `[gateway]`, `LUCID_GATEWAY_LIMITS_BODY_BYTES` is
+`body_bytes` of `[gateway.limits]`. Unknown keys and variables are errors that name the nearest
+known one. Secrets are never values here: only paths of files that hold them. Relative paths are
+relative to the file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import socket
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, get_type_hints
+from urllib.parse import urlsplit
+
+import msgspec
+
+ENV_PREFIX: Final = "LUCID_"
+# Variables with the prefix that are not configuration of the daemon.
+NOT_CONFIGURATION: Final = frozenset({"LUCID_CONFIG", "LUCID_VECTORS", "LUCID_AGENT_SOCKET"})
+MAX_CONFIG_SIZE: Final = 1024 * 1024  # bytes
+
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
+Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used. The message lists every problem found, one a line."""
+
+
+class _Table(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """A table of the file: unknown keys are errors."""
+
+
+class AgentTable(_Table):
+    """`[agent]`: who this is and where it keeps things."""
+
+    id: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = ""
+    state_dir: str = "/var/lib/lucid"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "text"] = "json"
+    stop_seconds: Seconds = 20.0  # for draining requests and delivering the journal at stop
+
+
+class TeeTable(_Table):
+    """`[tee]`: which hardware gives the quotes."""
+
+    mode: Literal["auto", "sev-snp", "tdx", "simulated"] = "auto"
+    report_path: str = "/sys/kernel/config/tsm/report"
+    quote_seconds: Seconds = 60.0  # bound on one quote, retries included
+
+
+class PassportTable(_Table):
+    """`[passport]`: what is issued."""
+
+    issuer: str = "lucid-agent"
+    lifetime_seconds: Annotated[int, msgspec.Meta(ge=30, le=86_400)] = 900
+    tenant: str = ""  # salts the public hardware id, so that tenants cannot be linked
+
+
+class PolicyTable(_Table):
+    """`[policy]`: what is enforced."""
+
+    bundle: str = "/etc/lucid/bundle"
+
+
+class LimitsTable(_Table):
+    """`[gateway.limits]`: sizes in bytes, times in seconds."""
+
+    head_bytes: Annotated[int, msgspec.Meta(ge=1024, le=1024 * 1024)] = 32 * 1024
+    header_count: Annotated[int, msgspec.Meta(ge=8, le=1000)] = 100
+    body_bytes: Annotated[int, msgspec.Meta(ge=1024, le=256 * 1024 * 1024)] = 8 * 1024 * 1024
+    reply_bytes: Annotated[int, msgspec.Meta(ge=1024, le=1024 * 1024 * 1024)] = 64 * 1024 * 1024
+    connections: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = 1024
+    head_seconds: Seconds = 10.0
+    body_seconds: Seconds = 60.0
+    idle_seconds: Seconds = 75.0
+    connect_seconds: Seconds = 5.0
+    first_byte_seconds: Seconds = 120.0
+    upstream_idle_seconds: Seconds = 60.0
+    send_seconds: Seconds = 60.0
+
+
+class GatewayTable(_Table):
+    """`[gateway]`: the door in front of the model server."""
+
+    listen: str = "127.0.0.1:8080"
+    upstream: str = "http://127.0.0.1:8000"
+    require_valid_passport: bool = True
+    limits: LimitsTable = LimitsTable()
+
+
+class IdentityKey(_Table):
+    """One `[[identity.keys]]`: a client's API key, as the SHA-256 of its bytes."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+
+
+class IdentityTable(_Table):
+    """`[identity]`: who may ask."""
+
+    anonymous: bool = False  # True: requests without a known key are User::"anonymous"
+    keys: tuple[IdentityKey, ...] = ()
+
+
+class JournalTable(_Table):
+    """`[journal]`: the record of decisions."""
+
+    on_failure: Literal["deny", "allow"] = "deny"
+    max_bytes: Annotated[int, msgspec.Meta(ge=1024 * 1024)] = 10 * 1024**3
+    keep_days: Annotated[int, msgspec.Meta(ge=0, le=36_500)] = 30
+
+
+class ObserverTable(_Table):
+    """`[observer]`: where decisions are streamed. No target: they stay in the journal."""
+
+    target: str = ""
+    ca_file: str = ""
+    certificate_file: str = ""
+    key_file: str = ""
+    insecure: bool = False  # plaintext to an address that is not loopback
+
+
+class ApiTable(_Table):
+    """`[api]`: the local Unix socket."""
+
+    socket: str = "/run/lucid/agent.sock"
+
+
+class Config(_Table):
+    """The whole file."""
+
+    agent: AgentTable = AgentTable()
+    tee: TeeTable = TeeTable()
+    passport: PassportTable = PassportTable()
+    policy: PolicyTable = PolicyTable()
+    gateway: GatewayTable = GatewayTable()
+    identity: IdentityTable = IdentityTable()
+    journal: JournalTable = JournalTable()
+    observer: ObserverTable = ObserverTable()
+    api: ApiTable = ApiTable()
+
+
+def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
+    """Read the file (or none), apply the variables, check everything.
+
+    Raises:
+        ConfigError: with every problem found.
+    """
+    data = _read(path) if path is not None else {}
+    problems = list(_unknown_keys(Config, data, ""))
+    problems += _apply_environment(data, environ)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    try:
+        config = msgspec.convert(data, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_readable(str(error))) from None
+    if not config.agent.id:
+        named = msgspec.structs.replace(config.agent, id=_host_name())
+        config = msgspec.structs.replace(config, agent=named)
+    if problems := _cross_check(config):
+        raise ConfigError("\n".join(problems))
+    return _with_absolute_paths(config, path.parent if path is not None else Path())
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """`host:port` or `[ipv6]:port` as (host, port); the host is an IP address.
+
+    Raises:
+        ValueError: neither form.
+    """
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+        raise ValueError(f"{text!r} is not ADDRESS:PORT, for example 127.0.0.1:8080")
+    host = "127.0.0.1" if host == "localhost" else host
+    return str(ipaddress.ip_address(host)), int(port)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_CONFIG_SIZE:
+            raise ConfigError(f"{path}: larger than {MAX_CONFIG_SIZE} bytes")
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+
+
+def _subtable(hint: object) -> type[_Table] | None:
+    return hint if isinstance(hint, type) and issubclass(hint, _Table) else None
+
+
+def _unknown_keys(table: type[_Table], data: Mapping[str, Any], prefix: str) -> list[str]:
+    hints = get_type_hints(table)
+    problems = []
+    for key, value in data.items():
+        name = f"{prefix}{key}"
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1)
+            hint = f"; did you mean {prefix}{near[0]}?" if near else ""
+            problems.append(f"{name}: unknown key{hint}")
+        elif (sub := _subtable(hints[key])) is not None and isinstance(value, dict):
+            problems += _unknown_keys(sub, value, f"{name}.")
+    return problems
+
+
+def _known_variables(table: type[_Table], path: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    known: dict[str, tuple[str, ...]] = {}
+    for key, hint in get_type_hints(table).items():
+        sub = _subtable(hint)
+        if sub is not None:
+            known |= _known_variables(sub, (*path, key))
+        elif key != "keys":  # a list of tables has no single value
+            known[ENV_PREFIX + "_".join((*path, key)).upper()] = (*path, key)
+    return known
+
+
+def _apply_environment(data: dict[str, Any], environ: Mapping[str, str]) -> list[str]:
+    known = _known_variables(Config, ())
+    problems = []
+    for name in sorted(environ):
+        if not name.startswith(ENV_PREFIX) or name in NOT_CONFIGURATION:
+            continue
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            problems.append(f"{name}: unknown variable{hint}")
+            continue
+        *tables, key = known[name]
+        target = data
+        for table in tables:
+            target = target.setdefault(table, {})
+        try:
+            target[key] = _from_text(environ[name], Config, known[name])
+        except ValueError as error:
+            problems.append(f"{name}: {error}")
+    return problems
+
+
+def _from_text(text: str, table: type[_Table], path: tuple[str, ...]) -> object:
+    *tables, key = path
+    for name in tables:
+        sub = _subtable(get_type_hints(table)[name])
+        if sub is None:  # pragma: no cover - the path comes from _known_variables
+            raise ValueError("not a table")
+        table = sub
+    hint = get_type_hints(table, include_extras=True)[key]
+    try:
+        return msgspec.convert(text, hint, strict=False)
+    except msgspec.ValidationError as error:
+        raise ValueError(_readable(str(error))) from None
+
+
+def _readable(message: str) -> str:
+    text, _, place = message.partition(" - at `$")
+    return f"{place.rstrip('`').lstrip('.')}: {text}" if place else text
+
+
+def _with_absolute_paths(config: Config, base: Path) -> Config:
+    def absolute(text: str) -> str:
+        return str((base / text).absolute()) if text else ""
+
+    replace = msgspec.structs.replace
+    return replace(
+        config,
+        agent=replace(config.agent, state_dir=absolute(config.agent.state_dir)),
+        policy=replace(config.policy, bundle=absolute(config.policy.bundle)),
+        api=replace(config.api, socket=absolute(config.api.socket)),
+        observer=replace(
+            config.observer,
+            ca_file=absolute(config.observer.ca_file),
+            certificate_file=absolute(config.observer.certificate_file),
+            key_file=absolute(config.observer.key_file),
+        ),
+    )
+
+
+def _host_name() -> str:
+    name = "".join(c if c.isalnum() or c in "._-" else "-" for c in socket.gethostname())
+    return name.strip(".-_")[:64] or "lucid-agent"
+
+
+def _cross_check(config: Config) -> list[str]:
+    problems = []
+    try:
+        parse_address(config.gateway.listen)
+    except ValueError as error:
+        problems.append(f"gateway.listen: {error}")
+    upstream = urlsplit(config.gateway.upstream)
+    if upstream.scheme != "http" or not upstream.hostname or upstream.path not in ("", "/"):
+        problems.append(
+            "gateway.upstream: must be http://ADDRESS:PORT without a path"
+            " (the model server stands beside the agent, inside the confidential VM)"
+        )
+    if not config.identity.anonymous and not config.identity.keys:
+        problems.append(
+            "identity: nobody could ask: add [[identity.keys]] with name and sha256,"
+            " or set identity.anonymous = true"
+        )
+    observer = config.observer
+    if bool(observer.certificate_file) != bool(observer.key_file):
+        problems.append("observer: certificate_file and key_file go together")
+    return problems

@@ -1,0 +1,69 @@
+"""The import arrows between the rooms: who may know whom."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("agent", "attestation", "enforcement", "lucid", "observer")
+
+# What each room may import of the others. `lucid` may know every room, because `lucid demo`
+# starts them; nothing imports `lucid` or `observer`.
+MAY_IMPORT = {
+    "attestation": set[str](),
+    "enforcement": {"attestation"},
+    "agent": {"attestation", "enforcement"},
+    "observer": {"attestation"},
+    "lucid": {"attestation", "enforcement", "agent", "observer"},
+}
+
+# Modules with sockets, files, threads or clocks of their own. Everything else in `attestation`
+# takes bytes and a clock value.
+NETWORK = {"socket", "httpx", "grpc", "trio", "asyncio", "http", "urllib.request", "ssl"}
+
+
+def modules(room: str) -> Iterator[Path]:
+    yield from sorted((ROOT / room).rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            yield node.module or ""
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_the_rooms_it_may_know(room: str) -> None:
+    found = {
+        (str(path.relative_to(ROOT)), name)
+        for path in modules(room)
+        for name in imports(path)
+        if (top := name.split(".")[0]) in ROOMS and top != room and top not in MAY_IMPORT[room]
+    }
+    assert found == set()
+
+
+def test_every_room_is_there() -> None:
+    assert all(list(modules(room)) for room in ROOMS)
+
+
+def test_nothing_in_attestation_reaches_the_network() -> None:
+    found = {
+        (str(path.relative_to(ROOT)), name)
+        for path in modules("attestation")
+        for name in imports(path)
+        if name in NETWORK or name.split(".")[0] in NETWORK
+    }
+    assert found == set()
+
+
+@pytest.mark.parametrize("room", ["enforcement", "agent"])
+def test_trio_rooms_do_not_use_asyncio(room: str) -> None:
+    assert not [path for path in modules(room) if "asyncio" in imports(path)]
