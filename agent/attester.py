@@ -1,0 +1,165 @@
+"""Proves what the agent runs on: quote, verification, passport. Owns the boot's key.
+
+The key is made in memory at start and is never written; a new boot has a new key, seed and
+journal chain. A passport leaves this module only after it verified by the same code that a relying
+party runs, with the same trust anchors.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import trio
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from agent.boottime import boot_ns, wall_ns
+from agent.platform import TeePlatform
+from attestation.claims_buffer import ClaimsBuffer, report_data
+from attestation.configfs_tsm import fetch_quote
+from attestation.cose import thumbprint
+from attestation.errors import QuoteError
+from attestation.evidence import Evidence
+from attestation.passport import PassportClaims, issue_passport
+from attestation.verifier import Appraisal, verify_passport
+from enforcement.outcome import Platform
+
+SWNAME: Final = "lucid-agent"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stated:
+    """What a passport states beside the hardware: policy, journal and counters at one moment."""
+
+    bundle: tuple[str, str, bytes]
+    journal_head: bytes
+    journal_seq: int
+    counters: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issued:
+    """A verified passport of our own, with its end on the boot-time clock (nanoseconds)."""
+
+    token: bytes
+    passport_id: str
+    platform: Platform
+    appraisal: Appraisal
+    issued_ns: int
+    expires_ns: int
+
+    def seconds_left(self, now_ns: int) -> float:
+        """Seconds until the passport ends; negative when it has."""
+        return (self.expires_ns - now_ns) / 1e9
+
+
+class Attester:
+    """Issues passports for one boot. One quote at a time."""
+
+    def __init__(
+        self,
+        *,
+        platform: TeePlatform,
+        agent_id: str,
+        issuer: str,
+        tenant: str,
+        lifetime: int,
+        version: str,
+        quote_seconds: float,
+        wall: Callable[[], int] = wall_ns,
+        boot: Callable[[], int] = boot_ns,
+    ) -> None:
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.boot_seed = os.urandom(32)
+        self._platform = platform
+        self._agent_id = agent_id
+        self._issuer = issuer
+        self._tenant = tenant
+        self._lifetime = lifetime
+        self._version = version
+        self._quote_seconds = quote_seconds
+        self._wall = wall
+        self._boot = boot
+        self._turn = trio.Lock()
+
+    async def issue(
+        self, stated: Stated, *, nonce: bytes | None = None, audience: str | None = None
+    ) -> Issued:
+        """Fetch a fresh quote over `stated` (and a verifier's nonce) and issue a passport.
+
+        Raises:
+            QuoteError: no quote in time; `final` says whether trying again can help.
+            AttestationError: our own evidence does not verify; no passport leaves.
+            FatalError: the TEE is not the one that was asked for.
+        """
+        async with self._turn:
+            work = functools.partial(self._issue, stated, nonce=nonce, audience=audience)
+            # Abandoned, not awaited: a thread inside a kernel read cannot be interrupted.
+            with trio.move_on_after(self._quote_seconds):
+                return await trio.to_thread.run_sync(work, abandon_on_cancel=True)
+        raise QuoteError(
+            "quote.timeout", f"no quote within {self._quote_seconds:g} seconds", final=False
+        )
+
+    def _issue(self, stated: Stated, *, nonce: bytes | None, audience: str | None) -> Issued:
+        key_thumbprint = thumbprint(self.key.public_key())
+        buffer = ClaimsBuffer(
+            purpose="passport" if nonce is None else "challenge",
+            key_thumbprint=key_thumbprint,
+            nonce=nonce or b"",
+            boot_seed=self.boot_seed,
+            bundle_digest=stated.bundle[2],
+            journal_head=stated.journal_head,
+        ).encode()
+        quote = fetch_quote(self._platform.tree, report_data(buffer))
+        tee = self._platform.tee_of(quote.provider)
+        # The clocks are read after the quote: a slow quote must not shorten a passport's life
+        # on one clock and not on the other.
+        issued_at, issued_ns = self._wall() // 1_000_000_000, self._boot()
+        claims = PassportClaims.for_evidence(
+            evidence := Evidence(
+                format="sev-snp",
+                quote=quote.outblob,
+                certificates=quote.auxblob,
+                claims_buffer=buffer,
+            ),
+            tee=tee,
+            issuer=self._issuer,
+            subject=self._agent_id,
+            audience=audience,
+            tenant=self._tenant,
+            issued_at=issued_at,
+            lifetime=self._lifetime,
+            passport_id=os.urandom(16),
+            bundle=stated.bundle,
+            journal_seq=stated.journal_seq,
+            counters=stated.counters,
+            swname=SWNAME,
+            swversion=self._version,
+        )
+        token = issue_passport(key=self.key, evidence=evidence, claims=claims)
+        appraisal = verify_passport(
+            token,
+            now=datetime.fromtimestamp(issued_at, UTC),
+            anchors=self._platform.anchors,
+            allow_simulated=self._platform.simulated,
+            nonce=nonce,
+            audience=audience,
+        )
+        return Issued(
+            token=token,
+            passport_id=appraisal.passport_id,
+            platform=Platform(
+                tee_type=tee.value,
+                hardware_attested=appraisal.hardware_attested,
+                tcb_status=appraisal.tcb_status,
+                simulated=self._platform.simulated,
+            ),
+            appraisal=appraisal,
+            issued_ns=issued_ns,
+            expires_ns=issued_ns + (claims.expires_at - issued_at) * 1_000_000_000,
+        )

@@ -1,0 +1,193 @@
+"""The local API: HTTP/1.1 on a Unix socket, for operators, probes and neighbours in the pod.
+
+Not a hot path, so h11 does the protocol. The socket is mode 0660 in a directory of ours; besides,
+the peer's credentials are checked (root, the agent's user, or a member by primary group of the
+socket's group): a socket that was given to somebody by mistake still does not answer everybody.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import struct
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import h11
+import trio
+
+from agent.errors import ExitCode, FatalError
+
+MAX_BODY: Final = 16 * 1024  # bytes: a challenge is small
+MAX_CONNECTIONS: Final = 64
+REQUEST_SECONDS: Final = 10.0  # to receive a request; answering may take longer (a quote)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One request: `path` without the query."""
+
+    method: str
+    path: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """One answer."""
+
+    status: int
+    body: bytes
+    content_type: str = "application/json"
+
+    @classmethod
+    def json(cls, value: object, *, status: int = 200) -> Response:
+        """A JSON answer, indented: people read it with curl."""
+        return cls(status=status, body=json.dumps(value, indent=2).encode() + b"\n")
+
+    @classmethod
+    def error(cls, status: int, code: str, message: str) -> Response:
+        """The error shape of this API: `{"error": {"code", "message"}}`."""
+        return cls.json({"error": {"code": code, "message": message}}, status=status)
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def bind(path: Path) -> trio.SocketListener:
+    """Bind the socket, mode 0660, replacing a dead one.
+
+    Raises:
+        FatalError: another agent answers on it, or the path cannot be used.
+    """
+    try:
+        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        _remove_dead(path)
+        sock = trio.socket.from_stdlib_socket(_bound(path))
+    except OSError as error:
+        raise FatalError(
+            ExitCode.STATE,
+            f"the local API cannot listen on {path}: {error.strerror or error}",
+            remedy="set api.socket to a path (at most 100 bytes) in a writable directory",
+        ) from None
+    sock.listen(MAX_CONNECTIONS)
+    return trio.SocketListener(sock)
+
+
+def _bound(path: Path) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    umask = os.umask(0o117)  # bind() makes the file: it never exists with wider permissions
+    try:
+        sock.bind(str(path))
+    except OSError:
+        sock.close()
+        raise
+    finally:
+        os.umask(umask)
+    return sock
+
+
+def _remove_dead(path: Path) -> None:
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise OSError(0, "something that is not a socket is there")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            path.unlink()
+        else:
+            raise OSError(0, "another agent answers there")
+
+
+async def serve(
+    listener: trio.SocketListener,
+    handler: Handler,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Answer until cancelled. One connection's failure is its own."""
+    places = trio.Semaphore(MAX_CONNECTIONS)
+
+    async def connection(stream: trio.SocketStream) -> None:
+        try:
+            places.acquire_nowait()
+        except trio.WouldBlock:
+            await stream.aclose()
+            return
+        try:
+            if _peer_allowed(stream.socket):
+                await _talk(stream, handler)
+        except (trio.BrokenResourceError, trio.TooSlowError, h11.ProtocolError):
+            pass  # the peer is gone, silent or not speaking HTTP; there is nobody to tell
+        finally:
+            places.release()
+            await trio.aclose_forcefully(stream)
+
+    await trio.serve_listeners(connection, [listener], task_status=task_status)  # type: ignore[arg-type]  # it reports the listeners; the caller only waits for the start
+
+
+def _peer_allowed(sock: trio.socket.SocketType) -> bool:
+    size = struct.calcsize("3i")
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    _pid, uid, gid = struct.unpack("3i", raw)
+    return uid in (0, os.geteuid()) or gid == os.getegid()
+
+
+async def _talk(stream: trio.SocketStream, handler: Handler) -> None:
+    connection = h11.Connection(h11.SERVER)
+    while True:
+        with trio.fail_after(REQUEST_SECONDS):
+            request = await _receive(stream, connection)
+        if request is None:
+            return
+        response = await _answer(request, handler)
+        head_only = request.method == "HEAD"
+        head = h11.Response(
+            status_code=response.status,
+            headers=[
+                ("content-type", response.content_type),
+                ("content-length", str(len(response.body))),
+                ("cache-control", "no-store"),
+            ],
+        )
+        parts = [connection.send(head)]
+        if not head_only:
+            parts.append(connection.send(h11.Data(data=response.body)))
+        parts.append(connection.send(h11.EndOfMessage()))
+        await stream.send_all(b"".join(part for part in parts if part))
+        if connection.our_state is h11.MUST_CLOSE or connection.their_state is h11.MUST_CLOSE:
+            return
+        connection.start_next_cycle()
+
+
+async def _receive(stream: trio.SocketStream, connection: h11.Connection) -> Request | None:
+    head: h11.Request | None = None
+    body = b""
+    while True:
+        event = connection.next_event()
+        if event is h11.NEED_DATA:
+            connection.receive_data(await stream.receive_some(65_536))
+        elif isinstance(event, h11.Request):
+            head = event
+        elif isinstance(event, h11.Data):
+            body += event.data
+            if len(body) > MAX_BODY:
+                raise h11.RemoteProtocolError("body too large", error_status_hint=413)
+        elif isinstance(event, h11.EndOfMessage) and head is not None:
+            path = head.target.decode("ascii").partition("?")[0]
+            return Request(method=head.method.decode("ascii"), path=path, body=body)
+        else:
+            return None
+
+
+async def _answer(request: Request, handler: Handler) -> Response:
+    method = "GET" if request.method == "HEAD" else request.method
+    return await handler(Request(method=method, path=request.path, body=request.body))

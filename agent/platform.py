@@ -1,0 +1,103 @@
+"""Which TEE there is, and what can be trusted to have signed its quotes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from agent.config import Config
+from agent.errors import ExitCode, FatalError
+from attestation.anchors import TrustAnchors
+from attestation.configfs_tsm import KernelTree
+from attestation.errors import QuoteError
+from attestation.simulated.tree import SimulatedTree
+from attestation.simulated.vendor import SimulatedVendor
+from attestation.tee import TeeType, tee_from_spelling
+from attestation.tsm import TsmTree
+
+SIMULATE: Final = "to try the agent without hardware: [tee] mode = 'simulated'"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeePlatform:
+    """Where quotes come from and which roots they must chain to.
+
+    Attributes:
+        wanted: the TEE that the operator asked for; None for `auto`.
+        simulated: quotes come from the simulated vendor.
+    """
+
+    tree: TsmTree
+    anchors: TrustAnchors
+    wanted: TeeType | None
+    simulated: bool
+    simulated_root: bytes | None = None
+
+    def tee_of(self, provider: str) -> TeeType:
+        """The TEE of a quote's provider.
+
+        Raises:
+            FatalError: not the TEE that was asked for, or one this version cannot prove.
+        """
+        try:
+            found = tee_from_spelling(provider)
+        except ValueError as error:
+            raise FatalError(ExitCode.NO_TEE, str(error), remedy=SIMULATE) from None
+        if self.wanted is not None and found is not self.wanted:
+            raise FatalError(
+                ExitCode.NO_TEE,
+                f"[tee] mode asks for {self.wanted.display}, the kernel's provider is {provider!r}",
+                remedy="correct [tee] mode, or set it to 'auto'",
+            )
+        if found is not TeeType.SEV_SNP:
+            raise FatalError(
+                ExitCode.NO_TEE,
+                f"this version issues passports on AMD SEV-SNP; found {found.display}",
+                remedy=SIMULATE,
+            )
+        return TeeType.SIMULATED if self.simulated else found
+
+
+def find_platform(config: Config, *, now: datetime) -> TeePlatform:
+    """Open the platform that the configuration names. Blocking: may generate RSA-4096 keys.
+
+    Raises:
+        FatalError: there is no such TEE, or the simulated one cannot keep its keys.
+    """
+    mode = config.tee.mode
+    if mode == "simulated":
+        directory = Path(config.agent.state_dir)
+        try:
+            vendor = SimulatedVendor.load_or_create(directory, now=now)
+        except QuoteError as error:
+            raise FatalError(ExitCode.STATE, str(error), remedy=error.remedy) from None
+        except OSError as error:
+            raise FatalError(
+                ExitCode.STATE,
+                f"the simulated TEE cannot keep its keys in {directory}: {error.strerror}",
+                remedy="make the directory writable for the agent's user, or set agent.state_dir",
+            ) from None
+        root = vendor.root_certificate_pem()
+        return TeePlatform(
+            tree=SimulatedTree(vendor),
+            anchors=TrustAnchors.builtin().with_simulated_root(root),
+            wanted=None,
+            simulated=True,
+            simulated_root=root,
+        )
+    path = Path(config.tee.report_path)
+    if not path.is_dir():
+        raise FatalError(
+            ExitCode.NO_TEE,
+            f"no TEE: the kernel offers no quotes at {path}"
+            " (needs Linux 6.7 or newer, configfs mounted, and a confidential guest)",
+            remedy=SIMULATE,
+        )
+    return TeePlatform(
+        tree=KernelTree(path),
+        anchors=TrustAnchors.builtin(),
+        wanted=None if mode == "auto" else tee_from_spelling(mode),
+        simulated=False,
+    )
