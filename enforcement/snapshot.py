@@ -1,0 +1,73 @@
+"""What one exchange is decided with, taken once and held to its end.
+
+A reload of the bundle or a new passport makes a new snapshot; exchanges that have begun keep the
+one they began with, so that all records of an exchange name the same bundle digest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Protocol
+
+from enforcement.outcome import Platform, PolicyRequest, Verdict
+
+
+class Decider(Protocol):
+    """What an exchange needs of the policy engine."""
+
+    def decide(self, request: PolicyRequest, /) -> Verdict:
+        """Answer one question. Never raises; fails closed."""
+
+
+class StreamRules(Protocol):
+    """How streamed replies are guarded (`[stream]` of the bundle)."""
+
+    @property
+    def mode(self) -> str:
+        """`window`, `buffer` or `observe`."""
+
+    @property
+    def hold_back(self) -> int:
+        """Characters of decoded text per choice that stay behind the release point."""
+
+
+class BundleView(Protocol):
+    """What an exchange needs of the policy bundle."""
+
+    @property
+    def name(self) -> str:
+        """The bundle's name, for the record."""
+
+    @property
+    def version(self) -> str:
+        """The bundle's version, for the record."""
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 over the bundle's files."""
+
+    @property
+    def stream(self) -> StreamRules:
+        """How streamed replies are guarded."""
+
+    @property
+    def detectors(self) -> AbstractSet[str]:
+        """Labels of the built-in detectors that are on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """Engine, bundle and the agent's own standing at one moment.
+
+    Attributes:
+        passport_id: `pass-` and hex; empty where there is no passport.
+        platform: what policies may ask of the hardware.
+        agent_id: the id of the resource `Lucid::Agent` that is invoked.
+    """
+
+    engine: Decider
+    bundle: BundleView
+    passport_id: str
+    platform: Platform
+    agent_id: str
