@@ -27,6 +27,11 @@ ClaimValue = bool | int | str | tuple[str, ...]
 _EMPTY: Final[MappingProxyType[str, Any]] = MappingProxyType({})
 
 
+def _empty() -> MappingProxyType[str, Any]:
+    # A factory: Python 3.11 takes a mappingproxy for a mutable default and refuses it.
+    return _EMPTY
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextDigest:
     """One text that was looked at: SHA-256 over (boot salt ‖ UTF-8 text), and its size in bytes."""
@@ -74,9 +79,11 @@ class DecisionRecord:
     bundle: tuple[str, str, bytes]  # name, version, SHA-256 digest
     passport: str
     obligations: MappingProxyType[str, tuple[str, ...]] | dict[str, tuple[str, ...]] = field(
-        default=_EMPTY
+        default_factory=_empty
     )
-    claims: MappingProxyType[str, ClaimValue] | dict[str, ClaimValue] = field(default=_EMPTY)
+    claims: MappingProxyType[str, ClaimValue] | dict[str, ClaimValue] = field(
+        default_factory=_empty
+    )
     texts: tuple[TextDigest, ...] = ()
     coverage: Coverage = field(default_factory=Coverage)
     latency_us: dict[str, int] = field(default_factory=dict)
