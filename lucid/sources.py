@@ -1,0 +1,55 @@
+"""Where a thing to be checked comes from: a file, standard input, or a URL. All are hostile."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Final
+
+import httpx
+
+MAX_SIZE: Final = 1024 * 1024  # bytes; a passport is about 8 KiB
+TIMEOUT_SECONDS: Final = 15.0
+
+
+class SourceError(Exception):
+    """The source gave nothing usable. The message says what and where."""
+
+
+def read_source(source: str) -> bytes:
+    """The bytes of `-` (standard input), `http(s)://…`, or a file.
+
+    Raises:
+        SourceError: missing, unreadable, too large, or an HTTP answer other than 200.
+    """
+    if source == "-":
+        data = sys.stdin.buffer.read(MAX_SIZE + 1)
+    elif source.startswith(("http://", "https://")):
+        data = _fetch(source)
+    else:
+        try:
+            with Path(source).open("rb") as file:
+                data = file.read(MAX_SIZE + 1)
+        except OSError as error:
+            raise SourceError(f"{source}: {error.strerror}") from None
+    if len(data) > MAX_SIZE:
+        raise SourceError(f"{source}: larger than {MAX_SIZE} bytes")
+    return data
+
+
+def _fetch(url: str) -> bytes:
+    try:
+        with (
+            httpx.Client(timeout=TIMEOUT_SECONDS, follow_redirects=False) as client,
+            client.stream("GET", url) as answer,
+        ):
+            if answer.status_code != 200:
+                raise SourceError(f"{url}: answered {answer.status_code}, not 200")
+            data = b""
+            for chunk in answer.iter_bytes():
+                data += chunk
+                if len(data) > MAX_SIZE:
+                    break
+            return data
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise SourceError(f"{url}: {error}") from None
