@@ -1,0 +1,204 @@
+"""The Observer as one asyncio process: agents come in by gRPC, people by HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+import logging
+import socket
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import uvicorn
+
+from observer.config import Address, ConfigError, ObserverConfig
+from observer.events import Hub
+from observer.grpc_service import ObserverService, Services
+from observer.metrics import Metrics
+from observer.registry import Registry
+from observer.store import Store, StoreError
+from observer.trust import PassportTrust
+from observer.web import Web
+
+SEEN_PERIOD = 5.0  # seconds between writes of when agents were last heard
+STREAM_GRACE = 2.0  # seconds that streams get to hear that the Observer stops
+PAGE_GRACE = 2  # seconds that pages get to finish
+BACKLOG = 128
+
+_log = logging.getLogger("observer")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A started Observer: the addresses it really listens on, and its parts."""
+
+    grpc: Address
+    http: Address
+    store: Store
+    registry: Registry
+    hub: Hub
+
+
+class _HttpServer(uvicorn.Server):
+    """uvicorn without its signal handlers: the process has one place for those."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextlib.asynccontextmanager
+async def serve(config: ObserverConfig) -> AsyncIterator[Running]:
+    """A running Observer for as long as the block runs.
+
+    Raises:
+        ConfigError: an address is taken, the database or a TLS file cannot be used.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        store = await Store.open(config.database)
+        stack.push_async_callback(store.close)
+        metrics, registry = Metrics(), Registry(config.limits)
+        hub = Hub(
+            max_clients=config.limits.event_clients,
+            queue_size=config.limits.event_queue,
+            on_missed=metrics.missed.inc,
+        )
+        metrics.gauge("streams", "Streams from agents", lambda: registry.streams)
+        metrics.gauge("pages", "Pages that watch", lambda: hub.clients)
+        trust = PassportTrust(
+            allow_simulated=config.allow_simulated, simulated_roots=config.simulated_roots
+        )
+        services = Services(
+            store=store,
+            registry=registry,
+            trust=trust,
+            hub=hub,
+            metrics=metrics,
+            limits=config.limits,
+        )
+        grpc_address = await stack.enter_async_context(_grpc(config, services))
+        stack.push_async_callback(_save_seen, store, registry)
+        await stack.enter_async_context(_periodic(store, registry))
+        web = Web(
+            config=config,
+            store=store,
+            registry=registry,
+            hub=hub,
+            metrics=metrics,
+            version=importlib.metadata.version("lucid-agent"),
+        )
+        http_address = await stack.enter_async_context(_http(config, web))
+        stack.callback(hub.close)
+        yield Running(grpc=grpc_address, http=http_address, store=store, registry=registry, hub=hub)
+
+
+@contextlib.asynccontextmanager
+async def _grpc(config: ObserverConfig, services: Services) -> AsyncIterator[Address]:
+    limits = config.limits
+    server = grpc.aio.server(
+        options=[
+            ("grpc.so_reuseport", 0),  # a second Observer on the port is an error, not a lottery
+            ("grpc.max_receive_message_length", limits.message_size),
+            ("grpc.max_send_message_length", limits.message_size),
+            ("grpc.max_metadata_size", 8192),
+            ("grpc.keepalive_time_ms", 30_000),
+            ("grpc.keepalive_timeout_ms", 20_000),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ],
+        maximum_concurrent_rpcs=limits.streams,
+    )
+    service = ObserverService(services)
+    server.add_generic_rpc_handlers((service.handler(),))
+    listen = config.listen_grpc
+    try:
+        if config.grpc_certificate is not None and config.grpc_key is not None:
+            port = server.add_secure_port(
+                str(listen), _credentials(config.grpc_certificate, config.grpc_key)
+            )
+        else:
+            port = server.add_insecure_port(str(listen))
+    except RuntimeError as error:
+        raise ConfigError(f"cannot listen for agents on {listen}: {error}") from error
+    await server.start()
+    try:
+        yield Address(host=listen.host, port=port)
+    finally:
+        service.stopping.set()
+        await server.stop(STREAM_GRACE)
+
+
+def _credentials(certificate: Path, key: Path) -> grpc.ServerCredentials:
+    try:
+        return grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])
+    except OSError as error:
+        raise ConfigError(f"cannot read {error.filename}: {error.strerror}") from error
+
+
+@contextlib.asynccontextmanager
+async def _http(config: ObserverConfig, web: Web) -> AsyncIterator[Address]:
+    listen = config.listen_http
+    family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+    try:
+        listener = socket.create_server((listen.host, listen.port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise ConfigError(f"cannot listen for pages on {listen}: {error.strerror}") from error
+    server = _HttpServer(
+        uvicorn.Config(
+            web.app(),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            lifespan="off",
+            ws="none",
+            limit_concurrency=4 * config.limits.event_clients,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=PAGE_GRACE,
+        )
+    )
+    task = asyncio.ensure_future(server.serve(sockets=[listener]))
+    try:
+        yield Address(host=listen.host, port=listener.getsockname()[1])
+    finally:
+        server.should_exit = True
+        await task
+        listener.close()
+
+
+@contextlib.asynccontextmanager
+async def _periodic(store: Store, registry: Registry) -> AsyncIterator[None]:
+    async def run() -> None:
+        while True:
+            await asyncio.sleep(SEEN_PERIOD)
+            await _save_seen(store, registry)
+
+    task = asyncio.ensure_future(run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def _save_seen(store: Store, registry: Registry) -> None:
+    """Keep in the database when each connected agent was last heard."""
+    rows = [
+        {
+            "agent_id": live.agent_id,
+            "state": live.state,
+            "durable_seq": live.durable_seq,
+            "last_seen_ns": live.last_seen_ns,
+        }
+        for live in registry.all()
+    ]
+    if rows:
+        try:
+            await store.save_seen(rows)
+        except StoreError as error:
+            _log.warning("when agents were last heard is not saved: %s", error)

@@ -1,0 +1,181 @@
+"""Reading for people: pages of decisions, one decision, agents, alarms, an export.
+
+Pages go by `records.id` downwards (newest received first), never by offset. A filter that finds
+little would read the whole table: it is looked through in slices of ids, at most `SLICES` per
+request, and the answer says where to go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Select, func, select
+
+from attestation import chain
+from observer.filters import Filter
+from observer.schema import agents, alarms, boots, records
+from observer.store import Store
+
+Row = Mapping[str, Any]
+
+SLICE: Final = 100_000  # ids
+SLICES: Final = 10
+LISTED: Final = tuple(column for column in records.c if column.name not in {"record", "head"})
+EXPORT_PAGE: Final = 500
+MAX_AGENTS: Final = 500
+MAX_BOOTS: Final = 20  # per agent, newest first
+MAX_ALARMS: Final = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Rows, newest first; `before` goes on (None: that was all)."""
+
+    rows: Sequence[Row]
+    before: int | None
+
+
+async def decisions(
+    store: Store, wanted: Filter, *, before: int | None, limit: int, columns: Sequence[Any] = LISTED
+) -> Page:
+    """One page of decisions.
+
+    Raises:
+        StoreError.
+    """
+    newest = (await store.read(select(func.max(records.c.id))))[0][0] or 0
+    high = newest + 1 if before is None else min(before, newest + 1)
+    condition = wanted.where()
+    found: list[Row] = []
+    for _ in range(SLICES):
+        low = max(high - SLICE, 0)
+        query = (
+            select(*columns)
+            .where(records.c.id >= low, records.c.id < high)
+            .order_by(records.c.id.desc())
+            .limit(limit - len(found))
+        )
+        rows = await store.read(query if condition is None else query.where(condition))
+        found += [row._mapping for row in rows]  # noqa: SLF001 - SQLAlchemy's public mapping
+        if len(found) >= limit:
+            return Page(rows=found, before=found[-1]["id"] if found[-1]["id"] > 1 else None)
+        high = low
+        if high <= 1:
+            return Page(rows=found, before=None)
+    return Page(rows=found, before=high)
+
+
+async def since(store: Store, wanted: Filter, *, after: int, limit: int) -> tuple[int, list[Row]]:
+    """Decisions after an id, oldest first: the newest `limit` of them, and whether (as a number
+    of at least 1) older ones were left out.
+
+    Raises:
+        StoreError.
+    """
+    page = await decisions(store, wanted, before=None, limit=limit + 1)
+    rows = [row for row in page.rows if row["id"] > after]
+    missed = 1 if page.before is not None and page.before > after and len(rows) <= limit else 0
+    if len(rows) > limit:
+        rows = rows[:limit]
+        condition = wanted.where()
+        query = select(func.count()).where(records.c.id > after, records.c.id < rows[-1]["id"])
+        query = query.select_from(records)
+        counted = await store.read(query if condition is None else query.where(condition))
+        missed = counted[0][0]
+    return missed, rows[::-1]
+
+
+async def one(store: Store, boot_id: bytes, seq: int) -> tuple[Row, bytes, Row] | None:
+    """A record, the head before it, and its boot; None where it is not stored.
+
+    Raises:
+        StoreError.
+    """
+    found = await _first(
+        store, select(records).where(records.c.boot_id == boot_id, records.c.seq == seq)
+    )
+    boot = await _first(store, select(boots).where(boots.c.boot_id == boot_id))
+    if found is None or boot is None:
+        return None
+    if seq == 1:
+        return found, chain.genesis(boot["boot_seed"]), boot
+    heads = await store.load_heads(boot_id, seq - 1, seq - 1)
+    return found, heads[seq - 1], boot
+
+
+async def export(store: Store, wanted: Filter, *, before: int | None) -> AsyncIterator[Row]:
+    """Every decision that passes, newest first, with its bytes; decisions that arrive meanwhile
+    are not part of it.
+
+    Raises:
+        StoreError.
+    """
+    while True:
+        page = await decisions(
+            store, wanted, before=before, limit=EXPORT_PAGE, columns=tuple(records.c)
+        )
+        for row in page.rows:
+            yield row
+        if page.before is None:
+            return
+        before = page.before
+
+
+async def agents_with_boots(store: Store) -> list[tuple[Row, list[Row], Sequence[Row]]]:
+    """Every agent (last heard first) with its newest boots and its alarms.
+
+    Raises:
+        StoreError.
+    """
+    found = await _all(
+        store, select(agents).order_by(agents.c.last_seen_ns.desc()).limit(MAX_AGENTS)
+    )
+    answer = []
+    for agent in found:
+        name = agent["agent_id"]
+        own = await _all(
+            store,
+            select(boots)
+            .where(boots.c.agent_id == name)
+            .order_by(boots.c.first_seen_ns.desc(), boots.c.boot_id)
+            .limit(MAX_BOOTS),
+        )
+        running = [boot for boot in own if boot["boot_id"] == agent["boot_id"]]
+        rest = [boot for boot in own if boot["boot_id"] != agent["boot_id"]]
+        answer.append((agent, running + rest, await agent_alarms(store, name)))
+    return answer
+
+
+async def agent_alarms(store: Store, agent_id: str) -> Sequence[Row]:
+    """Alarms about what a proven agent did, newest first.
+
+    Raises:
+        StoreError.
+    """
+    return await _all(
+        store,
+        select(alarms)
+        .where(alarms.c.agent_id == agent_id, alarms.c.code != "untrusted")
+        .order_by(alarms.c.last_ns.desc())
+        .limit(MAX_ALARMS),
+    )
+
+
+async def all_alarms(store: Store) -> Sequence[Row]:
+    """Alarms of every kind, newest first.
+
+    Raises:
+        StoreError.
+    """
+    return await _all(store, select(alarms).order_by(alarms.c.last_ns.desc()).limit(MAX_ALARMS))
+
+
+async def _all(store: Store, query: Select[Any]) -> list[Row]:
+    return [row._mapping for row in await store.read(query)]  # noqa: SLF001
+
+
+async def _first(store: Store, query: Select[Any]) -> Row | None:
+    rows = await _all(store, query)
+    return rows[0] if rows else None

@@ -1,0 +1,87 @@
+"""Which passports are believed: the verifier of this project, with the roots this Observer pins."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from attestation.anchors import TrustAnchors
+from attestation.errors import AttestationError, MalformedError
+from attestation.passport import Passport
+from attestation.verifier import Examination, examine_passport, verify_passport
+from observer.boots import Attested
+
+MAX_ROOT_FILE: Final = 64 * 1024  # bytes
+
+QUESTIONS: Final = (
+    "genuine_hardware",
+    "chain_and_tcb",
+    "binding_and_freshness",
+    "code_measured",
+    "policy_enforced",
+    "simulated",
+)
+
+_log = logging.getLogger("observer.trust")
+
+
+class PassportTrust:
+    """Verifies passports against the built-in roots and, if allowed, roots of simulated TEEs.
+
+    The files of simulated roots are read again when they change: a simulated TEE that starts
+    after the Observer makes its root then.
+    """
+
+    def __init__(self, *, allow_simulated: bool, simulated_roots: Sequence[Path] = ()) -> None:
+        self._allow_simulated = allow_simulated
+        self._paths = tuple(simulated_roots) if allow_simulated else ()
+        self._seen: tuple[object, ...] | None = None
+        self._anchors = TrustAnchors.builtin()
+
+    def anchors(self) -> TrustAnchors:
+        """The roots that count now."""
+        seen = tuple(_stamp(path) for path in self._paths)
+        if seen != self._seen:
+            self._anchors = TrustAnchors.builtin()
+            for path in self._paths:
+                self._add(path)
+            self._seen = seen
+        return self._anchors
+
+    def _add(self, path: Path) -> None:
+        try:
+            with path.open("rb") as file:
+                data = file.read(MAX_ROOT_FILE)
+            self._anchors = self._anchors.with_simulated_root(data)
+        except FileNotFoundError:
+            _log.info("the simulated root %s is not there yet", path)
+        except (OSError, ValueError, AttestationError) as error:
+            _log.warning("the simulated root %s cannot be used: %s", path, error)
+
+    def current(self, token: bytes, now: datetime) -> Attested:
+        """A passport that is valid now.
+
+        Raises:
+            AttestationError: it is not, or it could not be checked.
+        """
+        anchors = self.anchors()
+        verify_passport(token, now=now, anchors=anchors, allow_simulated=self._allow_simulated)
+        examination = examine_passport(
+            token, now=now, anchors=anchors, allow_simulated=self._allow_simulated
+        )
+        return _attested(token, examination)
+
+    def historical(self, token: bytes) -> Attested:
+        """A passport that was valid when it was issued: it says whose key an ended boot had.
+
+        Raises:
+            AttestationError: it was not, or it could not be checked.
+        """
+        try:
+            issued = datetime.fromtimestamp(Passport.parse(token).claims.issued_at, UTC)
+        except (OverflowError, ValueError, OSError) as error:
+            raise MalformedError("passport.iat", "the time of issue is no date") from error
+        return self.current(token, issued)
