@@ -1,0 +1,1 @@
+"""AMD SEV-SNP: the report (`abi`), its certificates (`table`, `certs`, `names`), and `verify`."""

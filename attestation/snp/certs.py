@@ -1,0 +1,365 @@
+"""The certificates of an SNP report: ARK, ASK or ASVK, and VCEK or VLEK, read exactly.
+
+Source: AMD "Versioned Chip Endorsement Key (VCEK) Certificate and KDS Interface Specification"
+(publication 57230), section 3, and the certificates themselves. Reading proves nothing: signatures,
+names, validity and binding are in `attestation.snp.verify`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.utils import CryptographyDeprecationWarning
+
+from attestation.errors import MalformedError, UncheckableError
+from attestation.snp.abi import EndorsementKey, ProductLine, Tcb
+from attestation.snp.table import MAX_CERTIFICATE_SIZE, CertTable, TableEntry
+
+__all__ = ["AmdExtensions", "CertTable", "Certificate", "Chain", "TableEntry"]
+
+# AMD issues every VCEK and VLEK with serial number 0. That is a fact about them, not our defect.
+warnings.filterwarnings(
+    "ignore",
+    message="Parsed a serial number which wasn't positive",
+    category=CryptographyDeprecationWarning,
+)
+
+RSA_BITS: Final = 4096
+AMD_ARC: Final = "1.3.6.1.4.1.3704."
+_OID: Final = AMD_ARC + "1."
+OID_STRUCT_VERSION: Final = _OID + "1"
+OID_PRODUCT_NAME: Final = _OID + "2"
+OID_BOOTLOADER: Final = _OID + "3.1"
+OID_TEE: Final = _OID + "3.2"
+OID_SNP: Final = _OID + "3.3"
+OIDS_RESERVED: Final = tuple(f"{_OID}3.{number}" for number in (4, 5, 6, 7))
+OID_MICROCODE: Final = _OID + "3.8"
+OID_FMC: Final = _OID + "3.9"
+OID_HWID: Final = _OID + "4"
+OID_CSP_ID: Final = _OID + "5"
+_KNOWN: Final = {
+    OID_STRUCT_VERSION,
+    OID_PRODUCT_NAME,
+    OID_BOOTLOADER,
+    OID_TEE,
+    OID_SNP,
+    *OIDS_RESERVED,
+    OID_MICROCODE,
+    OID_FMC,
+    OID_HWID,
+    OID_CSP_ID,
+}
+
+# RSASSA-PSS, SHA-384, MGF1 with SHA-384, salt of 48 bytes: the two encodings that certificates of
+# AMD have. The first states the default trailer field, which DER forbids, and 23 of 39 do it.
+_PSS: Final = (
+    "06092a864886f70d01010a30{:02x}a00f300d06096086480165030402020500"
+    "a11c301a06092a864886f70d010108300d06096086480165030402020500a203020130"
+)
+PSS_SHA384_SALT48: Final = frozenset(
+    {
+        bytes.fromhex("3046" + _PSS.format(0x39) + "a303020101"),
+        bytes.fromhex("3041" + _PSS.format(0x34)),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AmdExtensions:
+    """AMD's extensions of an endorsement key's certificate.
+
+    Attributes:
+        struct_version: 0 or 1.
+        product_name: e.g. `Milan-B0`, `Genoa`; a VLEK's has no stepping.
+        tcb: what the certificate was issued for.
+        hwid: VCEK only: 64 bytes, on Turin 8; None in a VLEK.
+        csp_id: VLEK only: the cloud provider, e.g. `CN=cc-us-east-2.amazonaws.com`.
+    """
+
+    struct_version: int
+    product_name: str
+    tcb: Tcb
+    hwid: bytes | None
+    csp_id: str | None
+
+    @classmethod
+    def parse(cls, certificate: Certificate) -> AmdExtensions:
+        """Read the extensions of a VCEK or VLEK, each exactly once and in exact DER.
+
+        Raises:
+            MalformedError: `snp.certs.extension`: one is missing, doubled, unknown or not DER.
+        """
+        values = _extension_values(certificate)
+        if any(_small_integer(values, oid) for oid in OIDS_RESERVED if oid in values):
+            raise MalformedError("snp.certs.extension", "a reserved patch level is not zero")
+        struct_version = _small_integer(values, OID_STRUCT_VERSION)
+        if struct_version > 1:
+            raise MalformedError(
+                "snp.certs.extension", f"structure version {struct_version} is not 0 or 1"
+            )
+        tcb = Tcb(
+            bootloader=_small_integer(values, OID_BOOTLOADER),
+            tee=_small_integer(values, OID_TEE),
+            snp=_small_integer(values, OID_SNP),
+            microcode=_small_integer(values, OID_MICROCODE),
+            fmc=_small_integer(values, OID_FMC) if OID_FMC in values else None,
+        )
+        hwid = values.get(OID_HWID)
+        if hwid is not None and len(hwid) not in (8, 64):
+            raise MalformedError(
+                "snp.certs.extension", f"the hardware id has {len(hwid)} bytes, not 64 or 8"
+            )
+        return cls(
+            struct_version=struct_version,
+            product_name=_ia5_string(values, OID_PRODUCT_NAME),
+            tcb=tcb,
+            hwid=hwid,
+            csp_id=_ia5_string(values, OID_CSP_ID) if OID_CSP_ID in values else None,
+        )
+
+    @property
+    def product_line(self) -> ProductLine:
+        """The product line that the name states; what follows `-` is a stepping.
+
+        Raises:
+            UncheckableError: `snp.chain.product`: a product that is not known here.
+        """
+        try:
+            return ProductLine(self.product_name.split("-", 1)[0])
+        except ValueError:
+            raise UncheckableError(
+                "snp.chain.product", f"the product {self.product_name!r} is not known"
+            ) from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """One certificate, read once: what is lazy in X.509 parsing has happened, or has failed.
+
+    Attributes:
+        der: the exact bytes.
+        signed, signature: what its issuer signed, and how.
+        spki_sha256: what a root is pinned by.
+        not_before, not_after: both inclusive, UTC.
+    """
+
+    der: bytes = field(repr=False)
+    signed: bytes = field(repr=False)
+    signature: bytes = field(repr=False)
+    subject: x509.Name
+    issuer: x509.Name
+    serial_number: int
+    spki_sha256: bytes
+    not_before: datetime
+    not_after: datetime
+    public_key: object = field(repr=False)
+    extensions: x509.Extensions = field(repr=False)
+
+    @classmethod
+    def parse(cls, data: bytes, what: str) -> Certificate:
+        """Read one DER or PEM certificate; `what` names it in errors.
+
+        Raises:
+            MalformedError: `snp.certs.certificate`: not exactly one X.509 v3 certificate;
+                `snp.certs.algorithm`: not declared as RSASSA-PSS with AMD's parameters.
+        """
+        if len(data) > MAX_CERTIFICATE_SIZE:
+            raise MalformedError("snp.certs.length", f"the {what} has {len(data)} bytes")
+        try:
+            parsed = _load(data, what)
+            public_key = parsed.public_key()
+            spki = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+            certificate = cls(
+                der=parsed.public_bytes(Encoding.DER),
+                signed=parsed.tbs_certificate_bytes,
+                signature=parsed.signature,
+                subject=parsed.subject,
+                issuer=parsed.issuer,
+                serial_number=parsed.serial_number,
+                spki_sha256=hashlib.sha256(spki).digest(),
+                not_before=parsed.not_valid_before_utc,
+                not_after=parsed.not_valid_after_utc,
+                public_key=public_key,
+                extensions=parsed.extensions,
+            )
+        except (
+            ValueError,
+            UnsupportedAlgorithm,
+            x509.InvalidVersion,
+            x509.DuplicateExtension,
+            x509.UnsupportedGeneralNameType,
+        ) as error:
+            raise MalformedError(
+                "snp.certs.certificate", f"the {what} is not an X.509 certificate: {error}"
+            ) from None
+        if parsed.version is not x509.Version.v3:
+            raise MalformedError("snp.certs.certificate", f"the {what} is not X.509 version 3")
+        if not _declares_pss(certificate):
+            raise MalformedError(
+                "snp.certs.algorithm",
+                f"the {what} is not signed with RSASSA-PSS, SHA-384, MGF1-SHA-384 and 48 bytes of"
+                " salt",
+            )
+        return certificate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chain:
+    """Root, intermediate and endorsement key. Read, not verified.
+
+    Attributes:
+        ark, ica, ek: AMD root key, intermediate (ASK or ASVK), VCEK or VLEK.
+        extensions: AMD's extensions of `ek`.
+    """
+
+    ark: Certificate
+    ica: Certificate
+    ek: Certificate
+    ark_key: rsa.RSAPublicKey = field(repr=False)
+    ica_key: rsa.RSAPublicKey = field(repr=False)
+    ek_key: ec.EllipticCurvePublicKey = field(repr=False)
+    extensions: AmdExtensions
+
+    @classmethod
+    def parse(cls, *, ark: bytes, ica: bytes, ek: bytes) -> Chain:
+        """Read three certificates, each DER or PEM.
+
+        Raises:
+            MalformedError: `snp.certs.*`: not a certificate, or not of AMD's kind.
+        """
+        root = Certificate.parse(ark, "ARK")
+        intermediate = Certificate.parse(ica, "ASK or ASVK")
+        leaf = Certificate.parse(ek, "VCEK or VLEK")
+        return cls(
+            ark=root,
+            ica=intermediate,
+            ek=leaf,
+            ark_key=_rsa_key(root, "ARK"),
+            ica_key=_rsa_key(intermediate, "ASK or ASVK"),
+            ek_key=_p384_key(leaf, "VCEK or VLEK"),
+            extensions=AmdExtensions.parse(leaf),
+        )
+
+    @classmethod
+    def from_table(cls, table: CertTable, key: EndorsementKey | None = None) -> Chain:
+        """The chain that a certificate table holds.
+
+        Args:
+            key: which endorsement key to take; None takes the one that is there.
+
+        Raises:
+            UncheckableError: `snp.chain.missing`: the host did not supply all three.
+            MalformedError: `snp.certs.ambiguous`: both keys are there and `key` is None; or as
+                `parse` does.
+        """
+        contents = table.contents
+        there = [e for e in (TableEntry.VCEK, TableEntry.VLEK) if e in contents]
+        if key is not None:
+            wanted = TableEntry[key.name]
+        elif len(there) == 2:
+            raise MalformedError(
+                "snp.certs.ambiguous", "the table has a VCEK and a VLEK; the report says which"
+            )
+        else:
+            wanted = there[0] if there else TableEntry.VCEK
+        missing = [e.name for e in (wanted, TableEntry.ICA, TableEntry.ARK) if e not in contents]
+        if missing:
+            raise UncheckableError(
+                "snp.chain.missing",
+                f"the host supplied no {', no '.join(missing)} in its certificate table",
+                remedy="configure the host to supply VCEK or VLEK, ASK and ARK with the report",
+            )
+        return cls.parse(
+            ark=contents[TableEntry.ARK], ica=contents[TableEntry.ICA], ek=contents[wanted]
+        )
+
+
+def _load(data: bytes, what: str) -> x509.Certificate:
+    if not data.lstrip().startswith(b"-----BEGIN"):
+        return x509.load_der_x509_certificate(data)
+    found = x509.load_pem_x509_certificates(data)
+    if len(found) != 1:
+        raise MalformedError(
+            "snp.certs.certificate", f"one certificate is expected as {what}, not {len(found)}"
+        )
+    return found[0]
+
+
+def _declares_pss(certificate: Certificate) -> bool:
+    """Whether both algorithm fields, inside and outside the signed part, are AMD's, byte by byte.
+
+    Certificate ::= SEQUENCE { tbs, AlgorithmIdentifier, BIT STRING }, where tbs begins with
+    [0] version (5 bytes), INTEGER serial, AlgorithmIdentifier.
+    """
+    signed = certificate.signed
+    # A SEQUENCE header of 4 bytes in front; tag, length (82 xx xx) and unused bits before the end.
+    outer = certificate.der[4 + len(signed) : -(5 + len(certificate.signature))]
+    serial = 4 + 5
+    inner = serial + 2 + signed[serial + 1]
+    return outer in PSS_SHA384_SALT48 and signed[inner : inner + len(outer)] == outer
+
+
+def _rsa_key(certificate: Certificate, what: str) -> rsa.RSAPublicKey:
+    key = certificate.public_key
+    if not isinstance(key, rsa.RSAPublicKey) or key.key_size != RSA_BITS:
+        raise MalformedError("snp.certs.key", f"the key of the {what} is not RSA-{RSA_BITS}")
+    return key
+
+
+def _p384_key(certificate: Certificate, what: str) -> ec.EllipticCurvePublicKey:
+    key = certificate.public_key
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
+        raise MalformedError("snp.certs.key", f"the key of the {what} is not EC P-384")
+    return key
+
+
+def _extension_values(certificate: Certificate) -> dict[str, bytes]:
+    """Raw values of AMD's extensions by OID; none in AMD's arc may be unknown."""
+    values: dict[str, bytes] = {}
+    for extension in certificate.extensions:
+        oid = extension.oid.dotted_string
+        if not oid.startswith(AMD_ARC):
+            continue
+        if oid not in _KNOWN or not isinstance(extension.value, x509.UnrecognizedExtension):
+            raise MalformedError("snp.certs.extension", f"the extension {oid} is not known")
+        values[oid] = extension.value.value
+    return values
+
+
+def _required(values: dict[str, bytes], oid: str) -> bytes:
+    try:
+        return values[oid]
+    except KeyError:
+        raise MalformedError("snp.certs.extension", f"the extension {oid} is missing") from None
+
+
+def _small_integer(values: dict[str, bytes], oid: str) -> int:
+    """A DER INTEGER of 0 to 255: 128 and more take two bytes, and nothing may follow."""
+    value = _required(values, oid)
+    match tuple(value):
+        case (0x02, 0x01, number) if number < 0x80:
+            return number
+        case (0x02, 0x02, 0x00, number) if number >= 0x80:
+            return number
+    raise MalformedError(
+        "snp.certs.extension", f"{oid}: {value[:8].hex()} is not a DER INTEGER of 0 to 255"
+    )
+
+
+def _ia5_string(values: dict[str, bytes], oid: str) -> str:
+    """A DER IA5String of 1 to 127 printable characters."""
+    value = _required(values, oid)
+    text = value[2:]
+    if value[:1] != b"\x16" or value[1:2] != bytes((len(text) & 0xFF,)) or not 0 < len(text) < 128:
+        raise MalformedError("snp.certs.extension", f"{oid} is not a DER IA5String")
+    if not text.isascii() or not text.decode("ascii").isprintable():
+        raise MalformedError("snp.certs.extension", f"{oid} is not printable ASCII")
+    return text.decode("ascii")
