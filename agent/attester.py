@@ -24,8 +24,14 @@ from attestation.configfs_tsm import fetch_quote
 from attestation.cose import thumbprint
 from attestation.errors import QuoteError
 from attestation.evidence import Evidence
-from attestation.passport import PassportClaims, issue_passport
-from attestation.verifier import Appraisal, verify_passport
+from attestation.passport import (
+    HardwareClaims,
+    PassportClaims,
+    issue_passport,
+    results_of,
+    tenant_salt,
+)
+from attestation.verifier import Appraisal, verify_evidence, verify_passport
 from enforcement.outcome import Platform
 
 SWNAME: Final = "lucid-agent"
@@ -120,31 +126,44 @@ class Attester:
         # The clocks are read after the quote: a slow quote must not shorten a passport's life
         # on one clock and not on the other.
         issued_at, issued_ns = self._wall() // 1_000_000_000, self._boot()
-        claims = PassportClaims.for_evidence(
-            evidence := Evidence(
-                format="sev-snp",
-                quote=quote.outblob,
-                certificates=quote.auxblob,
-                claims_buffer=buffer,
-            ),
-            tee=tee,
+        now = datetime.fromtimestamp(issued_at, UTC)
+        evidence = Evidence(
+            format="sev-snp",
+            quote=quote.outblob,
+            certificates=quote.auxblob,
+            claims_buffer=buffer,
+        )
+        verified = verify_evidence(
+            evidence,
+            simulated=self._platform.simulated,
+            anchors=self._platform.anchors,
+            now=now,
+        )
+        salt = tenant_salt(self._tenant)
+        claims = PassportClaims(
+            simulated=self._platform.simulated,
             issuer=self._issuer,
             subject=self._agent_id,
             audience=audience,
-            tenant=self._tenant,
+            nonce=nonce,
             issued_at=issued_at,
-            lifetime=self._lifetime,
+            expires_at=min(issued_at + self._lifetime, int(verified.not_after.timestamp())),
             passport_id=os.urandom(16),
-            bundle=stated.bundle,
-            journal_seq=stated.journal_seq,
-            counters=stated.counters,
+            boot_seed=self.boot_seed,
+            hardware=HardwareClaims.of(verified, salt),
             swname=SWNAME,
             swversion=self._version,
+            bundle=stated.bundle,
+            journal_head=stated.journal_head,
+            journal_seq=stated.journal_seq,
+            tenant_salt=salt,
+            counters=stated.counters,
+            results=results_of(verified),
         )
         token = issue_passport(key=self.key, evidence=evidence, claims=claims)
         appraisal = verify_passport(
             token,
-            now=datetime.fromtimestamp(issued_at, UTC),
+            now=now,
             anchors=self._platform.anchors,
             allow_simulated=self._platform.simulated,
             nonce=nonce,

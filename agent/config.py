@@ -38,7 +38,7 @@ class _Table(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=Tr
     """A table of the file: unknown keys are errors."""
 
 
-class AgentTable(_Table):
+class AgentTable(_Table, frozen=True):
     """`[agent]`: who this is and where it keeps things."""
 
     id: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = ""
@@ -48,7 +48,7 @@ class AgentTable(_Table):
     stop_seconds: Seconds = 20.0  # for draining requests and delivering the journal at stop
 
 
-class TeeTable(_Table):
+class TeeTable(_Table, frozen=True):
     """`[tee]`: which hardware gives the quotes."""
 
     mode: Literal["auto", "sev-snp", "tdx", "simulated"] = "auto"
@@ -56,7 +56,7 @@ class TeeTable(_Table):
     quote_seconds: Seconds = 60.0  # bound on one quote, retries included
 
 
-class PassportTable(_Table):
+class PassportTable(_Table, frozen=True):
     """`[passport]`: what is issued."""
 
     issuer: str = "lucid-agent"
@@ -64,13 +64,13 @@ class PassportTable(_Table):
     tenant: str = ""  # salts the public hardware id, so that tenants cannot be linked
 
 
-class PolicyTable(_Table):
+class PolicyTable(_Table, frozen=True):
     """`[policy]`: what is enforced."""
 
     bundle: str = "/etc/lucid/bundle"
 
 
-class LimitsTable(_Table):
+class LimitsTable(_Table, frozen=True):
     """`[gateway.limits]`: sizes in bytes, times in seconds."""
 
     head_bytes: Annotated[int, msgspec.Meta(ge=1024, le=1024 * 1024)] = 32 * 1024
@@ -87,7 +87,7 @@ class LimitsTable(_Table):
     send_seconds: Seconds = 60.0
 
 
-class GatewayTable(_Table):
+class GatewayTable(_Table, frozen=True):
     """`[gateway]`: the door in front of the model server."""
 
     listen: str = "127.0.0.1:8080"
@@ -96,21 +96,21 @@ class GatewayTable(_Table):
     limits: LimitsTable = LimitsTable()
 
 
-class IdentityKey(_Table):
+class IdentityKey(_Table, frozen=True):
     """One `[[identity.keys]]`: a client's API key, as the SHA-256 of its bytes."""
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
     sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 
 
-class IdentityTable(_Table):
+class IdentityTable(_Table, frozen=True):
     """`[identity]`: who may ask."""
 
     anonymous: bool = False  # True: requests without a known key are User::"anonymous"
     keys: tuple[IdentityKey, ...] = ()
 
 
-class JournalTable(_Table):
+class JournalTable(_Table, frozen=True):
     """`[journal]`: the record of decisions."""
 
     on_failure: Literal["deny", "allow"] = "deny"
@@ -118,7 +118,7 @@ class JournalTable(_Table):
     keep_days: Annotated[int, msgspec.Meta(ge=0, le=36_500)] = 30
 
 
-class ObserverTable(_Table):
+class ObserverTable(_Table, frozen=True):
     """`[observer]`: where decisions are streamed. No target: they stay in the journal."""
 
     target: str = ""
@@ -128,13 +128,13 @@ class ObserverTable(_Table):
     insecure: bool = False  # plaintext to an address that is not loopback
 
 
-class ApiTable(_Table):
+class ApiTable(_Table, frozen=True):
     """`[api]`: the local Unix socket."""
 
     socket: str = "/run/lucid/agent.sock"
 
 
-class Config(_Table):
+class Config(_Table, frozen=True):
     """The whole file."""
 
     agent: AgentTable = AgentTable()

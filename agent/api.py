@@ -1,0 +1,104 @@
+"""What the local API answers."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from agent import health
+from agent.errors import FatalError
+from agent.local_api import Request, Response
+from agent.metrics import CONTENT_TYPE, Exposition
+from attestation.errors import AttestationError
+
+EAT_CWT = "application/eat+cwt"
+
+Challenge = Callable[[bytes, str | None], Awaitable[bytes]]
+
+
+class ChallengeBody(msgspec.Struct, forbid_unknown_fields=True):
+    """`POST /v1/passport`: `nonce` in hex or base64url (8 to 64 bytes decoded)."""
+
+    nonce: str
+    audience: str | None = None
+
+
+class Api:
+    """The routes. Called once per request."""
+
+    def __init__(self, parts: health.Parts, exposition: Exposition, challenge: Challenge) -> None:
+        self._parts = parts
+        self._exposition = exposition
+        self._challenge = challenge
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer one request."""
+        match request.method, request.path:
+            case "GET", "/healthz":
+                return Response.json({"status": "alive"})
+            case "GET", "/readyz":
+                is_ready, why = health.ready(self._parts)
+                return Response.json(
+                    {"ready": is_ready, "reason": why}, status=200 if is_ready else 503
+                )
+            case "GET", "/metrics":
+                return Response(status=200, body=self._exposition.text(), content_type=CONTENT_TYPE)
+            case "GET", "/v1/status":
+                return Response.json(health.status(self._parts))
+            case "GET", "/v1/passport":
+                return self._passport()
+            case "POST", "/v1/passport":
+                return await self._fresh_passport(request.body)
+            case _, path if path in KNOWN:
+                return Response.error(
+                    405, "method_not_allowed", f"{path} does not know this method"
+                )
+            case _:
+                return Response.error(404, "not_found", "known: " + ", ".join(sorted(KNOWN)))
+
+    def _passport(self) -> Response:
+        issued = self._parts.renewal.current
+        if issued is None or not self._parts.renewal.valid:
+            reason = self._parts.lifecycle.reason
+            return Response.error(503, "no_passport", f"there is no valid passport: {reason}")
+        return Response(status=200, body=issued.token, content_type=EAT_CWT)
+
+    async def _fresh_passport(self, body: bytes) -> Response:
+        try:
+            asked = msgspec.json.decode(body, type=ChallengeBody)
+            nonce = decode_nonce(asked.nonce)
+        except (msgspec.MsgspecError, ValueError) as error:
+            return Response.error(400, "bad_challenge", str(error))
+        if asked.audience is not None and not 0 < len(asked.audience) <= 256:
+            return Response.error(400, "bad_challenge", "audience has 1 to 256 characters")
+        if self._parts.snapshot is None:
+            return Response.error(503, "no_passport", "the agent has not been attested yet")
+        try:
+            token = await self._challenge(nonce, asked.audience)
+        except (AttestationError, FatalError, OSError) as error:
+            return Response.error(503, "quote_failed", str(error))
+        return Response(status=200, body=token, content_type=EAT_CWT)
+
+
+KNOWN = {"/healthz", "/readyz", "/metrics", "/v1/status", "/v1/passport"}
+
+
+def decode_nonce(text: str) -> bytes:
+    """A nonce from hex or unpadded base64url.
+
+    Raises:
+        ValueError: neither, or not 8 to 64 bytes.
+    """
+    try:
+        nonce = bytes.fromhex(text)
+    except ValueError:
+        try:
+            nonce = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        except (binascii.Error, ValueError):
+            raise ValueError("nonce is neither hex nor base64url") from None
+    if not 8 <= len(nonce) <= 64:
+        raise ValueError(f"nonce has {len(nonce)} bytes; 8 to 64 are needed")
+    return nonce

@@ -1,0 +1,377 @@
+"""Delivers the journal to the Observer, at least once, for as long as the daemon lives.
+
+Everything the journal holds and the Observer has not acknowledged is sent, oldest boot first. The
+Observer being away costs disk, never a decision. Threads: the gRPC bridge's two and one reader of
+the journal's file; none outlives its stream.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+import trio
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from agent import logs
+from agent.grpc_bridge import CHANNEL_OPTIONS, Bidi, open_bidi
+from agent.journal import Journal
+from agent.journal_store import Boot, JournalReader
+from agent.stream_protocol import Acked, Challenge, StreamClosedError, StreamProtocol
+from attestation.checkpoint import sign_stream_proof
+from attestation.wire import observer_pb2 as pb
+
+METHOD: Final = "/lucid.observer.v1.Observer/Stream"
+BATCH_RECORDS: Final = 512
+BATCH_BYTES: Final = 256 * 1024
+HEARTBEAT_SECONDS: Final = 5.0
+SILENCE_SECONDS: Final = 30.0  # without any answer while batches are in flight
+WELCOME_SECONDS: Final = 15.0
+FIRST_RETRY_SECONDS: Final = 0.5
+LONGEST_RETRY_SECONDS: Final = 60.0
+ALARM_RETRY_SECONDS: Final = 60.0
+GATHER_SECONDS: Final = 0.01  # decisions of this long share a message when the stream is idle
+
+_LOG = logs.get("stream")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Where the Observer is, and how the way there is protected."""
+
+    address: str
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+    def channel(self) -> grpc.Channel:
+        """A new channel. Blocking (reads files)."""
+        if self.ca is None:
+            return grpc.insecure_channel(self.address, options=CHANNEL_OPTIONS)
+        credentials = grpc.ssl_channel_credentials(
+            root_certificates=self.ca.read_bytes(),
+            private_key=self.key.read_bytes() if self.key else None,
+            certificate_chain=self.certificate.read_bytes() if self.certificate else None,
+        )
+        return grpc.secure_channel(self.address, credentials, options=CHANNEL_OPTIONS)
+
+
+@dataclass(slots=True)
+class StreamStatus:
+    """For metrics and `status`. `lag`: durable here, not acknowledged there."""
+
+    connected: bool = False
+    problem: str = "not connected yet"
+    alarms: int = 0
+    alarm: str = ""
+    streams: int = 0
+    acked_seq: int = 0
+    lag: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return {
+            "connected": self.connected,
+            "problem": self.problem,
+            "alarms": self.alarms,
+            "alarm": self.alarm,
+            "streams": self.streams,
+            "acked_seq": self.acked_seq,
+            "lag": self.lag,
+        }
+
+
+class ObserverStream:
+    """One agent's stream. `run` lives until cancelled."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        *,
+        target: Target,
+        agent_id: str,
+        version: str,
+        key: ec.EllipticCurvePrivateKey,
+        passport: Callable[[], bytes | None],
+        state: Callable[[], str],
+        rng: random.Random,
+    ) -> None:
+        self.journal = journal
+        self.target = target
+        self.agent_id = agent_id
+        self.version = version
+        self.key = key
+        self.passport = passport
+        self.state = state
+        self._rng = rng
+        self.finish = trio.Event()
+        self.finished = trio.Event()
+        self.attempts = 0  # streams of this process; part of the epoch, so that the newest wins
+        self.status = StreamStatus()
+
+    async def run(self) -> None:
+        """Connect, deliver, connect again with back-off."""
+        retry = FIRST_RETRY_SECONDS
+        while True:
+            await self._passport_ready()
+            before = self.status.acked_seq
+            wait = 0.0
+            self.attempts += 1
+            try:
+                await self._stream()
+            except* StreamClosedError as group:
+                wait = self._closed(group)
+            except* (OSError, ValueError) as group:  # TLS files, a broken address
+                self.problem(f"cannot connect: {group.exceptions[0]}")
+            self.status.connected = False
+            if self.finished.is_set():
+                return
+            if self.status.acked_seq > before:
+                retry = FIRST_RETRY_SECONDS
+            if not wait:
+                wait, retry = retry * self._rng.uniform(0.5, 1.0), retry * 2
+                retry = min(retry, LONGEST_RETRY_SECONDS)
+            await trio.sleep(wait)
+
+    async def delivered(self) -> None:
+        """Ask for the end: returns when everything durable is acknowledged and checkpointed."""
+        self.finish.set()
+        self.journal.announce()
+        await self.finished.wait()
+
+    def _closed(self, group: BaseExceptionGroup[StreamClosedError]) -> float:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        assert isinstance(error, StreamClosedError)
+        self.problem(str(error))
+        if error.alarm:
+            self.status.alarms += 1
+            self.status.alarm = f"{error.code}: {error}"
+            _LOG.error("stream.alarm", code=error.code, error=str(error))
+            return ALARM_RETRY_SECONDS * self._rng.uniform(0.9, 1.1)
+        return error.retry_after
+
+    def problem(self, text: str) -> None:
+        if text != self.status.problem:
+            _LOG.warning("stream.ended", error=text, lag=self.status.lag)
+        self.status.problem = text
+
+    async def _passport_ready(self) -> None:
+        while self.passport() is None:
+            event = trio.Event()
+            with self.journal.subscribed(event.set):
+                await event.wait()
+
+    async def _stream(self) -> None:
+        channel = await trio.to_thread.run_sync(self.target.channel)
+        try:
+            reader = await trio.to_thread.run_sync(JournalReader, self.journal.path)
+            try:
+                async with open_bidi(channel, METHOD) as bidi:
+                    session = _Session(self, bidi, reader)
+                    await session.run()
+            finally:
+                reader.close()
+        finally:
+            channel.close()
+
+
+class _Session:
+    """One stream from Hello to its end."""
+
+    def __init__(self, owner: ObserverStream, bidi: Bidi, reader: JournalReader) -> None:
+        self._owner = owner
+        self._journal = owner.journal
+        self._bidi = bidi
+        self._reader = reader
+        self._protocol: StreamProtocol
+        self._boots: dict[bytes, Boot] = {}
+        self._acked: dict[bytes, int] = {}
+        self._checkpointed: dict[bytes, int] = {}
+        self._passport_sent: bytes | None = None
+        self._wake = trio.Event()
+        self._welcomed = trio.Event()
+        self._heard = trio.current_time()
+
+    async def run(self) -> None:
+        owner, journal = self._owner, self._journal
+        await journal.checkpoint()  # keeps the passport, and signs what a crash left unsigned
+        boots = await self._read(lambda: self._reader.boots(journal.boot_id))
+        passport = owner.passport()
+        self._boots = {boot.boot_id: boot for boot in boots}
+        self._acked = {boot.boot_id: boot.acked_seq for boot in boots}
+        self._checkpointed = {boot.boot_id: max(boot.acked_seq - 1, 0) for boot in boots}
+        self._passport_sent = passport
+        self._protocol = StreamProtocol(
+            agent_id=owner.agent_id,
+            version=owner.version,
+            epoch=(journal.epoch << 24) + owner.attempts,
+            boots=boots,
+        )
+        self._bidi.send(self._protocol.hello())
+        with journal.subscribed(self._news):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._receive, nursery.cancel_scope)
+                nursery.start_soon(self._watch)
+                await self._deliver()
+                nursery.cancel_scope.cancel()
+
+    def _news(self) -> None:
+        self._wake.set()
+
+    async def _read(self, work: Callable[[], Any]) -> Any:
+        return await trio.to_thread.run_sync(work)
+
+    async def _receive(self, scope: trio.CancelScope) -> None:
+        async for data in self._bidi.received:
+            self._heard = trio.current_time()
+            match self._protocol.receive(data):
+                case Challenge(challenge):
+                    self._prove(challenge)
+                case Acked() as acked:
+                    await self._acknowledged(acked)
+            self._wake.set()
+        if not self._owner.finished.is_set():
+            code = self._bidi.ended.code
+            self._owner.problem(
+                "the Observer is away"
+                if code in ("", "UNAVAILABLE")
+                else f"the stream broke: {code}"
+            )
+        scope.cancel()
+
+    def _prove(self, challenge: bytes) -> None:
+        owner = self._owner
+        cose = sign_stream_proof(
+            owner.key,
+            challenge=challenge,
+            boot_id=self._journal.boot_id,
+        )
+        self._bidi.send(pb.AgentMessage(proof=pb.Proof(cose=cose)).SerializeToString())
+        self._heartbeat()
+        status = owner.status
+        status.connected, status.problem = True, ""
+        status.streams += 1
+        self._welcomed.set()
+        _LOG.info("stream.open", observer=owner.target.address)
+
+    async def _acknowledged(self, acked: Acked) -> None:
+        boot_id, seq = acked.boot_id, acked.through_seq
+        ours = await self._read(lambda: self._reader.head_at(boot_id, seq))
+        if ours != acked.head:
+            raise StreamClosedError(
+                "fork",
+                f"the Observer acknowledged another history of boot {boot_id.hex()} at {seq}",
+                alarm=True,
+            )
+        await self._journal.acknowledge([(boot_id, seq)])
+        self._acked[boot_id] = max(self._acked[boot_id], seq)
+        status = self._owner.status
+        if boot_id == self._journal.boot_id:
+            status.acked_seq = max(status.acked_seq, seq)
+        self._measure_lag()
+
+    def _measure_lag(self) -> None:
+        old = sum(
+            boot.last_seq - self._acked[boot.boot_id]
+            for boot in self._boots.values()
+            if boot.boot_id != self._journal.boot_id
+        )
+        mine = self._journal.durable_seq - self._acked[self._journal.boot_id]
+        self._owner.status.lag = old + mine
+
+    async def _deliver(self) -> None:
+        """Send what there is, then wait for news; the caller's nursery ends it."""
+        owner = self._owner
+        while True:
+            self._wake = trio.Event()
+            self._send_passport()
+            sent = await self._send_batches()
+            await self._send_checkpoints()
+            self._measure_lag()
+            if sent:
+                continue
+            if owner.finish.is_set() and self._complete():
+                self._bidi.half_close()
+                owner.finished.set()
+                with trio.move_on_after(WELCOME_SECONDS):
+                    await trio.sleep_forever()  # the receiver ends this at the Observer's end
+                return
+            await self._wake.wait()
+            if self._protocol.in_flight == 0:
+                await trio.sleep(GATHER_SECONDS)
+
+    def _complete(self) -> bool:
+        journal = self._journal
+        return (
+            self._owner.status.connected
+            and self._owner.status.lag == 0
+            and self._protocol.in_flight == 0
+            and self._checkpointed[journal.boot_id] >= journal.durable_seq
+        )
+
+    async def _send_batches(self) -> bool:
+        sent = False
+        for boot_id, first in self._protocol.wanted:
+            segment = await self._read(
+                lambda boot_id=boot_id, first=first: self._reader.segment(
+                    boot_id, first, records=BATCH_RECORDS, size=BATCH_BYTES
+                )
+            )
+            if segment is not None:
+                self._bidi.send(self._protocol.batch(segment))
+                sent = True
+                break  # the oldest boot first; then ask again what is wanted
+        return sent
+
+    async def _send_checkpoints(self) -> None:
+        for boot_id in self._protocol.accepted:
+            through = self._protocol.sent_through(boot_id)
+            after = self._checkpointed[boot_id]
+            if after >= through:
+                continue
+            found = await self._read(
+                lambda boot_id=boot_id, after=after: self._reader.checkpoints(boot_id, after)
+            )
+            for seq, cose, recovered_by in found:
+                if seq > through:
+                    break
+                message = pb.AgentMessage(
+                    checkpoint=pb.Checkpoint(boot_id=boot_id, cose=cose, recovered_by=recovered_by)
+                )
+                self._bidi.send(message.SerializeToString())
+                self._checkpointed[boot_id] = seq
+
+    def _send_passport(self) -> None:
+        passport = self._owner.passport()
+        if passport != self._passport_sent and passport and self._owner.status.connected:
+            self._passport_sent = passport
+            message = pb.Passport(boot_id=self._journal.boot_id, passport=passport)
+            self._bidi.send(pb.AgentMessage(passport=message).SerializeToString())
+
+    def _heartbeat(self) -> None:
+        heartbeat = pb.Heartbeat(
+            durable_seq=self._journal.durable_seq,
+            state=self._owner.state(),
+        )
+        self._bidi.send(pb.AgentMessage(heartbeat=heartbeat).SerializeToString())
+
+    async def _watch(self) -> None:
+        """Heartbeats, and an end to silence."""
+        with trio.move_on_after(WELCOME_SECONDS) as scope:
+            await self._welcomed.wait()
+        if scope.cancelled_caught:
+            raise StreamClosedError("silent", "the Observer did not answer the Hello", alarm=False)
+        while True:
+            await trio.sleep(HEARTBEAT_SECONDS)
+            silent = trio.current_time() - self._heard
+            if self._protocol.in_flight and silent > SILENCE_SECONDS:
+                raise StreamClosedError(
+                    "silent", f"the Observer has not answered for {silent:.0f} s", alarm=False
+                )
+            self._heartbeat()

@@ -1,0 +1,286 @@
+"""`lucid passport`: verify AI Passports offline, and explain them.
+
+`show` and `verify` run the same verification. Neither ever needs a network: the passport embeds
+quote, chain and claims buffer, and the trust anchors are built in (a simulated TEE's is given).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import click
+
+from attestation.anchors import TrustAnchors
+from attestation.errors import (
+    AttestationError,
+    MalformedError,
+    UncheckableError,
+    VerificationError,
+)
+from attestation.verifier import Examination, examine_passport
+from lucid.sources import SourceError, read_source
+
+VALID: Final = 0
+NOT_VALID: Final = 1
+NO_PASSPORT: Final = 2
+UNCHECKABLE: Final = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expectations:
+    """What the caller wants checked beside the passport's own consistency."""
+
+    now: datetime
+    anchors: TrustAnchors
+    allow_simulated: bool
+    nonce: bytes | None
+    audience: str | None
+    measurement: bytes | None
+    bundle_digest: bytes | None
+
+    def examine(self, token: bytes) -> Examination:
+        """Run every check.
+
+        Raises:
+            MalformedError: the bytes are not a passport.
+        """
+        return examine_passport(
+            token,
+            now=self.now,
+            anchors=self.anchors,
+            allow_simulated=self.allow_simulated,
+            nonce=self.nonce,
+            audience=self.audience,
+            measurement=self.measurement,
+            bundle_digest=self.bundle_digest,
+        )
+
+
+class _Hex(click.ParamType[bytes]):
+    """Bytes in hexadecimal, of a fixed length where one is given."""
+
+    name = "hex"
+
+    def __init__(self, low: int, high: int) -> None:
+        self._low, self._high = low, high
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> bytes:
+        if isinstance(value, bytes):
+            return value
+        try:
+            data = bytes.fromhex(value)
+        except ValueError:
+            self.fail("not hexadecimal", param, ctx)
+        if not self._low <= len(data) <= self._high:
+            sizes = f"{self._low}" if self._low == self._high else f"{self._low} to {self._high}"
+            self.fail(f"{len(data)} bytes; {sizes} are needed", param, ctx)
+        return data
+
+
+class _Time(click.ParamType[datetime]):
+    """An ISO 8601 time (UTC if no zone is given) or Unix seconds."""
+
+    name = "time"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> datetime:
+        if isinstance(value, datetime):
+            return value
+        try:
+            if value.isascii() and value.isdigit():
+                return datetime.fromtimestamp(int(value), UTC)
+            moment = datetime.fromisoformat(value)
+        except (ValueError, OverflowError, OSError):
+            self.fail("not an ISO 8601 time or Unix seconds", param, ctx)
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(
+        (
+            click.argument("source"),
+            click.option(
+                "--allow-simulated",
+                is_flag=True,
+                help="Accept a passport of a simulated TEE. It proves nothing about hardware.",
+            ),
+            click.option(
+                "--simulated-root",
+                type=click.Path(path_type=Path, dir_okay=False, exists=True),
+                help="Root certificate of the simulated TEE (PEM or DER), from its state"
+                " directory: simulated-tee/root.pem.",
+            ),
+            click.option("--nonce", type=_Hex(8, 64), help="The nonce that you challenged with."),
+            click.option("--audience", help="Yourself, as named in the challenge."),
+            click.option(
+                "--measurement",
+                type=_Hex(48, 48),
+                help="The launch measurement that you expect. Without it the answer to"
+                " 'code measured as expected' is 'not checked'.",
+            ),
+            click.option(
+                "--bundle-digest",
+                type=_Hex(32, 32),
+                help="The policy bundle's digest that you expect.",
+            ),
+            click.option(
+                "--at", "now", type=_Time(), help="Verify as of this time instead of now."
+            ),
+            click.option("--json", "as_json", is_flag=True, help="Print everything as JSON."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@click.group()
+def passport() -> None:
+    """Verify AI Passports offline, and explain them."""
+
+
+@passport.command()
+@_options
+def show(source: str, *, as_json: bool, **options: Any) -> None:
+    """Show a passport (FILE, URL, or - for standard input), verified offline.
+
+    Prints what the passport states and what of it is proved. The separate answers — genuine
+    hardware, chain and TCB, binding and freshness, code measured as expected, policy enforced,
+    simulated — are never merged into one; --json gives each with its checks, the skipped ones
+    included.
+
+    \b
+    Exit codes: 0 verified; 1 it does not verify; 2 not a passport;
+    3 could not be checked (for example simulated, without --allow-simulated).
+    """
+    examination = _examine(source, as_json=as_json, **options)
+    if as_json:
+        click.echo(json.dumps(examination.as_json(), indent=2))
+    else:
+        for name, value in lines_of(examination):
+            click.echo(f"{name}: {value}")
+    sys.exit(exit_code(examination.error))
+
+
+@passport.command()
+@_options
+def verify(source: str, *, as_json: bool, **options: Any) -> None:
+    """Verify a passport (FILE, URL, or - for standard input) as a gate for scripts.
+
+    Prints one line, or with --json the whole examination.
+
+    \b
+    Exit codes: 0 valid; 1 not valid; 2 not a passport; 3 could not be checked.
+    """
+    examination = _examine(source, as_json=as_json, **options)
+    code = exit_code(examination.error)
+    if as_json:
+        click.echo(json.dumps(examination.as_json(), indent=2))
+    elif examination.error is None:
+        mark = " (SIMULATED: proves nothing about hardware)" if examination.simulated else ""
+        click.echo(f"valid: {examination.passport_id}{mark}")
+    else:
+        word = "not valid" if code == NOT_VALID else "could not be checked"
+        click.echo(f"{word}: {examination.error.diagnostics()}", err=True)
+    sys.exit(code)
+
+
+def exit_code(error: AttestationError | None) -> int:
+    """The exit code for how an examination ended."""
+    match error:
+        case None:
+            return VALID
+        case UncheckableError():
+            return UNCHECKABLE
+        case VerificationError() | MalformedError():
+            # Malformed here: the passport could be read, its evidence could not.
+            return NOT_VALID
+        case _:
+            return UNCHECKABLE
+
+
+def lines_of(examination: Examination) -> list[tuple[str, str]]:
+    """What `show` prints, as (name, value). Text from the passport is made printable."""
+    claims, error = examination.passport.claims, examination.error
+    root = "SIMULATED root" if examination.simulated else "AMD Root CA"
+    signature = (
+        f"Valid ({root})" if error is None else f"NOT VERIFIED ({printable(error.diagnostics())})"
+    )
+    moment = datetime.fromtimestamp
+    rows = [
+        ("Passport ID", examination.passport_id),
+        ("Hardware Attested", "true" if examination.hardware_attested else "false"),
+        ("TEE Type", examination.tee.display),
+        ("Signature", signature),
+        ("Subject", printable(claims.subject)),
+        ("Issued", moment(claims.issued_at, UTC).isoformat()),
+        ("Expires", moment(claims.expires_at, UTC).isoformat()),
+        ("Policy", f"{printable(claims.bundle[0])} {printable(claims.bundle[1])}"),
+        ("Policy Digest", claims.bundle[2].hex()),
+        ("Measurement", claims.hardware.measurement.hex()),
+        ("Journal", f"{claims.journal_seq} decisions, head {claims.journal_head.hex()}"),
+        ("Software", f"{printable(claims.swname)} {printable(claims.swversion)}"),
+    ]
+    rows += [
+        (
+            answer.title,
+            f"{answer.status.replace('_', ' ')}" + (f" ({answer.detail})" if answer.detail else ""),
+        )
+        for answer in examination.answers
+    ]
+    return rows
+
+
+def printable(text: str) -> str:
+    """One printable line: a passport's text must not drive the reader's terminal."""
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)[:300]
+
+
+def _examine(
+    source: str,
+    *,
+    as_json: bool,
+    allow_simulated: bool,
+    simulated_root: Path | None,
+    now: datetime | None,
+    **expected: Any,
+) -> Examination:
+    try:
+        token = read_source(source)
+    except SourceError as error:
+        _stop(UNCHECKABLE, "source", str(error), as_json=as_json)
+    try:
+        anchors = TrustAnchors.builtin()
+        if simulated_root is not None:
+            anchors = anchors.with_simulated_root(simulated_root.read_bytes())
+        elif allow_simulated:
+            raise click.UsageError("--allow-simulated needs --simulated-root FILE")
+    except (AttestationError, ValueError, OSError) as error:
+        raise click.UsageError(f"--simulated-root {simulated_root}: {error}") from None
+    expectations = Expectations(
+        now=now if now is not None else datetime.now(UTC),
+        anchors=anchors,
+        allow_simulated=allow_simulated,
+        **expected,
+    )
+    try:
+        return expectations.examine(token)
+    except MalformedError as error:
+        _stop(NO_PASSPORT, error.code, f"{source}: not a passport: {error}", as_json=as_json)
+
+
+def _stop(code: int, name: str, message: str, *, as_json: bool) -> NoReturn:
+    if as_json:
+        value = {"hardware_attested": False, "error": {"code": name, "message": message}}
+        click.echo(json.dumps(value, indent=2))
+    click.echo(f"lucid: {printable(message)}", err=True)
+    sys.exit(code)
