@@ -6,12 +6,15 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
+
+from attestation.simulated.vendor import SimulatedVendor
 
 _VECTORS = Path(__file__).resolve().parents[1] / ".." / "shared" / "vectors"
 
@@ -23,6 +26,29 @@ def vectors() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no test vectors at {folder} (set LUCID_VECTORS)")
     return folder.resolve()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Every AMD VCEK and VLEK has serial number 0; that is how AMD issues them."""
+    config.addinivalue_line(
+        "filterwarnings",
+        "ignore:Parsed a serial number which wasn't positive"
+        ":cryptography.utils.CryptographyDeprecationWarning",
+    )
+
+
+@pytest.fixture(scope="session")
+def simulated_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state directory with a simulated vendor's keys, made once; copy it, do not change it."""
+    directory = tmp_path_factory.mktemp("simulated-state")
+    SimulatedVendor.load_or_create(directory, now=datetime(2026, 1, 1, tzinfo=UTC))
+    return directory
+
+
+@pytest.fixture(scope="session")
+def simulated_vendor(simulated_state: Path) -> SimulatedVendor:
+    """One simulated vendor for the whole run; its certificates are valid from 2026 to 2045."""
+    return SimulatedVendor.load_or_create(simulated_state, now=datetime(2026, 1, 1, tzinfo=UTC))
 
 
 @pytest.fixture

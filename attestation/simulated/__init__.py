@@ -1,0 +1,1 @@
+"""The simulated TEE: a vendor in software behind the kernel's own interface. It proves nothing."""

@@ -1,0 +1,186 @@
+"""The simulated TEE's report tree: what the kernel's configfs-tsm does, down to its errors.
+
+Source: Linux `drivers/virt/coco/guest/report.c`, `fs/configfs/file.c`, and a real 6.12 kernel with
+a test provider, which showed: an oversized write of `inblob` fails, yet its close commits an empty
+blob; `generation` moves at close; reading a stale `auxblob` makes a new report; what a racing
+writer did shows only in `generation` and in the report itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from attestation.simulated.vendor import SimulatedVendor
+from attestation.tsm import REPORT_DATA_SIZE
+
+_WRITE_ONLY: Final = frozenset({"inblob", "privlevel"})
+_READ_ONLY: Final = frozenset({"outblob", "auxblob", "provider", "generation", "privlevel_floor"})
+_NAME_MAX: Final = 255
+# kstrtouint with base 0: an optional plus, hex, octal or decimal, at most one newline after it.
+_UNSIGNED: Final = re.compile(rb"\+?(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)\n?\Z")
+_MAX_VMPL: Final = 3
+
+
+@dataclass(slots=True)
+class _Entry:
+    inblob: bytes = b""
+    privlevel: int = 0
+    write_generation: int = 0
+    read_generation: int = 0
+    outblob: bytes | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Faults:
+    """What to do wrong, for tests. Each count is used up by the report it spoils.
+
+    Attributes:
+        errors: error numbers per attribute; each read of it takes the first and fails with it.
+        empty: that many reports come out empty.
+        racing_writers: before that many reports are made, another writer commits its own inblob.
+        foreign: that many reports are made over other report data, with nothing else to see.
+        before_read: called with (entry, attribute) before each read, without the lock: may block.
+    """
+
+    errors: dict[str, deque[int]] = field(default_factory=dict)
+    empty: int = 0
+    racing_writers: int = 0
+    foreign: int = 0
+    before_read: Callable[[str, str], None] | None = None
+
+
+class SimulatedTree:
+    """A `TsmTree` with the kernel's semantics over a simulated vendor. Safe for threads.
+
+    Attributes:
+        provider: what `provider` reads; None: no provider is registered.
+        faults: what to do wrong.
+    """
+
+    def __init__(self, vendor: SimulatedVendor, *, provider: str | None = "sev_guest") -> None:
+        self.provider = provider
+        self.faults = Faults()
+        self._vendor = vendor
+        self._lock = threading.Lock()
+        self._entries: dict[str, _Entry] = {}
+
+    def entries(self) -> list[str]:
+        """Names of the entries that exist."""
+        with self._lock:
+            return sorted(self._entries)
+
+    def mkdir(self, entry: str) -> None:
+        """Make an entry. ENXIO: no provider. EEXIST: the name is taken."""
+        with self._lock:
+            if not entry or "/" in entry:
+                raise _error(errno.ENOENT, entry)
+            if len(entry.encode()) > _NAME_MAX:
+                raise _error(errno.ENAMETOOLONG, entry)
+            if entry in self._entries or entry in {".", ".."}:
+                raise _error(errno.EEXIST, entry)
+            if self.provider is None:
+                raise _error(errno.ENXIO, entry)
+            self._entries[entry] = _Entry()
+
+    def rmdir(self, entry: str) -> None:
+        """Remove an entry. ENOENT: there is none."""
+        with self._lock:
+            self._find(entry)
+            del self._entries[entry]
+
+    def write(self, entry: str, attribute: str, data: bytes) -> None:
+        """One open, one write, one close. EACCES: read-only. EFBIG: over 64 bytes of inblob."""
+        with self._lock:
+            found = self._find(entry)
+            if attribute in _READ_ONLY:
+                raise _error(errno.EACCES, entry, attribute)
+            if attribute not in _WRITE_ONLY:
+                raise _error(errno.ENOENT, entry, attribute)
+            if attribute == "privlevel":
+                found.privlevel = self._privlevel(entry, data)
+                found.write_generation += 1
+                return
+            # The write fails, but the close commits what the buffer holds: nothing.
+            too_large = len(data) > REPORT_DATA_SIZE
+            found.inblob = b"" if too_large else bytes(data)
+            found.write_generation += 1
+            if too_large:
+                raise _error(errno.EFBIG, entry, attribute)
+
+    def read(self, entry: str, attribute: str) -> bytes:
+        """One open, read to the end, close. EACCES: write-only. EINVAL: no or a bad inblob."""
+        if self.faults.before_read is not None:
+            self.faults.before_read(entry, attribute)
+        with self._lock:
+            found = self._find(entry)
+            if attribute in _WRITE_ONLY:
+                raise _error(errno.EACCES, entry, attribute)
+            if attribute not in _READ_ONLY:
+                raise _error(errno.ENOENT, entry, attribute)
+            if self.faults.errors.get(attribute):
+                raise _error(self.faults.errors[attribute].popleft(), entry, attribute)
+            match attribute:
+                case "generation":
+                    return b"%d\n" % found.write_generation
+                case "privlevel_floor":
+                    return b"0\n"
+                case "provider":
+                    if self.provider is None:
+                        raise _error(errno.ENXIO, entry, attribute)
+                    return self.provider.encode() + b"\n"
+            report = self._report(entry, attribute, found)
+            return report if attribute == "outblob" else self._vendor.certificate_table()
+
+    def _find(self, entry: str) -> _Entry:
+        try:
+            return self._entries[entry]
+        except KeyError:
+            raise _error(errno.ENOENT, entry) from None
+
+    @staticmethod
+    def _privlevel(entry: str, data: bytes) -> int:
+        if not (match := _UNSIGNED.match(data)):
+            raise _error(errno.EINVAL, entry, "privlevel")
+        digits = match[1].lower()
+        base = 16 if digits.startswith(b"0x") else 8 if digits.startswith(b"0") else 10
+        level = int(digits, base)
+        if level > _MAX_VMPL:
+            raise _error(errno.EINVAL, entry, "privlevel")
+        return level
+
+    def _report(self, entry: str, attribute: str, found: _Entry) -> bytes:
+        """The cached report, or a new one where something was written since."""
+        if self.provider is None:
+            raise _error(errno.ENXIO, entry, attribute)
+        if not found.inblob:
+            raise _error(errno.EINVAL, entry, attribute)
+        if found.outblob is not None and found.read_generation == found.write_generation:
+            return found.outblob
+        if self.faults.racing_writers:
+            self.faults.racing_writers -= 1
+            found.inblob = os.urandom(REPORT_DATA_SIZE)
+            found.write_generation += 1
+        found.outblob = None  # the kernel frees the old one before it asks for the new one
+        if len(found.inblob) != REPORT_DATA_SIZE:
+            raise _error(errno.EINVAL, entry, attribute)
+        data = found.inblob
+        if self.faults.foreign:
+            self.faults.foreign -= 1
+            data = os.urandom(REPORT_DATA_SIZE)
+        found.outblob = self._vendor.sign_report(data, vmpl=found.privlevel)
+        if self.faults.empty:
+            self.faults.empty -= 1
+            found.outblob = b""
+        found.read_generation = found.write_generation
+        return found.outblob
+
+
+def _error(number: int, *path: str) -> OSError:
+    return OSError(number, os.strerror(number), "/".join(path))
