@@ -1,0 +1,128 @@
+"""Built-in detectors: personal data and secrets in text, in linear time.
+
+`scan` finds spans, `claims_from` turns them into the built-in claims. To mask, scan with exactly
+the labels to mask: overlapping matches are merged into one span under the strongest label, so a
+scan with more labels could hide a weaker one (it is then listed in `Span.also`).
+
+Streams. A match is recognised within `max_match_length` characters, and once recognised it can
+only grow at its end (a private key up to 8,192 characters, a token up to 4,096). `hold_from` says
+from where the text must be kept back because more of it may still be part of a match.
+
+Time. A text with an unreasonable number of candidates (tens of thousands of numbers, say) is not
+looked at to its end: the rest of it counts as one match of that label. So a scan takes a bounded
+time, and an attacker gains a mask instead of a gap.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from attestation.records import ClaimValue
+from enforcement.detectors import keys, patterns, personal
+from enforcement.detectors.budget import Budget, Exhausted
+
+# Strongest first: the label of a merged span is the first of these in it.
+PRIORITY: Final = ("api_key", "card", "iban", "ssn", "email", "phone")
+DETECTORS: Final = frozenset(PRIORITY)
+MASKS: Final = {label: f"[{label.upper()}]" for label in PRIORITY}
+
+# Characters within which a match is recognised, words before it (`tel:`, `api_key =`) included.
+_LENGTHS: Final = {
+    "api_key": 256,
+    "card": 64,
+    "iban": 80,
+    "ssn": 64,
+    "email": 256,
+    "phone": 96,
+}
+_FINDERS: Final[dict[str, Callable[[str, Budget], Iterator[tuple[int, int]]]]] = {
+    "api_key": keys.api_keys,
+    "card": personal.cards,
+    "iban": personal.ibans,
+    "ssn": personal.ssns,
+    "email": personal.emails,
+    "phone": personal.phones,
+}
+_SURROGATES: Final = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """`text[start:end]` (code points) is of the kind `label`; `also`: weaker labels merged in."""
+
+    start: int
+    end: int
+    label: str
+    also: tuple[str, ...] = ()
+
+
+def scan(text: str, labels: frozenset[str]) -> list[Span]:
+    """Find what `labels` name: sorted, disjoint spans.
+
+    Raises:
+        ValueError: an unknown label.
+    """
+    if not labels <= DETECTORS:
+        raise ValueError(f"unknown labels: {', '.join(sorted(labels - DETECTORS))}")
+    if not labels or not text:
+        return []
+    if not text.isascii():  # JSON can carry lone surrogates, which have no UTF-8 form
+        text = _SURROGATES.sub("\ufffd", text)
+    if patterns.TRIGGER.search(text) is None:
+        return []
+    return _merge(find(text, labels))
+
+
+def find(text: str, labels: Iterable[str]) -> list[Span]:
+    """Every match of every label, unmerged, without the pre-filter."""
+    spans: list[Span] = []
+    for label in PRIORITY:
+        if label not in labels:
+            continue
+        try:
+            for start, end in _FINDERS[label](text, Budget()):
+                spans.append(Span(start, end, label))
+        except Exhausted as exhausted:
+            spans.append(Span(exhausted.at, len(text), label))
+    return spans
+
+
+def claims_from(spans: Iterable[Span]) -> dict[str, ClaimValue]:
+    """The built-in claims: `pii_found`, `pii_types` (sorted labels) and `secret_leaked`."""
+    labels = {label for span in spans for label in (span.label, *span.also)}
+    secret = "api_key" in labels
+    personal = tuple(sorted(labels - {"api_key"}))
+    return {"pii_found": bool(personal), "pii_types": personal, "secret_leaked": secret}
+
+
+def max_match_length(labels: Iterable[str]) -> int:
+    """Characters within which a match of any of the labels is recognised; 1 for none."""
+    return max((_LENGTHS[label] for label in labels), default=1)
+
+
+def hold_from(text: str, labels: frozenset[str]) -> int:
+    """First offset of a text so far that must not leave before more is known.
+
+    Everything before it is settled: no match reaches over it, whatever follows.
+    """
+    hold = max(0, len(text) - max_match_length(labels) + 1)
+    for span in reversed(scan(text, labels)):
+        if span.end >= hold:
+            hold = min(hold, span.start)
+    return hold
+
+
+def _merge(spans: list[Span]) -> list[Span]:
+    merged: list[Span] = []
+    for span in sorted(spans, key=lambda s: (s.start, -s.end)):
+        if merged and span.start < merged[-1].end:
+            last = merged[-1]
+            labels = {last.label, *last.also, span.label}
+            label, *also = sorted(labels, key=PRIORITY.index)
+            merged[-1] = Span(last.start, max(last.end, span.end), label, tuple(also))
+        else:
+            merged.append(span)
+    return merged
