@@ -1,0 +1,245 @@
+"""A policy bundle: policies, schema, claim vocabulary and entities under one digest.
+
+`Bundle.load` reads a folder (layout: `enforcement/bundle_files.py`; `bundle.toml`:
+`enforcement/manifest.py`; annotations: `enforcement/annotations.py`) and refuses it unless
+everything in it is understood and every policy validates against the schema generated from the
+vocabulary. It finds all problems, not only the first.
+
+Phases. A policy takes part in both phases unless `@phase` says otherwise; in a phase it can read
+only the claims that the vocabulary gives in that phase, and it is not evaluated outside its phases.
+So a policy that reads a claim of the reply alone must say `@phase("response")`, and is refused
+without it.
+
+Sources. `builtin` claims come from the detectors. `auditor:<name>` claims are declared here, but
+no auditor is wired up in this version: they are missing in every request, and a policy that reads
+a required one denies it (`claim_missing:<name>`). Declare them `optional` to write policies ahead.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, Self
+
+from enforcement.annotations import PolicyInfo, nearest, understand
+from enforcement.bundle_files import LIMITS, bundle_digest, read_files
+from enforcement.detectors import DETECTORS
+from enforcement.manifest import FILE, Manifest, StreamTable, parse_manifest
+from enforcement.outcome import Phase
+from enforcement.policies import CedarError, Entities, Schema
+from enforcement.policy_source import PolicySource, parse_policies
+from enforcement.problems import BundleError, Problem
+from enforcement.schema import NAMESPACE, validation_schema
+from enforcement.vocabulary import Vocabulary
+
+__all__ = ["Bundle", "BundleError", "Problem"]
+
+ENTITIES: Final = "entities.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """A bundle that may be enforced.
+
+    Attributes:
+        digest: SHA-256 over its files (`bundle_files.bundle_digest`), 32 bytes.
+        detectors: labels of the built-in detectors that are on.
+        policies: by id, in the order of files and of the policies in them.
+        entities: Cedar's JSON form, checked against the schema.
+    """
+
+    name: str
+    version: str
+    digest: bytes
+    vocabulary: Vocabulary
+    stream: StreamTable
+    detectors: frozenset[str]
+    policies: Mapping[str, PolicyInfo]
+    entities: str
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read and check a bundle folder.
+
+        Parsing and validation release the interpreter lock, so a reload may run in a thread.
+
+        Raises:
+            BundleError: with every problem that was found.
+        """
+        files = read_files(path)
+        manifest, problems = parse_manifest(files[FILE])
+        policies, complaints = _policies(files, manifest)
+        problems += complaints
+        entities, complaints = _entities(files, manifest)
+        problems += complaints
+        if problems or manifest is None:
+            raise BundleError(problems)
+        return cls(
+            name=manifest.name,
+            version=manifest.version,
+            digest=bundle_digest(files),
+            vocabulary=manifest.vocabulary,
+            stream=manifest.stream,
+            detectors=manifest.detectors,
+            policies=MappingProxyType(policies),
+            entities=entities,
+        )
+
+
+def _policies(
+    files: Mapping[str, bytes], manifest: Manifest | None
+) -> tuple[dict[str, PolicyInfo], list[Problem]]:
+    policies: dict[str, PolicyInfo] = {}
+    problems: list[Problem] = []
+    validator = _Validator(manifest) if manifest else None
+    count = 0
+    for name, content in files.items():
+        if not name.startswith("policies/"):
+            continue
+        try:
+            text = content.decode("utf-8")
+        except UnicodeDecodeError as error:
+            problems.append(Problem(file=name, message=f"not UTF-8 at byte {error.start}"))
+            continue
+        sources, complaints = parse_policies(name, text)
+        problems += complaints
+        count += len(sources)
+        if count > LIMITS.policies:
+            problems.append(Problem(file=name, message=f"more than {LIMITS.policies} policies"))
+            break
+        for source in sources:
+            if source.template:
+                problems.append(
+                    source.problem(
+                        "a policy template, which nothing here could fill in",
+                        "replace ?principal and ?resource by entities",
+                    )
+                )
+                continue
+            policy, complaints = understand(
+                source, labels=manifest.detectors if manifest else DETECTORS
+            )
+            problems += complaints
+            if policy is None:
+                continue
+            if policy.id in policies:
+                first = policies[policy.id]
+                problems.append(
+                    source.problem(
+                        f"the id {policy.id!r} is taken by {first.file}:{first.line}",
+                        "give each policy its own @id",
+                    )
+                )
+                continue
+            policies[policy.id] = policy
+            if validator:
+                problems += validator.check(source, policy)
+    if not count and not problems:
+        problems.append(
+            Problem(file="policies", message="no policy", fix="without a permit all is denied")
+        )
+    return policies, problems
+
+
+class _Validator:
+    """Checks policies against the schema of each of their phases."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._vocabulary = manifest.vocabulary
+        self._schemas = {
+            phase: Schema(validation_schema(manifest.vocabulary, phase)) for phase in Phase
+        }
+
+    def check(self, source: PolicySource, policy: PolicyInfo) -> list[Problem]:
+        problems: list[Problem] = []
+        for name in policy.reads.of(self._vocabulary.names()):
+            missing = policy.phases - self._vocabulary[name].phases
+            if name in policy.reads.claims and missing:
+                given = ",".join(sorted(self._vocabulary[name].phases))
+                problems.append(
+                    source.problem(
+                        f"{policy.id} reads the claim {name}, which is given only in phase {given}",
+                        f'add @phase("{given}")',
+                        mention=f"`{name}`",
+                    )
+                )
+        if problems:
+            return problems
+        messages: dict[str, None] = {}
+        text = source.as_text()
+        for phase in sorted(policy.phases):
+            for message in self._schemas[phase].validate(text):
+                messages.setdefault(message)
+        return [self._problem(source, policy, message) for message in messages]
+
+    def _problem(self, source: PolicySource, policy: PolicyInfo, message: str) -> Problem:
+        message = message.removeprefix("for policy `policy0`, ")
+        fix = ""
+        unknown = [n for n in policy.reads.claims if n not in self._vocabulary]
+        for name in sorted(unknown):
+            if f"`claims.{name}`" in message:
+                fix = (
+                    f"claims are declared in bundle.toml; {nearest(name, self._vocabulary.names())}"
+                )
+        if "optional attribute `claims." in message:
+            fix = "guard it: context.claims has <name> && …"
+        if 'unrecognized action `Action::"' in message:
+            fix = f'write {NAMESPACE}::Action::"…"'
+        return source.problem(f"{policy.id}: {message}", fix, mention=message)
+
+
+def _entities(files: Mapping[str, bytes], manifest: Manifest | None) -> tuple[str, list[Problem]]:
+    content = files.get(ENTITIES)
+    if content is None:
+        return "[]", []
+    try:
+        text = content.decode("utf-8")
+        listed = json.loads(text, object_pairs_hook=_no_duplicates)
+    except UnicodeDecodeError as error:
+        return "[]", [Problem(file=ENTITIES, message=f"not UTF-8 at byte {error.start}")]
+    except json.JSONDecodeError as error:
+        return "[]", [
+            Problem(file=ENTITIES, line=error.lineno, column=error.colno, message=error.msg)
+        ]
+    except (ValueError, RecursionError) as error:
+        return "[]", [Problem(file=ENTITIES, message=str(error))]
+    if not isinstance(listed, list):
+        return "[]", [Problem(file=ENTITIES, message="must be a list of entities")]
+    if len(listed) > LIMITS.entities:
+        return "[]", [Problem(file=ENTITIES, message=f"more than {LIMITS.entities} entities")]
+    if manifest is None:
+        return text, []
+    schema = Schema(validation_schema(manifest.vocabulary, Phase.REQUEST))
+    try:
+        Entities(text, schema)
+    except CedarError as error:
+        problems = list(_bad_entities(listed, schema))
+        return "[]", problems or [Problem(file=ENTITIES, message=str(error))]
+    return text, []
+
+
+def _bad_entities(listed: Iterable[object], schema: Schema) -> Iterable[Problem]:
+    """Cedar does not say which entity it refuses, so each is tried alone."""
+    for number, entity in enumerate(listed, 1):
+        try:
+            Entities(json.dumps([entity]), schema)
+        except CedarError as error:
+            uid = entity.get("uid") if isinstance(entity, dict) else None
+            yield Problem(
+                file=ENTITIES,
+                message=f"entity {number} ({json.dumps(uid)[:100]}): {error}",
+                fix=f"types are {NAMESPACE}::User, Agent, APIKey, Service, Group, Workspace and "
+                "Organization; enforcement/schema.py lists their attributes",
+            )
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} stands twice in one object")
+    return found

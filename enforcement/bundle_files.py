@@ -1,0 +1,153 @@
+"""The files of a policy bundle: what may lie in it, how much, and its digest.
+
+Every file is read once; what is hashed is what is parsed. The layout is closed, because the digest
+stands for the whole bundle and an unread file in it would be a promise that nobody keeps:
+
+    bundle.toml          name, version, stream, detectors, claims
+    policies/*.cedar     at least one; no folders below
+    entities.json        optional
+    tests/*.yaml         optional; for `lucid policy test`
+    README.md            optional
+
+Anything else (other names, dotfiles, symbolic links, special files) is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from enforcement.problems import BundleError, Problem
+
+_KNOWN: Final = re.compile(
+    r"bundle\.toml|entities\.json|README\.md"
+    r"|policies/[A-Za-z0-9][A-Za-z0-9._-]{0,127}\.cedar"
+    r"|tests/[A-Za-z0-9][A-Za-z0-9._-]{0,127}\.ya?ml"
+)
+_FOLDERS: Final = frozenset({"policies", "tests"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleLimits:
+    """Bounds on a bundle. Guesses, far above what people write by hand."""
+
+    files: int = 1000
+    file_bytes: int = 1024 * 1024
+    total_bytes: int = 8 * 1024 * 1024
+    policies: int = 5000
+    entities: int = 10_000
+
+
+LIMITS: Final = BundleLimits()
+
+
+def read_files(root: Path) -> dict[str, bytes]:
+    """All files by their path inside the bundle, sorted.
+
+    `root` itself may be a symbolic link (it is resolved once), so that an operator can switch
+    bundles atomically; nothing inside may be.
+
+    Raises:
+        BundleError: a missing folder, a name or kind that does not belong, a limit.
+    """
+    try:
+        root = root.resolve(strict=True)
+        names = sorted(_walk(root))
+    except OSError as error:
+        raise BundleError([Problem(file="", message=_why(error), fix="check the path")]) from error
+    if len(names) > LIMITS.files:
+        raise BundleError([Problem(file="", message=f"more than {LIMITS.files} files")])
+    files: dict[str, bytes] = {}
+    problems: list[Problem] = []
+    total = 0
+    for name in names:
+        if not _KNOWN.fullmatch(name):
+            problems.append(_unknown(name))
+            continue
+        try:
+            files[name] = _read(root / name)
+        except (OSError, ValueError) as error:
+            problems.append(Problem(file=name, message=_why(error)))
+            continue
+        total += len(files[name])
+        if total > LIMITS.total_bytes:
+            problems.append(
+                Problem(file="", message=f"larger than {LIMITS.total_bytes} bytes altogether")
+            )
+            break
+    if "bundle.toml" not in names:
+        problems.append(Problem(file="bundle.toml", message="missing", fix="every bundle has one"))
+    if not any(name.startswith("policies/") for name in names):
+        problems.append(
+            Problem(
+                file="policies", message="no policy files", fix="without a permit all is denied"
+            )
+        )
+    if problems:
+        raise BundleError(problems)
+    return files
+
+
+def bundle_digest(files: Mapping[str, bytes]) -> bytes:
+    """SHA-256 over the sorted list of path and file hash; 32 bytes.
+
+    The hashed text has one line a file, `<SHA-256 in lower-case hex><two spaces><path>\\n`, in
+    bytewise order of the paths: what coreutils print, so that anyone can recompute it with
+    `find * -type f | LC_ALL=C sort | xargs sha256sum | sha256sum` inside the bundle.
+    """
+    lines = "".join(
+        f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files)
+    )
+    return hashlib.sha256(lines.encode("ascii")).digest()
+
+
+def _walk(root: Path) -> Iterator[str]:
+    """Paths of everything that is not one of the two folders, one level deep."""
+    with os.scandir(root) as entries:
+        for entry in entries:
+            if entry.name in _FOLDERS and entry.is_dir(follow_symlinks=False):
+                with os.scandir(entry.path) as inner:
+                    yield from (f"{entry.name}/{item.name}" for item in inner)
+            else:
+                yield entry.name
+
+
+def _read(path: Path) -> bytes:
+    # O_NONBLOCK: opening a FIFO must not wait; it has no effect on regular files.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("not a regular file")
+        content = file.read(LIMITS.file_bytes + 1)
+    if len(content) > LIMITS.file_bytes:
+        raise ValueError(f"larger than {LIMITS.file_bytes} bytes")
+    return content
+
+
+def _unknown(name: str) -> Problem:
+    if name == "bundle.sig":
+        return Problem(
+            file=name,
+            message="signed bundles are not supported by this version",
+            fix="remove the signature, which nothing would check",
+        )
+    return Problem(
+        file=name.encode("utf-8", "backslashreplace").decode(),
+        message="does not belong in a bundle",
+        fix="allowed are bundle.toml, policies/*.cedar, entities.json, tests/*.yaml, README.md",
+    )
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, OSError):
+        reason = error.strerror or type(error).__name__
+        if error.errno == 40:  # ELOOP, from O_NOFOLLOW
+            reason = "a symbolic link, which may not stand inside a bundle"
+        return reason
+    return str(error)

@@ -1,0 +1,142 @@
+"""Cedar policy text as tokens and statements, to say *where* something is wrong.
+
+Cedar's Python binding reports parse errors without a place ("unexpected token `7`"). The scanner
+here follows the lexical rules of the Cedar grammar (https://docs.cedarpolicy.com/policies/
+syntax-grammar.html: identifiers, integers, strings with backslash escapes, `//` comments) just far
+enough to split a file into statements and to find the token that the real parser stumbled over.
+It decides nothing: what a policy means is always what Cedar's own parser says.
+"""
+
+from __future__ import annotations
+
+import bisect
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Final
+
+SCALE: Final = 10_000  # Cedar has no floats: decimals are whole numbers times this
+
+_TOKEN: Final = re.compile(
+    r"""
+      (?P<space>\s+|//[^\n\r]*)
+    | (?P<float>\d+\.\d+|(?<![\w)\]"])\.\d+)
+    | (?P<string>"(?:\\.|[^"\\])*")
+    | (?P<word>[A-Za-z_]\w*|\d+)
+    | (?P<mark>::|==|!=|<=|>=|&&|\|\||.)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """One token: its kind (`float`, `string`, `word`, `mark`), text and offset in the file."""
+
+    kind: str
+    text: str
+    start: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statement:
+    """One policy's tokens, up to and including its `;` (absent where the file ends first)."""
+
+    tokens: tuple[Token, ...]
+
+    @property
+    def start(self) -> int:
+        """Offset of the first token."""
+        return self.tokens[0].start
+
+    def text(self, count: int | None = None) -> str:
+        """The first `count` tokens as text that Cedar can parse, float literals already scaled.
+
+        Tokens are joined by single spaces, except that adjacent marks stay adjacent, so that what
+        Cedar reads as one operator is still one.
+        """
+        parts: list[str] = []
+        end = -1
+        for token in self.tokens[:count]:
+            if token.start != end:
+                parts.append(" ")
+            parts.append(scaled(token.text) if token.kind == "float" else token.text)
+            end = token.start + len(token.text)
+        return "".join(parts)
+
+    def floats(self) -> Iterator[Token]:
+        """The float literals."""
+        return (token for token in self.tokens if token.kind == "float")
+
+
+def scaled(literal: str) -> str:
+    """The whole number to write for a float literal: `0.7` → `7000` (rounded half up)."""
+    return str(int((Decimal(literal) * SCALE).to_integral_value(rounding="ROUND_HALF_UP")))
+
+
+def statements(text: str) -> list[Statement]:
+    """Split a policy file into statements. Never fails: unknown characters are marks."""
+    found: list[Statement] = []
+    current: list[Token] = []
+    for match in _TOKEN.finditer(text):
+        kind = match.lastgroup or "mark"
+        if kind == "space":
+            continue
+        current.append(Token(kind=kind, text=match.group(), start=match.start()))
+        if match.group() == ";" and kind == "mark":
+            found.append(Statement(tokens=tuple(current)))
+            current = []
+    if current:
+        found.append(Statement(tokens=tuple(current)))
+    return found
+
+
+class Places:
+    """Turns offsets of a text into 1-based lines and columns (in characters)."""
+
+    def __init__(self, text: str) -> None:
+        self._starts = [0, *(match.end() for match in re.finditer(r"\r\n|\r|\n", text))]
+
+    def at(self, offset: int) -> tuple[int, int]:
+        """Line and column of an offset."""
+        line = bisect.bisect_right(self._starts, offset)
+        return line, offset - self._starts[line - 1] + 1
+
+
+def find_error(statement: Statement, parse: Callable[[str], str | None]) -> int:
+    """Offset of the token at which parsing the statement fails.
+
+    `parse` returns the parser's message, or None where the text parses. A syntax error is found
+    by halving: the shortest run of tokens that fails for another reason than ending too early. An
+    error of meaning (an unknown function) shows only on the whole statement; it is looked for by
+    the names in the message.
+    """
+    tokens = statement.tokens
+    low, high = 0, len(tokens)  # low tokens are fine so far, high tokens fail
+    while high - low > 1:
+        middle = (low + high) // 2
+        message = parse(statement.text(middle))
+        if message is None or "unexpected end of input" in message:
+            low = middle
+        else:
+            high = middle
+    if high < len(tokens):
+        return tokens[high - 1].start
+    return find_mention(statement, parse(statement.text()) or "", default=tokens[-1].start)
+
+
+def find_mention(statement: Statement, message: str, *, default: int | None = None) -> int:
+    """Offset of the token that a message of Cedar's speaks of, else `default` (or the start).
+
+    Messages quote names in backquotes: `claims.nope`, `Lucid::Action::"x"`, `policy0`. The last
+    word of the quoted name is what to look for; the longest match in the policy wins.
+    """
+    for quoted in re.findall(r"`([^`]+)`", message):
+        words = re.findall(r'"(?:\\.|[^"\\])*"|\w+', quoted)
+        for word in reversed(words):
+            spellings = {word, f'"{word}"'}
+            for token in statement.tokens:
+                if token.text in spellings:
+                    return token.start
+    return statement.start if default is None else default

@@ -1,0 +1,253 @@
+"""`bundle.toml`: a bundle's name, version, claim vocabulary, stream mode and detectors."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+import msgspec
+
+from enforcement.annotations import nearest
+from enforcement.detectors import DETECTORS, max_match_length
+from enforcement.outcome import Phase
+from enforcement.problems import Problem
+from enforcement.vocabulary import (
+    BUILTIN_CLAIMS,
+    LIMITS,
+    Claim,
+    ClaimType,
+    Vocabulary,
+    name_problem,
+)
+
+FILE: Final = "bundle.toml"
+MAX_HOLD_BACK: Final = 65_536  # characters
+
+_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+_TABLES: Final = frozenset({"stream", "detectors", "claims"})
+_AUDITOR: Final = re.compile(r"auditor:[a-z0-9][a-z0-9._-]{0,63}")
+
+
+class _Table(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """A table of the file: unknown keys are errors."""
+
+
+class StreamTable(_Table, frozen=True):
+    """`[stream]`: how streamed replies are guarded.
+
+    `window`: hold back the last `hold_back` characters (code points of decoded text, per choice);
+    `buffer`: hold everything to the end; `observe`: hold nothing, only record.
+    """
+
+    mode: Literal["window", "buffer", "observe"] = "window"
+    hold_back: Annotated[int, msgspec.Meta(ge=1, le=MAX_HOLD_BACK)] = 256
+
+
+class ClaimTable(_Table, frozen=True):
+    """`[claims.<name>]`: one claim of the vocabulary."""
+
+    type: ClaimType
+    source: str
+    phases: Annotated[list[Phase], msgspec.Meta(min_length=1)] = msgspec.field(
+        default_factory=lambda: list(Phase)
+    )
+    optional: bool = False
+    description: Annotated[str, msgspec.Meta(max_length=1024)] = ""
+
+
+class ManifestTable(_Table, frozen=True):
+    """The keys above the tables."""
+
+    name: Annotated[str, msgspec.Meta(pattern=_NAME)]
+    version: Annotated[str, msgspec.Meta(pattern=_NAME)]
+
+
+_T = TypeVar("_T", bound=_Table)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What `bundle.toml` says, checked."""
+
+    name: str
+    version: str
+    stream: StreamTable
+    detectors: frozenset[str]
+    vocabulary: Vocabulary
+
+
+class _Reader:
+    """Reads tables key by key, so that one wrong key hides no other."""
+
+    def __init__(self, text: str) -> None:
+        self.problems: list[Problem] = []
+        self._lines = _key_lines(text)
+
+    def problem(self, path: str, message: str, fix: str = "") -> None:
+        """Note a problem at a key, or at the nearest table above it that has a line."""
+        above = path
+        while above and above not in self._lines:
+            above = above.rpartition(".")[0]
+        line = self._lines.get(above, 0)
+        self.problems.append(
+            Problem(file=FILE, line=line, column=int(line > 0), message=message, fix=fix)
+        )
+
+    def table(self, raw: object, kind: type[_T], path: str) -> _T | None:
+        """A typed table; None where a key is wrong or missing."""
+        name = path or "the file"
+        if not isinstance(raw, dict):
+            self.problem(path, f"`{name}` must be a table")
+            return None
+        fields = {field.name: field for field in msgspec.structs.fields(kind)}
+        values: dict[str, Any] = {}
+        sound = True
+        for key, value in raw.items():
+            place = f"{path}.{key}" if path else key
+            if key not in fields:
+                self.problem(place, f"unknown key `{place}`", nearest(key, fields))
+                continue
+            try:
+                values[key] = msgspec.convert(value, fields[key].type)
+            except msgspec.ValidationError as error:
+                self.problem(place, f"`{place}`: {_readable(str(error))}")
+                sound = False
+        for key, field in fields.items():
+            if field.required and key not in raw:
+                self.problem(path, f"`{f'{path}.{key}' if path else key}` is missing")
+                sound = False
+        return kind(**values) if sound else None
+
+
+def parse_manifest(content: bytes) -> tuple[Manifest | None, list[Problem]]:
+    """Read `bundle.toml`; None where it is too broken to go on. Lists every problem it can."""
+    try:
+        text = content.decode("utf-8")
+        raw = tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        return None, [Problem(file=FILE, message=f"not UTF-8 at byte {error.start}")]
+    except tomllib.TOMLDecodeError as error:
+        return None, [_toml_problem(str(error))]
+    except RecursionError:
+        return None, [Problem(file=FILE, message="nested too deeply")]
+    reader = _Reader(text)
+    head = reader.table({k: v for k, v in raw.items() if k not in _TABLES}, ManifestTable, "")
+    stream = reader.table(raw.get("stream", {}), StreamTable, "stream")
+    detectors = _detectors(raw.get("detectors", {}), reader)
+    claims = _claims(raw.get("claims", {}), reader)
+    if stream is not None and stream.mode == "window":
+        least = max_match_length(detectors)
+        if stream.hold_back < least:
+            reader.problem(
+                "stream.hold_back",
+                f"hold_back {stream.hold_back} is shorter than what the detectors that are on can "
+                f"match ({least} characters), so a match could leave in part",
+                f"write {least} or more, or switch detectors off",
+            )
+    if head is None or stream is None:
+        return None, reader.problems
+    return Manifest(
+        name=head.name,
+        version=head.version,
+        stream=stream,
+        detectors=detectors,
+        vocabulary=Vocabulary(claims),
+    ), reader.problems
+
+
+def _claims(raw: object, reader: _Reader) -> list[Claim]:
+    if not isinstance(raw, dict):
+        reader.problem("claims", "`claims` must be a table of tables")
+        return []
+    if len(raw) > LIMITS.claims:
+        reader.problem("claims", f"more than {LIMITS.claims} claims")
+        return []
+    claims: list[Claim] = []
+    for name, content in raw.items():
+        path = f"claims.{name}"
+        complaint = name_problem(name)
+        if complaint:
+            reader.problem(path, complaint)
+            continue
+        table = reader.table(content, ClaimTable, path)
+        if table is None:
+            continue
+        complaint = _source_problem(name, table)
+        if complaint:
+            reader.problem(f"{path}.source", complaint)
+        claims.append(
+            Claim(
+                name=name,
+                type=table.type,
+                source=table.source,
+                phases=frozenset(table.phases),
+                optional=table.optional,
+                description=table.description,
+            )
+        )
+    return claims
+
+
+def _source_problem(name: str, table: ClaimTable) -> str | None:
+    if table.source == "builtin":
+        if name not in BUILTIN_CLAIMS:
+            return f"no built-in detector gives `{name}`; {nearest(name, BUILTIN_CLAIMS)}"
+        if table.type is not BUILTIN_CLAIMS[name]:
+            return f"the built-in claim `{name}` is a {BUILTIN_CLAIMS[name].value}"
+        return None
+    if not _AUDITOR.fullmatch(table.source):
+        return f"unknown source {table.source!r}; write `builtin` or `auditor:<name>`"
+    if name in BUILTIN_CLAIMS:
+        return f"`{name}` is a built-in claim; no auditor may give it"
+    return None
+
+
+def _detectors(switches: object, reader: _Reader) -> frozenset[str]:
+    """Labels that are on: all, except those that `[detectors]` switches off."""
+    if not isinstance(switches, dict):
+        reader.problem("detectors", "`detectors` must be a table of switches")
+        return DETECTORS
+    off: set[str] = set()
+    for label, switch in switches.items():
+        path = f"detectors.{label}"
+        if label not in DETECTORS:
+            reader.problem(path, f"unknown detector `{label}`", nearest(label, DETECTORS))
+        elif not isinstance(switch, bool):
+            reader.problem(path, f"`{path}` must be true or false")
+        elif not switch:
+            off.add(label)
+    return DETECTORS - off
+
+
+def _key_lines(text: str) -> dict[str, int]:
+    """Line of each table and key by its dotted path. Good enough to point at, no more."""
+    found: dict[str, int] = {}
+    table = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        header = re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line)
+        key = re.match(r"\s*([A-Za-z0-9_.-]+|\"[^\"]*\")\s*=", line)
+        if header:
+            table = header[1].replace('"', "")
+            found.setdefault(table, number)
+        elif key:
+            name = key[1].replace('"', "")
+            found.setdefault(f"{table}.{name}" if table else name, number)
+    return found
+
+
+def _readable(message: str) -> str:
+    return message.partition(" - at `$")[0]
+
+
+def _toml_problem(message: str) -> Problem:
+    place = re.search(r"\(at line (\d+), column (\d+)\)", message)
+    if not place:
+        return Problem(file=FILE, message=message)
+    return Problem(
+        file=FILE,
+        line=int(place[1]),
+        column=int(place[2]),
+        message=message[: place.start()].strip(),
+    )

@@ -1,0 +1,223 @@
+"""Cedar's evaluator, typed and shut: an answer that anything went wrong with is no permission.
+
+This layer knows Cedar but nothing of claims, phases or outcomes; Cedar's own corpora run through
+it unchanged. What it adds to the binding (cedarpy):
+
+* policies have ids of our choice (their `@id`), so that reasons and errors name them;
+* an answer permits only if Cedar allowed *and* no policy failed to evaluate. Cedar skips a policy
+  that errors, so a `forbid` that errors would otherwise let the request pass;
+* whatever else goes wrong becomes an answer too: `Ruling.NONE`, which nobody may read as a yes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final, Self
+
+import cedarpy
+
+from enforcement.policy_source import Est
+
+Uid = tuple[str, str]  # full entity type, id
+
+_FAULT: Final = "error while evaluating policy `"
+
+
+class CedarError(Exception):
+    """Cedar refused a schema, entities or a policy set. The message is Cedar's own."""
+
+
+class Ruling(StrEnum):
+    """What Cedar said, before anybody reads an outcome into it."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+    NONE = "none"  # the request could not be evaluated
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """Something that failed during evaluation; `policy` is None where it was not one policy.
+
+    The message is Cedar's and may quote values of the request: not for logs.
+    """
+
+    policy: str | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """Cedar's answer. `reasons` are the ids of the policies that decided, sorted."""
+
+    ruling: Ruling
+    reasons: tuple[str, ...] = ()
+    faults: tuple[Fault, ...] = ()
+
+    @property
+    def allowed(self) -> bool:
+        """The only way to read permission: allowed, and no policy was skipped."""
+        return self.ruling is Ruling.ALLOW and not self.faults
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TemplateLink:
+    """A template filled in: `values` maps `?principal` and `?resource` to uids."""
+
+    template: str
+    link: str
+    values: Mapping[str, Uid]
+
+
+class Schema:
+    """A parsed schema, reusable."""
+
+    def __init__(self, text: str) -> None:
+        """From Cedar's schema syntax.
+
+        Raises:
+            CedarError: it does not parse.
+        """
+        try:
+            self.handle: Any = cedarpy.Schema.from_str(text)
+        except ValueError as error:
+            raise CedarError(str(error)) from error
+
+    def validate(self, policies: str) -> list[str]:
+        """What Cedar's validator (strict mode) has against policies, as messages."""
+        result = cedarpy.validate_policies(policies, self.handle, release_gil=True)
+        messages = [error.error for error in result.errors]
+        return messages if messages or result.validation_passed else ["does not validate"]
+
+
+class Entities:
+    """Parsed entities, reusable."""
+
+    def __init__(self, text: str, schema: Schema | None = None) -> None:
+        """From Cedar's JSON form; checked against the schema, if there is one.
+
+        Raises:
+            CedarError: they do not parse, or do not conform.
+        """
+        try:
+            self.handle: Any = cedarpy.Entities.from_json_str(
+                text, schema.handle if schema else None, release_gil=True
+            )
+        except ValueError as error:
+            raise CedarError(str(error)) from error
+
+
+class PolicyStore:
+    """Policies, entities and schema as reusable handles. Immutable; safe to share."""
+
+    def __init__(
+        self,
+        policies: Mapping[str, Est],
+        *,
+        entities: Entities,
+        schema: Schema | None,
+        templates: Mapping[str, Est] | None = None,
+        links: Iterable[TemplateLink] = (),
+    ) -> None:
+        """Policies by the ids that reasons will name. With a schema, requests must conform to it.
+
+        Raises:
+            CedarError: the set cannot be built.
+        """
+        self._policies = dict(policies)
+        self._entities = entities
+        self._schema = schema
+        self._templates = dict(templates or {})
+        self._links = tuple(links)
+        document = {
+            "staticPolicies": self._policies,
+            "templates": self._templates,
+            "templateLinks": [
+                {
+                    "templateId": link.template,
+                    "newId": link.link,
+                    "values": {
+                        slot: {"__entity": {"type": uid[0], "id": uid[1]}}
+                        for slot, uid in link.values.items()
+                    },
+                }
+                for link in self._links
+            ],
+        }
+        try:
+            self._set: Any = cedarpy.PolicySet.from_json_str(json.dumps(document), release_gil=True)
+        except (ValueError, RecursionError) as error:
+            raise CedarError(str(error)) from error
+        # Longest first: an id may contain another one and a backquote.
+        ids = {*self._policies, *(link.link for link in self._links)}
+        self._ids = sorted(ids, key=len, reverse=True)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def without(self, ids: frozenset[str]) -> Self:
+        """The same store with fewer policies."""
+        return type(self)(
+            {key: est for key, est in self._policies.items() if key not in ids},
+            entities=self._entities,
+            schema=self._schema,
+            templates=self._templates,
+            links=(link for link in self._links if link.link not in ids),
+        )
+
+    def evaluate(self, *, principal: Uid, action: Uid, resource: Uid, context: str) -> Answer:
+        """Ask Cedar. `context` is a JSON object. Never raises: what goes wrong is `Ruling.NONE`.
+
+        The caller answers for the context: `{"__entity": …}` and `{"__extn": …}` in it mean
+        something to Cedar, so nothing of a client's own JSON may stand there.
+        """
+        try:
+            result = cedarpy.is_authorized(
+                {
+                    "principal": {"type": principal[0], "id": principal[1]},
+                    "action": {"type": action[0], "id": action[1]},
+                    "resource": {"type": resource[0], "id": resource[1]},
+                    "context": context,
+                },
+                self._set,
+                self._entities.handle,
+                self._schema.handle if self._schema else None,
+            )
+            return self._answer(result)
+        except Exception as error:  # noqa: BLE001  # any failure at all must read as "no"
+            return _failed(type(error).__name__)
+        except BaseException as error:
+            # A panic in Cedar's Rust code arrives as a BaseException; signals and
+            # cancellation do too, and they must go on.
+            if type(error).__name__ != "PanicException":
+                raise
+            return _failed("panic")
+
+    def _answer(self, result: cedarpy.AuthzResult) -> Answer:
+        diagnostics = result.diagnostics
+        faults = tuple(self._fault(str(message)) for message in diagnostics.errors)
+        if result.decision is cedarpy.Decision.Allow:
+            ruling = Ruling.ALLOW
+        elif result.decision is cedarpy.Decision.Deny:
+            ruling = Ruling.DENY
+        else:
+            return Answer(ruling=Ruling.NONE, faults=faults)
+        reasons = tuple(sorted(str(reason) for reason in diagnostics.reasons))
+        return Answer(ruling=ruling, reasons=reasons, faults=faults)
+
+    def _fault(self, message: str) -> Fault:
+        if message.startswith(_FAULT):
+            rest = message.removeprefix(_FAULT)
+            for policy in self._ids:
+                if rest.startswith(f"{policy}`: "):
+                    return Fault(policy=policy, message=rest.removeprefix(f"{policy}`: "))
+        return Fault(policy=None, message=message)
+
+
+def _failed(what: str) -> Answer:
+    return Answer(
+        ruling=Ruling.NONE, faults=(Fault(policy=None, message=f"the engine failed: {what}"),)
+    )

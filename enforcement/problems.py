@@ -1,0 +1,51 @@
+"""What is wrong with a policy bundle: every problem at once, each with its place and its cure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+MAX_SHOWN: Final = 100  # problems in the text of one error; the rest are counted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Problem:
+    """One thing that is wrong.
+
+    Attributes:
+        file: path inside the bundle, with `/`; empty for the bundle as a whole.
+        line, column: 1-based, columns in characters; 0 where the place is not known.
+        message: what was found.
+        fix: what to write instead; empty where the message says it all.
+    """
+
+    file: str
+    line: int = 0
+    column: int = 0
+    message: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        place = self.file or "bundle"
+        if self.line:
+            place += f":{self.line}:{self.column}"
+        return f"{place}: {self.message}" + (f"; {self.fix}" if self.fix else "")
+
+
+class BundleError(Exception):
+    """The bundle cannot be used. The text lists every problem, one a line.
+
+    Attributes:
+        code: always `bundle.invalid`.
+        problems: sorted by file and place; never empty.
+    """
+
+    code: Final = "bundle.invalid"
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(sorted(set(problems)))
+        lines = [str(problem) for problem in self.problems[:MAX_SHOWN]]
+        if len(self.problems) > MAX_SHOWN:
+            lines.append(f"… and {len(self.problems) - MAX_SHOWN} more")
+        super().__init__("\n".join(lines))
