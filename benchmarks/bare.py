@@ -1,0 +1,121 @@
+"""The gateway's door without policy, journal or stream, for comparing it with other proxies.
+
+    python -m benchmarks.bare PORT UPSTREAM_PORT
+
+This admission exists only here: the daemon has no setting, and the package no class, that lets a
+request through undecided.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from typing import Final
+
+import trio
+
+from attestation.records import DecisionRecord
+from enforcement.admission import ExchangeLike, GateState
+from enforcement.door import Door
+from enforcement.exchange import Ruling, StreamGuard
+from enforcement.http1 import RequestHead
+from enforcement.limits import Limits
+from enforcement.outcome import Outcome, Verdict
+from enforcement.replies import refusal
+from enforcement.upstream import Address
+
+_OPEN: Final = GateState(open=True, code="", message="")
+_VERDICT: Final = Verdict(outcome=Outcome.PROCEED, reasons=())
+_RECORD: Final = DecisionRecord(
+    decision_id="dec-000000000000000000000000",
+    request_id="bare",
+    trace_id="0" * 32,
+    phase="request",
+    route="bare",
+    model="",
+    principal=("User", "bare"),
+    action="invoke",
+    resource=("Service", "bare"),
+    outcome="proceed",
+    reasons=(),
+    bundle=("bare", "0", b""),
+    passport="",
+)
+
+
+class _NoJournal:
+    def append(self, record: DecisionRecord) -> int:  # noqa: ARG002 - the recorder's interface
+        return 0
+
+    async def durable(self, seq: int) -> None:
+        pass
+
+
+class _OpenGuard(StreamGuard):
+    def __init__(self) -> None:
+        self.denied = False
+        self.headers = ()
+        self.refusal = None
+
+    def feed(self, data: bytes) -> bytes:
+        return data
+
+    def finish(self) -> bytes:
+        return b""
+
+    def aborted(self, reason: str) -> None:
+        pass
+
+    @property
+    def record(self) -> DecisionRecord:
+        return _RECORD
+
+
+class Passthrough:
+    """Lets everything through, undecided and unrecorded."""
+
+    def __init__(self) -> None:
+        self.recorder = _NoJournal()
+
+    def gate(self) -> GateState:
+        return _OPEN
+
+    def begin(self, request: RequestHead) -> ExchangeLike:  # noqa: ARG002 - the interface
+        return self
+
+    def request(self, body: bytes) -> Ruling:
+        return Ruling(verdict=_VERDICT, record=_RECORD, forward_body=body, refusal=None, headers=())
+
+    def refuse(self, code: str, message: str, status: int) -> Ruling:
+        return Ruling(
+            verdict=_VERDICT,
+            record=_RECORD,
+            forward_body=None,
+            refusal=refusal(code, message, status),
+            headers=(),
+        )
+
+    def response(self, *, status: int, content_type: str, body: bytes) -> Ruling:  # noqa: ARG002
+        return self.request(body)
+
+    def stream(self, *, status: int) -> StreamGuard:  # noqa: ARG002 - the interface
+        return _OpenGuard()
+
+    def upstream_failed(self, code: str, message: str, *, status: int) -> Ruling:
+        return self.refuse(code, message, status)
+
+
+def main() -> None:
+    """Serve until interrupted."""
+    port, upstream_port = int(sys.argv[1]), int(sys.argv[2])
+    listener = socket.create_server(("127.0.0.1", port), backlog=1024)
+    door = Door(
+        limits=Limits(),
+        upstream=Address(host="127.0.0.1", port=upstream_port),
+        admission=Passthrough(),
+    )
+    trio.run(door.serve, [listener])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,302 @@
+"""The client's side of a connection: reads heads and bodies, writes replies."""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from enforcement import replies
+from enforcement.admission import Admission
+from enforcement.apierror import Refusal
+from enforcement.gateway_metrics import GatewayMetrics
+from enforcement.http1 import Header, HttpError, RequestHead, RequestParser, check_partial
+from enforcement.http1_chunks import ChunkReader, body_too_large
+from enforcement.limits import Limits
+from enforcement.upstream import Pool
+from enforcement.wire import Hangups, InterruptedWaitError, Sweep, Wire, WireError, WireTimeoutError
+
+_HEAD_END: Final = b"\r\n\r\n"
+
+
+@dataclass(slots=True)
+class Shared:
+    """What all connections of one door share.
+
+    Attributes:
+        draining: no new requests; every reply says that it is the connection's last.
+    """
+
+    limits: Limits
+    metrics: GatewayMetrics
+    admission: Admission
+    pool: Pool
+    sweep: Sweep
+    hangups: Hangups
+    draining: bool = False
+
+
+class Client:
+    """One client connection.
+
+    Attributes:
+        idle: waits for the first byte of a request; nothing is lost if it is closed now.
+        closing: the reply that was sent last said that the connection ends.
+        started: bytes of the present reply were sent; it can no longer be replaced by an error.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_fresh",
+        "_held",
+        "_parser",
+        "_request",
+        "_shared",
+        "closing",
+        "idle",
+        "started",
+        "wire",
+    )
+
+    def __init__(self, sock: socket.socket, shared: Shared) -> None:
+        self.wire = Wire(sock, shared.sweep)
+        self._shared = shared
+        self._parser = RequestParser(shared.limits)
+        self._buffer = b""
+        self._fresh = True
+        self._held = 0
+        self._request: RequestHead | None = None
+        self.idle = False
+        self.closing = False
+        self.started = False
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    async def next_request(self) -> RequestHead | None:
+        """The head of the next request; None where the connection ends between two requests.
+
+        Raises:
+            HttpError: it is refused, or did not come in time.
+            WireError, InterruptedWaitError: the connection is gone.
+        """
+        self.started = False
+        self._request = None
+        wire, limits, buffer = self.wire, self._shared.limits, self._buffer
+        if not buffer:
+            buffer = await self._first_bytes()
+            if not buffer:
+                return None
+        seen = 0
+        while (end := buffer.find(_HEAD_END, max(seen - 3, 0))) < 0:
+            if len(buffer) >= limits.head_bytes:
+                raise _head_too_large(limits)
+            check_partial(buffer, seen)
+            if not seen:
+                wire.deadline = wire.within(limits.head_seconds)
+            seen = len(buffer)
+            try:
+                data = await wire.receive()
+            except WireTimeoutError:
+                raise HttpError(
+                    "http_head_timeout", "the request's head did not come in time", status=408
+                ) from None
+            if not data:
+                raise HttpError("http_head_cut", "the connection ended inside a head")
+            buffer += data
+        wire.deadline = math.inf
+        end += 4
+        if end > limits.head_bytes:
+            raise _head_too_large(limits)
+        if end == len(buffer):
+            self._buffer = b""
+            head = buffer
+        else:
+            self._buffer = buffer[end:]
+            head = buffer[:end]
+        self._request = request = self._parser.parse(head)
+        return request
+
+    async def _first_bytes(self) -> bytes:
+        if self._shared.draining:
+            return b""
+        wire, limits = self.wire, self._shared.limits
+        self.idle = True
+        try:
+            if self._fresh:
+                self._fresh = False
+                wire.deadline = wire.within(limits.head_seconds)
+                return await wire.receive_more()
+            wire.deadline = wire.within(limits.idle_seconds)
+            return await wire.receive()
+        except (WireTimeoutError, WireError):
+            return b""
+        finally:
+            self.idle = False
+            wire.deadline = math.inf
+
+    async def body(self, request: RequestHead) -> bytes:
+        """The request's body, whole.
+
+        Raises:
+            HttpError: too large, malformed, or did not come in time.
+            WireError, InterruptedWaitError: the connection is gone.
+        """
+        length, buffer = request.length, self._buffer
+        if length == 0:
+            return b""
+        if length is None:
+            body = await self._chunked_body(request)
+        elif length > self._shared.limits.body_bytes:
+            raise body_too_large(self._shared.limits)
+        elif length == len(buffer):
+            self._buffer = b""
+            self._parser.body(buffer, last=True)
+            body = buffer
+        else:
+            if length > len(buffer):
+                buffer = await self._long_body(request, length)
+            body = buffer[:length]
+            self._buffer = buffer[length:]
+            self._parser.body(body, last=True)
+        self._shared.metrics.request_bytes += len(body)
+        return body
+
+    async def _long_body(self, request: RequestHead, length: int) -> bytes:
+        """At least `length` octets: the body, and what was read beyond it."""
+        parts = bytearray(self._buffer)
+        self.hold(len(parts))
+        await self._expected(request)
+        self.wire.deadline = self.wire.within(self._shared.limits.body_seconds)
+        while len(parts) < length:
+            data = await self._more_body()
+            self.hold(len(data))
+            parts += data
+        self.wire.deadline = math.inf
+        return bytes(parts)
+
+    async def _chunked_body(self, request: RequestHead) -> bytes:
+        reader = ChunkReader(self._shared.limits)
+        wire, data = self.wire, self._buffer
+        if not data:
+            await self._expected(request)
+            data = await self._more_body()
+        wire.deadline = wire.within(self._shared.limits.body_seconds)
+        while True:
+            rest = reader.feed(data)
+            self._parser.body(
+                memoryview(data)[: len(data) - len(rest)] if rest else data, last=reader.done
+            )
+            if reader.done:
+                break
+            self.hold(len(data))
+            data = await self._more_body()
+        wire.deadline = math.inf
+        self._buffer = rest
+        return bytes(reader.body)
+
+    async def _expected(self, request: RequestHead) -> None:
+        if request.expect and not request.http10 and not self._buffer:
+            await self.wire.send(replies.CONTINUE, self._shared.limits.send_seconds)
+
+    async def _more_body(self) -> bytes:
+        try:
+            data = await self.wire.receive_more()
+        except WireTimeoutError:
+            raise HttpError(
+                "http_body_timeout", "the request's body did not come in time", status=408
+            ) from None
+        if not data:
+            raise HttpError("http_body_cut", "the connection ended inside a body")
+        return data
+
+    def hold(self, size: int) -> None:
+        """Count bytes of bodies that are kept in memory, until `let_go`.
+
+        Raises:
+            HttpError: all connections together hold too much.
+        """
+        metrics = self._shared.metrics
+        if metrics.buffered_bytes + size > self._shared.limits.buffered_bytes:
+            raise HttpError("overloaded", "too many large bodies at once; try later", status=503)
+        metrics.buffered_bytes += size
+        self._held += size
+
+    def let_go(self) -> None:
+        """The exchange is over."""
+        if self._held:
+            self._shared.metrics.buffered_bytes -= self._held
+            self._held = 0
+
+    # -- writing ----------------------------------------------------------------------------------
+
+    async def reply(
+        self, status: int, fields: Iterable[Header], body: bytes, *, reason: bytes | None = None
+    ) -> None:
+        """Send a whole reply.
+
+        Raises:
+            WireError, WireTimeoutError, InterruptedWaitError: see Wire.
+        """
+        request = self._request
+        close = self.closing = (
+            self.closing or request is None or request.close or self._shared.draining
+        )
+        length = -1 if status in (204, 304) else len(body)
+        data = replies.head(status, fields, reason=reason, length=length, close=close)
+        if request is None or request.method != "HEAD":
+            data += body
+        await self.send(data)
+
+    async def refuse(self, refusal: Refusal, *, close: bool = False) -> None:
+        """Send a refusal; `close` where the rest of the request is not read."""
+        self.closing = self.closing or close
+        await self.reply(refusal.status, refusal.headers, refusal.body)
+
+    def stream_head(self, status: int, fields: Iterable[Header], reason: bytes) -> bytes:
+        """The head of a reply whose length is not known; send it with the first piece."""
+        request = self._request
+        assert request is not None
+        self.closing = request.close or self._shared.draining
+        return replies.head(
+            status,
+            fields,
+            reason=reason,
+            length=-1 if request.http10 else None,
+            close=self.closing,
+        )
+
+    def piece(self, data: bytes, *, last: bool = False) -> bytes:
+        """A piece of a streamed reply as this client reads it."""
+        if self._request is not None and self._request.http10:
+            return data
+        return replies.chunk(data) + (replies.LAST_CHUNK if last else b"")
+
+    async def send(self, data: bytes) -> None:
+        """Send wire bytes of the present reply."""
+        self.started = True
+        self._shared.metrics.reply_bytes += len(data)
+        await self.wire.send(data, self._shared.limits.send_seconds)
+
+    async def linger(self) -> None:
+        """Close after a refusal so that the client can read it.
+
+        To close a socket with unread bytes resets the connection, which may destroy the refusal
+        before the client has read it. So: end our side, read away what comes for a short time.
+        """
+        wire, limits = self.wire, self._shared.limits
+        wire.half_close()
+        wire.deadline = wire.within(limits.linger_seconds)
+        left = limits.body_bytes
+        try:
+            while left > 0 and (data := await wire.receive()):
+                left -= len(data)
+        except (WireError, WireTimeoutError, InterruptedWaitError):
+            pass
+
+
+def _head_too_large(limits: Limits) -> HttpError:
+    return HttpError(
+        "http_head_too_large", f"the head is larger than {limits.head_bytes} bytes", status=431
+    )

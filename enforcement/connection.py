@@ -1,0 +1,169 @@
+"""One client connection: its requests, one after another, in one task.
+
+A client that closes its sending side while its request is in the works counts as gone (as with
+nginx): the model server's connection is closed at once, so that the engine stops. Such a client
+cannot be told from one that closed both sides until something is sent to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import Final
+
+import structlog
+import trio
+
+from enforcement import replies
+from enforcement.apierror import Refusal
+from enforcement.client import Client, Shared
+from enforcement.exchange import Ruling
+from enforcement.gateway_metrics import count
+from enforcement.http1 import HttpError, RequestHead
+from enforcement.pages import Page
+from enforcement.recorder import RecordError
+from enforcement.relay import Relay
+from enforcement.wire import InterruptedWaitError, WireError, WireTimeoutError
+
+_LOG = structlog.get_logger(part="gateway")
+
+# Bodies that are refused with a decision of their own; other faults of framing are no decision,
+# because no request was understood.
+_RECORDED: Final = frozenset({"body_too_large", "http_too_many_chunks"})
+_RETRY_SECONDS: Final = 1
+
+
+class Connection:
+    """Runs one client connection to its end."""
+
+    __slots__ = ("_pages", "_shared", "client")
+
+    def __init__(self, sock: socket.socket, shared: Shared, pages: dict[str, Page]) -> None:
+        self._shared = shared
+        self._pages = pages
+        self.client = Client(sock, shared)
+
+    async def run(self) -> None:
+        """Serve until the client, a fault, or the door ends it. Closes the socket."""
+        client, shared = self.client, self._shared
+        shared.hangups.watch(client.wire)
+        try:
+            while not client.closing:
+                request = await self._next()
+                if request is None:
+                    return
+                shared.metrics.requests += 1
+                try:
+                    await self._answer(request)
+                finally:
+                    client.let_go()
+            await client.linger()
+        except (WireError, WireTimeoutError, InterruptedWaitError):
+            pass  # the client is gone; what there was to record is recorded
+        except Exception as error:  # noqa: BLE001 - one exchange's fault must not end the daemon
+            await self._fault(error)
+        finally:
+            shared.hangups.forget(client.wire)
+            client.wire.close()
+
+    async def turn_away(self, refusal: Refusal) -> None:
+        """Refuse the whole connection without reading from it. Closes the socket."""
+        try:
+            await self.client.refuse(refusal, close=True)
+            await self.client.linger()
+        except (WireError, WireTimeoutError, InterruptedWaitError):
+            pass
+        finally:
+            self.client.wire.close()
+
+    async def _next(self) -> RequestHead | None:
+        try:
+            return await self.client.next_request()
+        except HttpError as error:
+            await self._refuse(error)
+            await self.client.linger()
+            return None
+
+    async def _answer(self, request: RequestHead) -> None:
+        client = self.client
+        page = self._pages.get(request.target)
+        if page is not None and request.method == "GET" and request.length == 0:
+            await trio.lowlevel.checkpoint()  # nothing else here waits: others get their turn
+            status, fields, body = page()
+            await client.reply(status, fields, body)
+            return
+        try:
+            await self._decide(request)
+        except RecordError:
+            await self._refuse_locally(
+                "journal_unavailable", "the decision cannot be recorded; nothing was answered"
+            )
+        except HttpError as error:
+            await self._refuse(error)
+
+    async def _decide(self, request: RequestHead) -> None:
+        client, shared = self.client, self._shared
+        gate = shared.admission.gate()
+        if not gate.open:
+            await self._refuse_locally(gate.code, gate.message)
+            return
+        begun = shared.admission.begin(request)
+        if isinstance(begun, Ruling):
+            await self._deny(begun, close=request.length != 0)
+            return
+        try:
+            body = await client.body(request)
+        except HttpError as error:
+            if error.code not in _RECORDED:
+                raise
+            await self._deny(begun.refuse(error.code, str(error), error.status), close=True)
+            return
+        ruling = begun.request(body)
+        if ruling.refusal is not None:
+            await self._deny(ruling, close=False)
+            return
+        seq = self._append(ruling)
+        forward = ruling.forward_body
+        await Relay(client, shared, request, begun).run(forward or b"", seq)
+
+    def _append(self, ruling: Ruling) -> int:
+        record = ruling.record
+        seq = self._shared.admission.recorder.append(record)
+        count(self._shared.metrics.decisions, record.phase, record.outcome)
+        return seq
+
+    async def _deny(self, ruling: Ruling, *, close: bool) -> None:
+        refusal = ruling.refusal
+        assert refusal is not None
+        await self._shared.admission.recorder.durable(self._append(ruling))
+        await trio.lowlevel.checkpoint()
+        await self.client.refuse(refusal, close=close)
+
+    async def _refuse(self, error: HttpError) -> None:
+        retry = _RETRY_SECONDS if error.status == 503 else None
+        await self._send_own(
+            error.code, replies.refusal(error.code, str(error), error.status, retry_after=retry)
+        )
+
+    async def _refuse_locally(self, code: str, message: str) -> None:
+        await self._send_own(code, replies.refusal(code, message, 503, retry_after=_RETRY_SECONDS))
+
+    async def _send_own(self, code: str, refusal: Refusal) -> None:
+        """Send the door's own refusal, if no reply has begun; either way the connection ends."""
+        count(self._shared.metrics.refusals, code)
+        self.client.closing = True
+        if not self.client.started:
+            await self.client.refuse(refusal, close=True)
+
+    async def _fault(self, error: Exception) -> None:
+        """Our own fault. Its message may hold text of the request, so only its place is logged."""
+        self._shared.metrics.internal_errors += 1
+        frame = error.__traceback__
+        while frame is not None and frame.tb_next is not None:
+            frame = frame.tb_next
+        where = "" if frame is None else f"{frame.tb_frame.f_code.co_qualname}:{frame.tb_lineno}"
+        _LOG.error("gateway.internal_error", error=type(error).__name__, where=where)
+        with contextlib.suppress(WireError, WireTimeoutError, InterruptedWaitError):
+            await self._send_own(
+                "internal_error", replies.refusal("internal_error", "the agent failed", 500)
+            )

@@ -1,0 +1,98 @@
+"""The gateway: the inline enforcement point in front of the model server.
+
+Requests come in over HTTP/1.1, are decided by policy, recorded, and passed on, edited or refused;
+replies take the same way back (`enforcement.exchange` decides, `enforcement.relay` keeps the
+order). Streamed replies pass through a hold-back window. See `enforcement.http1` for what is
+refused before any policy is asked.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from enforcement.admission import GateState, PolicyAdmission, Principal
+from enforcement.door import Door
+from enforcement.gateway_metrics import GatewayMetrics
+from enforcement.http1 import Header
+from enforcement.limits import Limits
+from enforcement.pages import PASSPORT_PATH, passport_page
+from enforcement.recorder import Recorder
+from enforcement.snapshot import Snapshot
+from enforcement.upstream import Address
+
+__all__ = ["GateState", "Gateway", "GatewayConfig", "GatewayMetrics", "Limits"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayConfig:
+    """Where the model server is (`http://HOST:PORT`), and what the door bears."""
+
+    upstream: str
+    limits: Limits = field(default_factory=Limits)
+
+
+class Gateway:
+    """The door with the policy behind it.
+
+    Args:
+        snapshot: engine, bundle and passport id of the moment.
+        gate: whether requests are decided now; closed: 503 with its code, the body unread.
+        recorder: the journal.
+        identify: the principal of a request from its headers (names in lower case), or None.
+        passport: the present passport as a CWT, served at `/.well-known/lucid/passport`.
+        clock: monotonic nanoseconds, for latencies in records.
+
+    Raises:
+        ValueError: the upstream is not `http://HOST:PORT`.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: GatewayConfig,
+        snapshot: Callable[[], Snapshot],
+        gate: Callable[[], GateState],
+        recorder: Recorder,
+        identify: Callable[[Sequence[Header]], Principal | None],
+        passport: Callable[[], bytes | None],
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._door = Door(
+            limits=config.limits,
+            upstream=Address.from_url(config.upstream),
+            admission=PolicyAdmission(
+                snapshot=snapshot,
+                gate=gate,
+                recorder=recorder,
+                identify=identify,
+                clock=clock,
+            ),
+            pages={PASSPORT_PATH: passport_page(passport)},
+        )
+
+    @property
+    def metrics(self) -> GatewayMetrics:
+        """The door's counters; read them at any time."""
+        return self._door.metrics
+
+    async def serve(
+        self,
+        listen_sockets: Sequence[socket.socket],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve until cancelled; the sockets are bound and listening, and are closed here."""
+        await self._door.serve(listen_sockets, task_status=task_status)
+
+    def stop_accepting(self) -> None:
+        """Begin to drain: no new connections, idle ones closed, open exchanges go on."""
+        self._door.stop_accepting()
+
+    async def drained(self) -> None:
+        """Wait, after `stop_accepting`, for the open exchanges. The caller sets the deadline."""
+        await self._door.drained()
