@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -62,7 +62,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
     """Run `async def` tests under trio, on the virtual clock if the test asked for one."""
     function: Callable[..., Any] = pyfuncitem.obj
     if inspect.iscoroutinefunction(function):
-        clock = pyfuncitem.funcargs.get("autojump_clock")
+        clock = cast("trio.abc.Clock | None", pyfuncitem.funcargs.get("autojump_clock"))
 
         @functools.wraps(function)
         def run(**kwargs: Any) -> None:

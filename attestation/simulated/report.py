@@ -85,7 +85,7 @@ class ReportFields:
 
 
 def sign(report: bytes, key: ec.EllipticCurvePrivateKey) -> bytes:
-    """The report with its signature: r and s over bytes 0 to 0x29F, each 72 bytes, little-endian."""
+    """The report with its signature: r, s over bytes 0 to 0x29F, each 72 bytes, little-endian."""
     r, s = decode_dss_signature(key.sign(report[:SIGNED_SIZE], ec.ECDSA(hashes.SHA384())))
     signature = r.to_bytes(72, "little") + s.to_bytes(72, "little")
     return report[:SIGNED_SIZE] + signature + bytes(REPORT_SIZE - SIGNED_SIZE - len(signature))
