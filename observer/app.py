@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import importlib.metadata
 import logging
 import socket
@@ -19,6 +20,7 @@ from observer.config import Address, ConfigError, ObserverConfig
 from observer.events import Hub
 from observer.grpc_service import ObserverService, Services
 from observer.metrics import Metrics
+from observer.receiver import Trust
 from observer.registry import Registry
 from observer.store import Store, StoreError
 from observer.trust import PassportTrust
@@ -52,8 +54,11 @@ class _HttpServer(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def serve(config: ObserverConfig) -> AsyncIterator[Running]:
+async def serve(config: ObserverConfig, *, trust: Trust | None = None) -> AsyncIterator[Running]:
     """A running Observer for as long as the block runs.
+
+    Args:
+        trust: what verifies passports, where it is not the one that `config` describes.
 
     Raises:
         ConfigError: an address is taken, the database or a TLS file cannot be used.
@@ -69,13 +74,13 @@ async def serve(config: ObserverConfig) -> AsyncIterator[Running]:
         )
         metrics.gauge("streams", "Streams from agents", lambda: registry.streams)
         metrics.gauge("pages", "Pages that watch", lambda: hub.clients)
-        trust = PassportTrust(
-            allow_simulated=config.allow_simulated, simulated_roots=config.simulated_roots
-        )
         services = Services(
             store=store,
             registry=registry,
-            trust=trust,
+            trust=trust
+            or PassportTrust(
+                allow_simulated=config.allow_simulated, simulated_roots=config.simulated_roots
+            ),
             hub=hub,
             metrics=metrics,
             limits=config.limits,
@@ -84,7 +89,7 @@ async def serve(config: ObserverConfig) -> AsyncIterator[Running]:
         stack.push_async_callback(_save_seen, store, registry)
         await stack.enter_async_context(_periodic(store, registry))
         web = Web(
-            config=config,
+            config=dataclasses.replace(config, listen_grpc=grpc_address),
             store=store,
             registry=registry,
             hub=hub,
@@ -110,7 +115,7 @@ async def _grpc(config: ObserverConfig, services: Services) -> AsyncIterator[Add
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ],
-        maximum_concurrent_rpcs=limits.streams,
+        maximum_concurrent_rpcs=2 * limits.streams,  # room to refuse with a reason
     )
     service = ObserverService(services)
     server.add_generic_rpc_handlers((service.handler(),))

@@ -9,21 +9,13 @@ from pathlib import Path
 from typing import Final
 
 from attestation.anchors import TrustAnchors
+from attestation.cose import thumbprint
 from attestation.errors import AttestationError, MalformedError
 from attestation.passport import Passport
-from attestation.verifier import Examination, examine_passport, verify_passport
+from attestation.verifier import Examination, verify_passport
 from observer.boots import Attested
 
 MAX_ROOT_FILE: Final = 64 * 1024  # bytes
-
-QUESTIONS: Final = (
-    "genuine_hardware",
-    "chain_and_tcb",
-    "binding_and_freshness",
-    "code_measured",
-    "policy_enforced",
-    "simulated",
-)
 
 _log = logging.getLogger("observer.trust")
 
@@ -67,10 +59,8 @@ class PassportTrust:
         Raises:
             AttestationError: it is not, or it could not be checked.
         """
-        anchors = self.anchors()
-        verify_passport(token, now=now, anchors=anchors, allow_simulated=self._allow_simulated)
-        examination = examine_passport(
-            token, now=now, anchors=anchors, allow_simulated=self._allow_simulated
+        examination = verify_passport(
+            token, now=now, anchors=self.anchors(), allow_simulated=self._allow_simulated
         )
         return _attested(token, examination)
 
@@ -85,3 +75,35 @@ class PassportTrust:
         except (OverflowError, ValueError, OSError) as error:
             raise MalformedError("passport.iat", "the time of issue is no date") from error
         return self.current(token, issued)
+
+
+def _stamp(path: Path) -> object:
+    """Changes when the file does; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _attested(token: bytes, examination: Examination) -> Attested:
+    passport = examination.passport
+    claims = passport.claims
+    return Attested(
+        token=token,
+        key=passport.key,
+        thumbprint=thumbprint(passport.key),
+        boot_seed=claims.boot_seed,
+        passport_id=examination.passport_id,
+        subject=claims.subject,
+        tee=examination.tee.value,
+        tee_display=examination.tee.display,
+        simulated=examination.simulated,
+        hardware_attested=examination.hardware_attested,
+        issued_at=claims.issued_at,
+        expires_at=claims.expires_at,
+        bundle_name=claims.bundle[0],
+        bundle_version=claims.bundle[1],
+        bundle_digest=claims.bundle[2],
+        answers=examination.as_json()["answers"],
+    )

@@ -1,6 +1,6 @@
 // The agents, as cards: what attests each, how far its chain is proven, what is wrong.
 
-import { find, getJson, h, hex, span, time } from "./dom.js";
+import { clean, find, getJson, h, hex, span, time } from "./dom.js";
 
 const ANSWERS = [
   ["genuine_hardware", "Genuine hardware"],
@@ -12,6 +12,11 @@ const ANSWERS = [
 const MARKS = { passed: "✓", failed: "✕", not_checked: "–" };
 const WORDS = { passed: "passed", failed: "failed", not_checked: "not checked" };
 
+function explain(answer) {
+  const checks = (answer.checks ?? []).map((check) => `${check.status}: ${check.name}${check.detail ? ` – ${check.detail}` : ""}`);
+  return [answer.detail, ...checks].filter(Boolean).map(clean).join("\n");
+}
+
 /** The separate answers of the verifier; never one green light. */
 export function answerList(answers) {
   return h(
@@ -22,7 +27,7 @@ export function answerList(answers) {
       const status = Object.hasOwn(MARKS, answer.status) ? answer.status : "not_checked";
       return h(
         "li",
-        { class: `answer-${status}`, title: (answer.details ?? []).join("\n") },
+        { class: `answer-${status}`, title: explain(answer) },
         h("span", { class: "mark", "aria-hidden": "true" }, MARKS[status]),
         `${title}: ${WORDS[status]}`,
       );
