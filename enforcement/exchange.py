@@ -1,16 +1,43 @@
-"""One request and its reply, without I/O: bytes in, rulings out (signatures; bodies follow)."""
+"""The way of one request and its reply, without I/O: bytes in, rulings out.
+
+A door drives it: `request` with the client's body, then either `response` with the whole reply or
+`stream` for an event stream. Every ruling brings its record; the door appends it before anything
+else happens, and waits until it is durable before a refusal or a reply leaves. What goes on is
+always encoded again from what was decided on, so no second parser can read something else.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Final
 
-from attestation.records import DecisionRecord
-from enforcement.apierror import Headers, Refusal
-from enforcement.outcome import Verdict
-from enforcement.routes import Route
+from attestation.records import Coverage, DecisionRecord
+from enforcement import policy_view
+from enforcement.apierror import Headers, Refusal, error_body, error_type
+from enforcement.denial import policy_refusal
+from enforcement.outcome import Outcome, Phase, Verdict
+from enforcement.policy_view import Asked, Findings
+from enforcement.redact import RedactionIncompleteError, known_labels, mask
+from enforcement.routes import Route, unknown_route
 from enforcement.snapshot import Snapshot
+from enforcement.stream_guard import StreamGuard
+from enforcement.texts import (
+    TOKEN_COPIES,
+    BodyError,
+    Text,
+    check_request,
+    collect,
+    digests,
+    drop_token_copies,
+    encode_json,
+    parse_json,
+)
+
+__all__ = ["Exchange", "Ruling", "StreamGuard", "refuse_unknown_route"]
+
+UNKNOWN_PRINCIPAL: Final = ("User", "unknown")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,33 +60,14 @@ class Ruling:
     headers: Headers
 
 
-class StreamGuard:
-    """Guards one streamed reply; see the contract in the module docstring."""
-
-    denied: bool
-    headers: Headers  # for the reply's head
-    refusal: Refusal | None  # set when denied before any byte left: the head may still say 403
-
-    def feed(self, data: bytes) -> bytes:
-        """Upstream wire bytes, in any chunking, to bytes that may leave now."""
-        raise NotImplementedError
-
-    def finish(self) -> bytes:
-        """The upstream ended cleanly: the rest that may leave, once `record` is durable."""
-        raise NotImplementedError
-
-    def aborted(self, reason: str) -> None:
-        """Client gone or upstream broken: closes the record as incomplete. Idempotent."""
-        raise NotImplementedError
-
-    @property
-    def record(self) -> DecisionRecord:
-        """Final after `finish`, a denial or `aborted`. RuntimeError before."""
-        raise NotImplementedError
-
-
 class Exchange:
-    """One request and its reply. One snapshot for its whole life. Sans-I/O, synchronous."""
+    """One request and its reply. One snapshot for its whole life. Sans-I/O, synchronous.
+
+    Args:
+        principal: who asks; None: nobody known, the request is refused (401).
+        salt: of text digests; 32 random bytes of this boot.
+        clock: monotonic nanoseconds, for latencies.
+    """
 
     def __init__(
         self,
@@ -73,27 +81,229 @@ class Exchange:
         clock: Callable[[], int],
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        raise NotImplementedError
+        self._route = route
+        self._known = principal is not None
+        self._asked = Asked(
+            snapshot=snapshot,
+            route=route.name,
+            principal=principal or UNKNOWN_PRINCIPAL,
+            trace_id=trace_id,
+            request_id=request_id,
+            salt=salt,
+            clock=clock,
+            random=random,
+        )
+        self._model = ""
+        self._warnings: Headers = ()
+
+    # -- the request ------------------------------------------------------------------------------
 
     def request(self, body: bytes) -> Ruling:
         """Decide the request. Refuses what cannot be understood."""
-        raise NotImplementedError
+        if self._route.refused is not None:
+            return self.refuse(*_route_refusal(self._route))
+        if not self._known:
+            return self.refuse("unauthorized", "no known API key", 401)
+        findings = self._findings(Phase.REQUEST)
+        start = self._asked.clock()
+        try:
+            value, texts = self._read_request(body)
+        except BodyError as error:
+            reason = "malformed_request" if error.code.startswith("invalid") else error.code
+            return self._refused(findings, reason, error.code, str(error), 400)
+        verdict = self._decide(findings, texts, start)
+        edited = False
+        if verdict.outcome is Outcome.REDACT:
+            edited, verdict = self._redact(texts, verdict)
+        self._cover(findings, texts, verdict)
+        if verdict.outcome is Outcome.DENY:
+            return self._denied(findings, verdict)
+        if verdict.outcome is Outcome.WARN:
+            self._warnings = ((b"lucid-warning", ", ".join(verdict.reasons).encode()),)
+        forward = None if value is None else encode_json(value)
+        return self._ruling(findings, verdict, forward, redacted=edited)
+
+    def _read_request(self, body: bytes) -> tuple[Any, list[Text]]:
+        if self._route.method == "GET":
+            if body:
+                raise BodyError("invalid_request", "this route takes no body")
+            return None, []
+        value = parse_json(body)
+        check_request(value, self._route.kind)
+        self._model = value.get("model", "")
+        return value, collect(value)
 
     def refuse(self, code: str, message: str, status: int) -> Ruling:
         """Refuse the request for a reason of the door's own (oversized, closed, …)."""
-        raise NotImplementedError
+        return self._refused(self._findings(Phase.REQUEST), code, code, message, status)
+
+    # -- the reply --------------------------------------------------------------------------------
 
     def response(self, *, status: int, content_type: str, body: bytes) -> Ruling:
-        """Decide a whole reply."""
-        raise NotImplementedError
+        """Decide a whole reply, an error reply included."""
+        del status  # an error's body is text like any other
+        findings = self._findings(Phase.RESPONSE)
+        start = self._asked.clock()
+        try:
+            value, texts = _read_reply(content_type, body)
+        except BodyError as error:
+            return self._refused(findings, "malformed_reply", "upstream_malformed", str(error), 502)
+        verdict = self._decide(findings, texts, start)
+        edited = False
+        if verdict.outcome is Outcome.REDACT:
+            edited, verdict = self._redact(texts, verdict)
+            if edited:
+                drop_token_copies(value[0])
+        self._cover(findings, texts, verdict)
+        if verdict.outcome is Outcome.DENY:
+            return self._denied(findings, verdict)
+        if verdict.outcome is Outcome.WARN:
+            warning = (b"lucid-warning", ", ".join(verdict.reasons).encode())
+            self._warnings = (*self._warnings, warning)
+        forward = _write_reply(content_type, value[0]) if value else b""
+        return self._ruling(findings, verdict, forward, redacted=edited)
 
     def stream(self, *, status: int) -> StreamGuard:
         """A guard for a reply of content type `text/event-stream`."""
-        raise NotImplementedError
+        del status
+        findings = self._findings(Phase.RESPONSE)
+        return StreamGuard(
+            self._asked,
+            findings,
+            style=self._route.style,
+            model=self._model,
+            headers=self._headers(findings.decision_id),
+        )
 
     def upstream_failed(self, code: str, message: str, *, status: int) -> Ruling:
         """The model server gave no usable reply (502, 504): recorded as a denied response."""
-        raise NotImplementedError
+        findings = self._findings(Phase.RESPONSE)
+        findings.coverage = Coverage(complete=False)
+        return self._refused(findings, f"upstream:{code}", code, message, status)
+
+    # -- shared -----------------------------------------------------------------------------------
+
+    def _findings(self, phase: Phase) -> Findings:
+        return Findings(phase=phase, decision_id=self._asked.new_decision_id())
+
+    def _decide(self, findings: Findings, texts: list[Text], start: int) -> Verdict:
+        asked = self._asked
+        spans = policy_view.scan_all((text.value for text in texts), asked.labels)
+        findings.claims = policy_view.claims_of(spans)
+        found = asked.clock()
+        verdict = asked.decide(findings.phase, findings.claims)
+        done = asked.clock()
+        findings.latency = {"detect": (found - start) // 1000, "policy": (done - found) // 1000}
+        findings.texts = digests([text.value for text in texts], asked.salt)
+        return verdict
+
+    def _redact(self, texts: list[Text], verdict: Verdict) -> tuple[bool, Verdict]:
+        labels, edited = known_labels(verdict.redact), False
+        try:
+            for text in texts:
+                masked = mask(text.value, labels)
+                if masked != text.value:
+                    text.replace(masked)
+                    edited = True
+        except (RedactionIncompleteError, BodyError):
+            return edited, policy_view.denied("redaction_incomplete")
+        return edited, verdict
+
+    def _cover(self, findings: Findings, texts: list[Text], verdict: Verdict) -> None:
+        released = 0
+        if verdict.outcome is not Outcome.DENY:
+            released = sum(len(text.value.encode()) for text in texts)
+        findings.coverage = Coverage(
+            seen=sum(digest.size for digest in findings.texts),
+            released=released,
+            windows=1 if texts else 0,
+            fields=len(texts),
+        )
+
+    def _headers(self, decision_id: str) -> Headers:
+        passport = self._asked.snapshot.passport_id.encode()
+        return (
+            (b"lucid-decision-id", decision_id.encode()),
+            (b"lucid-passport-id", passport),
+            *self._warnings,
+        )
+
+    def _ruling(
+        self, findings: Findings, verdict: Verdict, forward: bytes | None, *, redacted: bool
+    ) -> Ruling:
+        record = policy_view.record_of(
+            self._asked, findings, verdict, model=self._model, redacted=redacted
+        )
+        headers = self._headers(findings.decision_id)
+        return Ruling(
+            verdict=verdict, record=record, forward_body=forward, refusal=None, headers=headers
+        )
+
+    def _denied(self, findings: Findings, verdict: Verdict) -> Ruling:
+        refusal = policy_refusal(
+            self._route.style, verdict, findings.decision_id, self._headers(findings.decision_id)
+        )
+        return self._with_refusal(findings, verdict, refusal)
+
+    def _refused(
+        self, findings: Findings, reason: str, code: str, message: str, status: int
+    ) -> Ruling:
+        body = error_body(
+            self._route.style,
+            status=status,
+            kind=error_type(status),
+            code=code,
+            message=message,
+            decision_id=findings.decision_id,
+        )
+        headers = (
+            (b"content-type", b"application/json"),
+            *self._headers(findings.decision_id),
+        )
+        refusal = Refusal(status=status, body=body, headers=headers)
+        verdict = policy_view.denied(reason, evaluated=False)
+        return self._with_refusal(findings, verdict, refusal)
+
+    def _with_refusal(self, findings: Findings, verdict: Verdict, refusal: Refusal) -> Ruling:
+        record = policy_view.record_of(self._asked, findings, verdict, model=self._model)
+        return Ruling(
+            verdict=verdict,
+            record=record,
+            forward_body=None,
+            refusal=refusal,
+            headers=self._headers(findings.decision_id),
+        )
+
+
+def _route_refusal(route: Route) -> tuple[str, str, int]:
+    code = route.refused or "route_not_supported"
+    message, status = {
+        "query_not_supported": ("a query string is not supported on this route", 400),
+        "route_not_supported": ("this route is known and not guarded yet, so it is refused", 501),
+        "unknown_route": ("this route is unknown, so it is refused", 404),
+    }.get(code, ("this route is refused", 403))
+    return code, message, status
+
+
+def _read_reply(content_type: str, body: bytes) -> tuple[list[Any], list[Text]]:
+    """The reply in a list of one (empty: no body), so that a bare text has a holder."""
+    if not body:
+        return [], []
+    holder: list[Any]
+    if "json" in content_type:
+        holder = [parse_json(body)]
+    elif content_type.startswith("text/"):
+        try:
+            holder = [body.decode()]
+        except UnicodeDecodeError:
+            raise BodyError("invalid_reply", "the reply is not UTF-8") from None
+    else:
+        raise BodyError("invalid_reply", "the reply is neither JSON nor text")
+    return holder, collect(holder, skip=TOKEN_COPIES)
+
+
+def _write_reply(content_type: str, value: Any) -> bytes:
+    return encode_json(value) if "json" in content_type else str(value).encode()
 
 
 def refuse_unknown_route(
@@ -106,4 +316,13 @@ def refuse_unknown_route(
     clock: Callable[[], int],
 ) -> Ruling:
     """The 404 for a request that no route knows, with its record."""
-    raise NotImplementedError
+    exchange = Exchange(
+        snapshot=snapshot,
+        route=unknown_route(target),
+        principal=principal,
+        trace_id=trace_id,
+        request_id=request_id,
+        salt=b"",
+        clock=clock,
+    )
+    return exchange.request(b"")

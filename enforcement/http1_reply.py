@@ -15,19 +15,27 @@ import httptools
 
 from enforcement.http1 import (
     FIELD_LINES,
+    HEAD_END,
     LENGTH_VALUE,
-    FieldEvents,
-    Header,
+    Block,
     HttpError,
     check_partial,
     connection_options,
+    field_finder,
+    without_fields,
 )
 from enforcement.limits import Limits
 
 _REPLY: Final = re.compile(
-    rb"HTTP/1\.([01]) ([1-5][0-9]{2}) ([\t\x20-\x7e\x80-\xff]*+)\r\n" + FIELD_LINES
+    rb"HTTP/1\.([01]) ([1-5][0-9]{2}) [\t\x20-\x7e\x80-\xff]*+(\r\n)" + FIELD_LINES
 )
 _MAX_INTERIM: Final = 8  # 1xx replies before the real one
+
+# Fields that say something about the exact bytes of a body: they go when the body is edited.
+_OF_THE_BODY: Final = frozenset(
+    {b"etag", b"content-md5", b"digest", b"content-digest", b"repr-digest", b"last-modified"}
+)
+_REQUEST_ID: Final = frozenset({b"x-request-id"})
 
 
 class ReplyHead:
@@ -35,9 +43,7 @@ class ReplyHead:
 
     Attributes:
         status: 200 to 599.
-        reason: the reason phrase as sent.
-        fields: the fields to pass to the client: without hop-by-hop and framing fields, and
-            without `Lucid-*`, which only the door may say.
+        line: the status line as sent, but for the version, without its CR LF.
         content_type: as sent, or empty.
         encoding: the Content-Encoding in lower case, or empty.
         length: octets of the body; None where it is chunked or ends with the connection.
@@ -47,124 +53,157 @@ class ReplyHead:
 
     __slots__ = (
         "_chunked",
+        "_fields",
+        "_head",
         "_length_field",
+        "_of_body",
         "_options",
+        "_request_id",
         "content_type",
         "encoding",
-        "fields",
         "length",
-        "reason",
+        "line",
         "reusable",
         "status",
         "until_close",
     )
 
-    def __init__(self, status: int, reason: bytes, *, reusable: bool) -> None:
+    def __init__(self, head: bytes, status: int, line_end: int, *, http10: bool) -> None:
+        self._head = head
         self.status = status
-        self.reason = reason
-        self.fields: list[Header] = []
+        self.line = b"HTTP/1.1" + head[8:line_end]
         self.content_type = ""
         self.encoding = b""
         self.length: int | None = None
         self.until_close = False
-        self.reusable = reusable
-        self._chunked = False
+        self.reusable = not http10
         self._length_field: bytes | None = None
-        self._options: list[bytes] = []
+        self._chunked = False
+        self._options: list[bytes] | None = None
+        self._of_body = False
+        self._request_id = False
+        self._fields = self._take_fields(head, line_end)
+        if status < 200 or status in (204, 304):
+            self.length = 0
+        elif self._chunked:
+            if self._length_field is not None or http10:
+                raise _ambiguous()
+        elif self._length_field is None:
+            self.until_close = True
+            self.reusable = False
+        elif LENGTH_VALUE.fullmatch(self._length_field):
+            self.length = int(self._length_field)
+        else:
+            raise _ambiguous()
 
     @property
     def is_event_stream(self) -> bool:
         """Whether the body is `text/event-stream`."""
-        return self.content_type.partition(";")[0].strip().lower() == "text/event-stream"
+        kind = self.content_type
+        if kind == "application/json":
+            return False
+        return kind.partition(";")[0].strip().lower() == "text/event-stream"
 
-    def take_fields(self, fields: list[Header], limits: Limits, *, http10: bool) -> None:
-        """Read the fields: framing, connection, and what to pass on.
+    def fields(self, *, edited: bool, request_id: bytes | None) -> Block:
+        """The fields for the client: without hop-by-hop and framing fields, and without `Lucid-*`,
+        which only the door may say.
 
-        Raises:
-            HttpError: they are refused.
+        Args:
+            edited: the body is not the one that came.
+            request_id: what stands in X-Request-Id instead of the model server's own.
         """
-        if len(fields) > limits.header_count:
-            raise HttpError("upstream_head_too_large", "the reply has too many header fields")
-        passed = self.fields
-        for field in fields:
-            take = _REPLY_FIELDS.get(field[0])
-            if take is None:
-                if field[0][:6] != b"lucid-":
-                    passed.append(field)
-            elif take(self, field[1]):
-                passed.append(field)
-        if self._options:
-            self.fields = [field for field in passed if field[0] not in self._options]
-        value = self._length_field
-        if self._chunked:
-            if value is not None or http10:
-                raise _ambiguous()
-        elif value is None:
-            self.until_close = True
-            self.reusable = False
-        elif LENGTH_VALUE.fullmatch(value):
-            self.length = int(value)
-        else:
-            raise _ambiguous()
+        block = self._fields
+        if edited and self._of_body:
+            block = without_fields(block, _OF_THE_BODY)
+        if request_id is not None:
+            if self._request_id:
+                block = without_fields(block, _REQUEST_ID)
+            block += b"\r\nx-request-id: " + request_id
+        return block
 
-    # Each of these reads one field and says whether it is passed on.
+    def _take_fields(self, head: bytes, start: int) -> Block:
+        lower = head.lower()
+        pieces = []
+        for match in _FINDER.finditer(lower, start):
+            take = _REPLY_FIELDS.get(match[1])
+            if take is None or not take(self, match):
+                begin, end = match.span()
+                pieces.append(head[start:begin])
+                start = end
+        pieces.append(head[start:-4])
+        block = b"".join(pieces)
+        return without_fields(block, frozenset(self._options)) if self._options else block
 
-    def take_length(self, value: bytes) -> bool:
+    # Each of these reads one field (made lower case) and says whether it is passed on.
+
+    def take_length(self, match: re.Match[bytes]) -> bool:
         if self._length_field is not None:
             raise _ambiguous()
-        self._length_field = value
+        self._length_field = match[2].rstrip(b" \t")
         return False
 
-    def take_coding(self, value: bytes) -> bool:
-        if self._chunked or value.lower() != b"chunked":
+    def take_coding(self, match: re.Match[bytes]) -> bool:
+        if self._chunked or match[2].rstrip(b" \t") != b"chunked":
             raise _ambiguous()
         self._chunked = True
         return False
 
-    def take_type(self, value: bytes) -> bool:
+    def take_type(self, match: re.Match[bytes]) -> bool:
         if self.content_type:
             raise HttpError("upstream_malformed", "the reply has two content types")
-        self.content_type = value.decode("latin-1")
+        self.content_type = self._head[match.start(2) : match.end()].decode("latin-1").rstrip()
         return True
 
-    def take_connection(self, value: bytes) -> bool:
-        lower = value.lower()
-        if lower != b"keep-alive":
-            self._options += connection_options(lower)
-            self.reusable = self.reusable and b"close" not in self._options
+    def take_connection(self, match: re.Match[bytes]) -> bool:
+        options = connection_options(match[2].rstrip(b" \t"))
+        if options:
+            self._options = (self._options or []) + options
+            self.reusable = self.reusable and b"close" not in options
         return False
 
-    def take_encoding(self, value: bytes) -> bool:
-        self.encoding += value.lower()
+    def take_encoding(self, match: re.Match[bytes]) -> bool:
+        self.encoding += match[2].rstrip(b" \t")
         return True
 
-    def drop(self, _value: bytes) -> bool:
-        return False
+    def take_request_id(self, _match: re.Match[bytes]) -> bool:
+        self._request_id = True
+        return True
+
+    def take_of_body(self, _match: re.Match[bytes]) -> bool:
+        self._of_body = True
+        return True
 
 
-_REPLY_FIELDS: Final[dict[bytes, Callable[[ReplyHead, bytes], bool]]] = {
+_REPLY_FIELDS: Final[dict[bytes, Callable[[ReplyHead, re.Match[bytes]], bool]]] = {
     b"content-length": ReplyHead.take_length,
     b"transfer-encoding": ReplyHead.take_coding,
     b"connection": ReplyHead.take_connection,
     b"content-type": ReplyHead.take_type,
     b"content-encoding": ReplyHead.take_encoding,
-    b"keep-alive": ReplyHead.drop,
-    b"proxy-connection": ReplyHead.drop,
-    b"proxy-authenticate": ReplyHead.drop,
-    b"te": ReplyHead.drop,
-    b"trailer": ReplyHead.drop,
-    b"upgrade": ReplyHead.drop,
-    b"accept-ranges": ReplyHead.drop,
-    b"alt-svc": ReplyHead.drop,  # would lead clients around the door
+    b"x-request-id": ReplyHead.take_request_id,
+    **dict.fromkeys(_OF_THE_BODY, ReplyHead.take_of_body),
 }
+_FINDER: Final = field_finder(
+    (
+        *_REPLY_FIELDS,
+        b"keep-alive",
+        b"proxy-connection",
+        b"proxy-authenticate",
+        b"te",
+        b"trailer",
+        b"upgrade",
+        b"accept-ranges",
+        b"alt-svc",  # would lead clients around the door
+    )
+)
 
 
-class _ReplyEvents(FieldEvents):
-    __slots__ = ("begun", "parts")
+class _Events:
+    __slots__ = ("begun", "complete", "parts")
 
     def __init__(self) -> None:
-        super().__init__()
         self.begun = 0
+        self.complete = False
         self.parts: list[bytes] = []
 
     def on_message_begin(self) -> None:
@@ -172,6 +211,15 @@ class _ReplyEvents(FieldEvents):
 
     def on_body(self, data: bytes) -> None:
         self.parts.append(data)
+
+    def on_message_complete(self) -> None:
+        self.complete = True
+
+    def on_chunk_header(self) -> None:
+        pass
+
+    def on_chunk_complete(self) -> None:
+        pass
 
 
 class ReplyParser:
@@ -195,21 +243,20 @@ class ReplyParser:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._events = _ReplyEvents()
+        self._events = _Events()
         self._llhttp = httptools.HttpResponseParser(self._events)
+        self.begin()
+
+    def begin(self) -> None:
+        """A new request was sent; the next bytes begin its reply."""
+        events = self._events
+        events.begun = 0
+        events.complete = False
         self._buffer = b""
         self._interim = 0
         self._received = 0
         self.head: ReplyHead | None = None
         self.complete = False
-
-    def begin(self) -> None:
-        """A new request was sent; the next bytes begin its reply."""
-        self._buffer = b""
-        self._interim = 0
-        self.head = None
-        self.complete = False
-        self._events.complete = False
 
     def feed(self, data: bytes) -> bytes:
         """Take wire bytes; returns the part of the body that they hold (chunks undone).
@@ -217,37 +264,35 @@ class ReplyParser:
         Raises:
             HttpError: the reply is refused; the connection must be closed.
         """
-        if self.head is None:
-            rest = self._feed_head(data)
-            if not rest and not self._events.complete:
-                return b""
-        else:
-            rest = data
-        events = self._events
-        if rest:
-            self._feed_body(rest)
-        parts = events.parts
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
-        events.parts = []
-        self._received += len(body)
-        if events.complete:
-            self._finish()
-        return body
-
-    def _feed_body(self, data: bytes) -> None:
-        events = self._events
-        if events.complete:
+        if self.complete:
             raise _extra()
-        try:
-            self._llhttp.feed_data(data)
-        except httptools.HttpParserError:
-            raise _malformed() from None
-
-    def _finish(self) -> None:
         head = self.head
-        if head is None or self._events.begun != 1 or head.length not in (None, self._received):
+        if head is None:
+            data = self._feed_head(data)
+            head = self.head
+            if head is None:
+                return b""
+        self._show(data)
+        events = self._events
+        parts = events.parts
+        if not parts:
+            body = b""
+        else:
+            body = parts[0] if len(parts) == 1 else b"".join(parts)
+            events.parts = []
+            self._received += len(body)
+        length = head.length
+        if length is None:
+            self.complete = events.complete
+            if head.until_close and events.complete:
+                raise _malformed()
+        else:
+            self.complete = self._received == length
+            if events.complete is not self.complete:
+                raise _malformed()
+        if events.begun != 1:
             raise _extra()
-        self.complete = True
+        return body
 
     def end(self) -> None:
         """The upstream closed its side.
@@ -260,59 +305,50 @@ class ReplyParser:
         if not self.complete:
             raise HttpError("upstream_closed", "the model server closed the connection early")
 
+    def _show(self, data: bytes) -> None:
+        try:
+            self._llhttp.feed_data(data)
+        except httptools.HttpParserError:
+            raise _extra() if self._events.complete else _malformed() from None
+
     def _feed_head(self, data: bytes) -> bytes:
-        """Looks for the head's end; returns what follows it, empty where the head is not there."""
-        while True:
+        """Looks for the head's end; sets `head` and returns the head with what follows it."""
+        limit = self._limits.head_bytes
+        while data:
             seen = len(self._buffer)
             buffer = self._buffer + data if seen else data
-            end = buffer.find(b"\r\n\r\n", max(seen - 3, 0)) + 4
-            if end == 3 or end > self._limits.head_bytes:
-                if len(buffer) >= self._limits.head_bytes:
+            end = buffer.find(HEAD_END, max(seen - 3, 0)) + 4
+            if end == 3 or end > limit:
+                if len(buffer) >= limit:
                     raise HttpError("upstream_head_too_large", "the reply's head is too large")
                 check_partial(buffer, seen)
                 self._buffer = buffer
                 return b""
             self._buffer = b""
-            data = buffer[end:]
-            head = self._parse(buffer if end == len(buffer) else buffer[:end])
-            if head is not None:
+            raw = buffer if end == len(buffer) else buffer[:end]
+            head = self._parse(raw)
+            if head.status >= 200:
                 self.head = head
-                return data
+                return buffer
+            self._show(raw)
+            events = self._events
             self._interim += 1
-            if self._interim > _MAX_INTERIM:
+            if not events.complete or events.begun != 1 or self._interim > _MAX_INTERIM:
                 raise _malformed()
-            if not data:
-                return b""
+            events.begun, events.complete = 0, False
+            data = buffer[end:]
+        return b""
 
-    def _parse(self, raw: bytes) -> ReplyHead | None:
-        """One head; None for an interim reply."""
+    def _parse(self, raw: bytes) -> ReplyHead:
         match = _REPLY.fullmatch(raw)
         if match is None:
             raise _malformed()
-        minor, code, reason = match.groups()
-        status = int(code)
+        if raw.count(b"\r\n") - 2 > self._limits.header_count:
+            raise HttpError("upstream_head_too_large", "the reply has too many header fields")
+        status = int(match[2])
         if status == 101:
             raise HttpError("upstream_malformed", "the model server wants to change the protocol")
-        events = self._events
-        events.fields = []
-        events.complete = False
-        events.begun = 0
-        self._received = 0
-        try:
-            self._llhttp.feed_data(raw)
-        except httptools.HttpParserError:
-            raise _malformed() from None
-        http10 = minor == b"0"
-        head = ReplyHead(status, reason, reusable=not http10)
-        head.take_fields(events.fields, self._limits, http10=http10)
-        if status < 200 or status in (204, 304):
-            head.length, head.until_close = 0, False
-        if events.complete is not (head.length == 0):
-            raise _malformed()
-        if status < 200:
-            events.complete = False
-            return None
-        return head
+        return ReplyHead(raw, status, match.start(3), http10=match[1] == b"0")
 
 
 def _malformed() -> HttpError:

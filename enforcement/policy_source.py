@@ -62,7 +62,8 @@ class PolicySource:
 
     def as_text(self) -> str:
         """The policy alone, written out again from what was parsed, as Cedar names `policy0`."""
-        document = {"staticPolicies": {"policy0": self.est}, "templates": {}, "templateLinks": []}
+        document: dict[str, Any] = {"staticPolicies": {}, "templates": {}, "templateLinks": []}
+        document["templates" if self.template else "staticPolicies"]["policy0"] = self.est
         return str(cedarpy.policies_from_json_str(json.dumps(document)))
 
 

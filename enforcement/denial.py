@@ -1,0 +1,36 @@
+"""How a policy's denial is told: a status and body, or the words for an event."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from enforcement.apierror import Headers, Refusal, error_body
+from enforcement.outcome import Verdict
+from enforcement.routes import Style
+
+RETRY_AFTER_SECONDS: Final = 1
+
+
+def policy_refusal(style: Style, verdict: Verdict, decision_id: str, headers: Headers) -> Refusal:
+    """What a client gets for a policy's denial: 403, or 503 where none could be evaluated."""
+    status, kind, message = describe_denial(verdict)
+    body = error_body(
+        style,
+        status=status,
+        kind=kind,
+        code=verdict.reasons[0] if verdict.reasons else "denied",
+        message=message,
+        decision_id=decision_id,
+    )
+    fields: Headers = ((b"content-type", b"application/json"), *headers)
+    if status == 503:
+        fields = (*fields, (b"retry-after", b"%d" % RETRY_AFTER_SECONDS))
+    return Refusal(status=status, body=body, headers=fields)
+
+
+def describe_denial(verdict: Verdict) -> tuple[int, str, str]:
+    """Status, type and message of a denial. The message names reasons and no text."""
+    reasons = ", ".join(verdict.reasons) or "no policy permits it"
+    if verdict.evaluated:
+        return 403, "policy_denied", f"denied by policy: {reasons}"
+    return 503, "policy_unavailable", f"the policy could not be evaluated: {reasons}"

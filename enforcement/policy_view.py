@@ -1,0 +1,116 @@
+"""One phase of an exchange put to the policy: texts to claims, claims to a verdict, to a record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from attestation.records import ClaimValue, Coverage, DecisionRecord, TextDigest
+from enforcement.detectors import Span, claims_from, scan
+from enforcement.outcome import Outcome, Phase, PolicyRequest, Verdict
+from enforcement.snapshot import Snapshot
+
+ACTION = "invoke"
+MAX_MODEL = 128  # characters of a model's name in a record
+MAX_REASONS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What stays the same for both phases of one exchange."""
+
+    snapshot: Snapshot
+    route: str
+    principal: tuple[str, str]
+    trace_id: str
+    request_id: str
+    salt: bytes
+    clock: Callable[[], int]
+    random: Callable[[int], bytes]
+
+    @property
+    def labels(self) -> frozenset[str]:
+        """The detectors that the bundle has on."""
+        return frozenset(self.snapshot.bundle.detectors)
+
+    def new_decision_id(self) -> str:
+        """`dec-` and 24 hex digits."""
+        return "dec-" + self.random(12).hex()
+
+    def decide(self, phase: Phase, claims: dict[str, ClaimValue]) -> Verdict:
+        """Ask the engine."""
+        snapshot = self.snapshot
+        return snapshot.engine.decide(
+            PolicyRequest(
+                principal=self.principal,
+                action=ACTION,
+                resource=("Agent", snapshot.agent_id),
+                phase=phase,
+                claims=claims,
+                trace_id=self.trace_id,
+                platform=snapshot.platform,
+            )
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class Findings:
+    """What was found and how long it took, on the way to one record."""
+
+    phase: Phase
+    decision_id: str
+    claims: dict[str, ClaimValue] = field(default_factory=dict)
+    latency: dict[str, int] = field(default_factory=dict)
+    texts: tuple[TextDigest, ...] = ()
+    coverage: Coverage = field(default_factory=Coverage)
+
+
+def scan_all(texts: Iterable[str], labels: frozenset[str]) -> list[Span]:
+    """Spans over separate texts; a match never reaches from one into the next."""
+    spans: list[Span] = []
+    for text in texts:
+        spans += scan(text, labels)
+    return spans
+
+
+def claims_of(spans: Iterable[Span]) -> dict[str, ClaimValue]:
+    """The built-in claims of what was found."""
+    return claims_from(spans)
+
+
+def denied(reason: str, *, evaluated: bool = True) -> Verdict:
+    """A verdict of the door's own, where no policy was asked."""
+    return Verdict(outcome=Outcome.DENY, reasons=(reason,), evaluated=evaluated)
+
+
+def record_of(
+    asked: Asked, findings: Findings, verdict: Verdict, *, model: str, redacted: bool = True
+) -> DecisionRecord:
+    """The record of a verdict."""
+    bundle = asked.snapshot.bundle
+    obligations = {"redact": tuple(sorted(verdict.redact))} if verdict.redact and redacted else {}
+    return DecisionRecord(
+        decision_id=findings.decision_id,
+        request_id=asked.request_id,
+        trace_id=asked.trace_id,
+        phase=findings.phase.value,
+        route=asked.route,
+        model=printable(model, MAX_MODEL),
+        principal=asked.principal,
+        action=ACTION,
+        resource=("Agent", asked.snapshot.agent_id),
+        outcome=verdict.outcome.value,
+        reasons=(*verdict.reasons, *verdict.errors)[:MAX_REASONS],
+        bundle=(bundle.name, bundle.version, bundle.digest),
+        passport=asked.snapshot.passport_id,
+        obligations=obligations,
+        claims=findings.claims,
+        texts=findings.texts,
+        coverage=findings.coverage,
+        latency_us=findings.latency,
+    )
+
+
+def printable(text: str, limit: int) -> str:
+    """A short text of the client's that is kept as a name: printable, cut."""
+    return "".join(c if c.isprintable() else "?" for c in text[:limit])
