@@ -120,7 +120,7 @@ class StreamGuard:
         except (MalformedStreamError, WindowOverflowError, BodyError):
             return self._deny(policy_view.denied("malformed_stream", evaluated=False))
         self._close(complete=True)
-        return self._tail
+        return b"" if self._observe else self._tail
 
     def aborted(self, reason: str) -> None:
         """Client gone or upstream broken: closes the record as incomplete. Idempotent."""
