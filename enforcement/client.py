@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
 
 from enforcement import replies
 from enforcement.admission import Admission
 from enforcement.apierror import Refusal
 from enforcement.gateway_metrics import GatewayMetrics
-from enforcement.http1 import Header, HttpError, RequestHead, RequestParser, check_partial
+from enforcement.http1 import (
+    HEAD_END,
+    Block,
+    HttpError,
+    RequestHead,
+    RequestParser,
+    check_partial,
+)
 from enforcement.http1_chunks import ChunkReader, body_too_large
 from enforcement.limits import Limits
 from enforcement.upstream import Pool
 from enforcement.wire import Hangups, InterruptedWaitError, Sweep, Wire, WireError, WireTimeoutError
-
-_HEAD_END: Final = b"\r\n\r\n"
 
 
 @dataclass(slots=True)
@@ -89,7 +92,7 @@ class Client:
             if not buffer:
                 return None
         seen = 0
-        while (end := buffer.find(_HEAD_END, max(seen - 3, 0))) < 0:
+        while (end := buffer.find(HEAD_END, max(seen - 3, 0))) < 0:
             if len(buffer) >= limits.head_bytes:
                 raise _head_too_large(limits)
             check_partial(buffer, seen)
@@ -231,40 +234,52 @@ class Client:
 
     # -- writing ----------------------------------------------------------------------------------
 
-    async def reply(
-        self, status: int, fields: Iterable[Header], body: bytes, *, reason: bytes | None = None
-    ) -> None:
+    async def reply(self, line: bytes, fields: Block, body: bytes | None) -> None:
         """Send a whole reply.
+
+        Args:
+            line: the status line, without its CR LF.
+            body: None for a reply that has none by its status (204, 304).
 
         Raises:
             WireError, WireTimeoutError, InterruptedWaitError: see Wire.
         """
         request = self._request
-        close = self.closing = (
-            self.closing or request is None or request.close or self._shared.draining
-        )
-        length = -1 if status in (204, 304) else len(body)
-        data = replies.head(status, fields, reason=reason, length=length, close=close)
-        if request is None or request.method != "HEAD":
-            data += body
+        close = b""
+        if self.closing or request is None or request.close or self._shared.draining:
+            self.closing = True
+            close = b"\r\nconnection: close"
+        if body is None:
+            data = b"%b%b%b\r\n\r\n" % (line, fields, close)
+        elif request is None or request.method != "HEAD":
+            data = b"%b%b\r\ncontent-length: %d%b\r\n\r\n%b" % (
+                line,
+                fields,
+                len(body),
+                close,
+                body,
+            )
+        else:
+            data = b"%b%b\r\ncontent-length: %d%b\r\n\r\n" % (line, fields, len(body), close)
         await self.send(data)
 
     async def refuse(self, refusal: Refusal, *, close: bool = False) -> None:
         """Send a refusal; `close` where the rest of the request is not read."""
         self.closing = self.closing or close
-        await self.reply(refusal.status, refusal.headers, refusal.body)
+        await self.reply(
+            replies.status_line(refusal.status), replies.lines(refusal.headers), refusal.body
+        )
 
-    def stream_head(self, status: int, fields: Iterable[Header], reason: bytes) -> bytes:
+    def stream_head(self, line: bytes, fields: Block) -> bytes:
         """The head of a reply whose length is not known; send it with the first piece."""
         request = self._request
         assert request is not None
         self.closing = request.close or self._shared.draining
-        return replies.head(
-            status,
+        return b"%b%b%b%b\r\n\r\n" % (
+            line,
             fields,
-            reason=reason,
-            length=-1 if request.http10 else None,
-            close=self.closing,
+            b"" if request.http10 else b"\r\ntransfer-encoding: chunked",
+            b"\r\nconnection: close" if self.closing else b"",
         )
 
     def piece(self, data: bytes, *, last: bool = False) -> bytes:

@@ -89,8 +89,7 @@ class Connection:
         page = self._pages.get(request.target)
         if page is not None and request.method == "GET" and request.length == 0:
             await trio.lowlevel.checkpoint()  # nothing else here waits: others get their turn
-            status, fields, body = page()
-            await client.reply(status, fields, body)
+            await client.refuse(page())
             return
         try:
             await self._decide(request)

@@ -144,10 +144,7 @@ class RequestHead:
         end = len(method) + len(target) + 2
         self.line = head[:end]
         self.forward = self._take_fields(head, end + 8)
-        if not self._host and not http10:
-            raise HttpError("http_host", "HTTP/1.1 requests need a Host")
-        if self._length_field is not None or self._chunked:
-            self._settle_length()
+        self._settle()
 
     @property
     def headers(self) -> list[Header]:
@@ -167,7 +164,9 @@ class RequestHead:
         block = b"".join(pieces)
         return without_fields(block, frozenset(self._options)) if self._options else block
 
-    def _settle_length(self) -> None:
+    def _settle(self) -> None:
+        if not self._host and not self.http10:
+            raise HttpError("http_host", "HTTP/1.1 requests need a Host")
         value = self._length_field
         if self._chunked:
             if value is not None:

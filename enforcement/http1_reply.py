@@ -83,18 +83,7 @@ class ReplyHead:
         self._of_body = False
         self._request_id = False
         self._fields = self._take_fields(head, line_end)
-        if status < 200 or status in (204, 304):
-            self.length = 0
-        elif self._chunked:
-            if self._length_field is not None or http10:
-                raise _ambiguous()
-        elif self._length_field is None:
-            self.until_close = True
-            self.reusable = False
-        elif LENGTH_VALUE.fullmatch(self._length_field):
-            self.length = int(self._length_field)
-        else:
-            raise _ambiguous()
+        self._settle(http10=http10)
 
     @property
     def is_event_stream(self) -> bool:
@@ -133,6 +122,20 @@ class ReplyHead:
         pieces.append(head[start:-4])
         block = b"".join(pieces)
         return without_fields(block, frozenset(self._options)) if self._options else block
+
+    def _settle(self, *, http10: bool) -> None:
+        if self.status < 200 or self.status in (204, 304):
+            self.length = 0
+        elif self._chunked:
+            if self._length_field is not None or http10:
+                raise _ambiguous()
+        elif self._length_field is None:
+            self.until_close = True
+            self.reusable = False
+        elif LENGTH_VALUE.fullmatch(self._length_field):
+            self.length = int(self._length_field)
+        else:
+            raise _ambiguous()
 
     # Each of these reads one field (made lower case) and says whether it is passed on.
 

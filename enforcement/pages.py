@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Final
 
 from enforcement import replies
-from enforcement.http1 import Header
+from enforcement.apierror import Refusal
 
-Page = Callable[[], tuple[int, tuple[Header, ...], bytes]]  # status, fields, body
+Page = Callable[[], Refusal]  # any reply of the door's own has this shape
 
 PASSPORT_PATH: Final = "/.well-known/lucid/passport"
 _FIELDS: Final = (
@@ -20,13 +20,12 @@ _FIELDS: Final = (
 def passport_page(passport: Callable[[], bytes | None]) -> Page:
     """`/.well-known/lucid/passport`: the present passport as a CWT; 503 while there is none."""
 
-    def page() -> tuple[int, tuple[Header, ...], bytes]:
+    def page() -> Refusal:
         token = passport()
-        if token is None:
-            refusal = replies.refusal(
-                "passport_unavailable", "the agent has no passport yet", 503, retry_after=1
-            )
-            return refusal.status, refusal.headers, refusal.body
-        return 200, _FIELDS, token
+        if token is not None:
+            return Refusal(status=200, headers=_FIELDS, body=token)
+        return replies.refusal(
+            "passport_unavailable", "the agent has no passport yet", 503, retry_after=1
+        )
 
     return page

@@ -16,17 +16,12 @@ from enforcement.admission import ExchangeLike
 from enforcement.client import Client, Shared
 from enforcement.exchange import Ruling, StreamGuard
 from enforcement.gateway_metrics import count
-from enforcement.http1 import Header, HttpError, RequestHead
+from enforcement.http1 import HttpError, RequestHead
 from enforcement.http1_reply import ReplyHead
 from enforcement.upstream import UpstreamConnection, UpstreamError
 from enforcement.wire import InterruptedWaitError, WireError, WireTimeoutError
 
 CLIENT_GONE: Final = 499  # nginx's number; no client ever reads it
-
-# Fields that say something about the exact bytes of a body: they go when the body is edited.
-_OF_THE_BODY: Final = frozenset(
-    {b"etag", b"content-md5", b"digest", b"content-digest", b"repr-digest", b"last-modified"}
-)
 
 
 class Relay:
@@ -53,7 +48,6 @@ class Relay:
             RecordError: a decision cannot be recorded; nothing more may leave.
             WireError, WireTimeoutError, InterruptedWaitError: the client is gone.
         """
-        client_wire = self._client.wire
         try:
             try:
                 reply, data = await self._ask(body)
@@ -83,7 +77,6 @@ class Relay:
             assert ruling.refusal is not None
             await self._client.refuse(ruling.refusal)
         finally:
-            client_wire.partner = None
             self._release()
 
     async def _ask(self, body: bytes) -> tuple[ReplyHead, bytes | None]:
@@ -94,19 +87,21 @@ class Relay:
         if client_wire.gone:
             raise InterruptedWaitError
         # A body always goes on with its length: it is whole, whatever its framing was.
-        length = b"content-length: %d\r\n\r\n" % len(body)
-        no_body = not body and request.method == "GET"
-        await upstream.send(
-            b"%b %b HTTP/1.1\r\n%b%b%b%b"
-            % (
-                request.method.encode(),
-                request.target.encode(),
-                shared.pool.host_line,
+        if body or request.method != "GET":
+            data = b"%bHTTP/1.1\r\nhost: %b%b\r\ncontent-length: %d\r\n\r\n%b" % (
+                request.line,
+                shared.pool.authority,
                 request.forward,
-                b"\r\n" if no_body else length,
+                len(body),
                 body,
             )
-        )
+        else:
+            data = b"%bHTTP/1.1\r\nhost: %b%b\r\n\r\n" % (
+                request.line,
+                shared.pool.authority,
+                request.forward,
+            )
+        await upstream.send(data)
         reply = await upstream.head()
         if reply.encoding not in (b"", b"identity"):
             raise UpstreamError(
@@ -119,6 +114,8 @@ class Relay:
         return reply, await upstream.whole(self._client.hold)
 
     def _release(self) -> None:
+        # First of all: a client that hangs up from now on must not wake who has it next.
+        self._client.wire.partner = None
         if self._upstream is not None:
             self._upstream.release()
             self._upstream = None
@@ -154,18 +151,11 @@ class Relay:
 
     async def _send_whole(self, reply: ReplyHead, ruling: Ruling, data: bytes) -> None:
         body = ruling.forward_body if ruling.forward_body is not None else b""
-        fields = self._fields(reply, ruling.headers, edited=body is not data)
-        await self._client.reply(reply.status, fields, body, reason=reply.reason)
-
-    def _fields(self, reply: ReplyHead, added: tuple[Header, ...], *, edited: bool) -> list[Header]:
-        fields = reply.fields
-        if edited:
-            fields = [field for field in fields if field[0] not in _OF_THE_BODY]
-        request_id = self._request.request_id
-        if request_id is not None:
-            fields = [field for field in fields if field[0] != b"x-request-id"]
-            fields.append((b"x-request-id", request_id))
-        return [*fields, *added]
+        fields = reply.fields(edited=body is not data, request_id=self._request.request_id)
+        bodiless = reply.status in (204, 304)
+        await self._client.reply(
+            reply.line, fields + replies.lines(ruling.headers), None if bodiless else body
+        )
 
     # -- streamed replies -------------------------------------------------------------------------
 
@@ -176,9 +166,8 @@ class Relay:
         guard = self._exchange.stream(status=reply.status)
         # The head waits for the first bytes that may leave: a stream that is refused before is
         # refused with a status.
-        head = self._client.stream_head(
-            reply.status, self._fields(reply, guard.headers, edited=True), reply.reason
-        )
+        fields = reply.fields(edited=True, request_id=self._request.request_id)
+        head = self._client.stream_head(reply.line, fields + replies.lines(guard.headers))
         try:
             last = await self._pass_on(guard, head)
         except BaseException as error:  # noqa: BLE001 - also a cancelled stream is recorded

@@ -10,12 +10,12 @@ from typing import Final
 import msgspec
 
 from enforcement.apierror import Refusal, error_object, error_type
-from enforcement.http1 import Header
+from enforcement.http1 import Block, Header
 
 _JSON: Final = (b"content-type", b"application/json")
 _SAFE_VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _STATUS_LINES: Final = {
-    status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode())
+    status.value: b"HTTP/1.1 %d %b" % (status.value, status.phrase.encode())
     for status in http.HTTPStatus
 }
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -43,38 +43,23 @@ def refusal(code: str, message: str, status: int, *, retry_after: int | None = N
     return Refusal(status=status, body=msgspec.json.encode(error), headers=headers)
 
 
-def head(
-    status: int,
-    fields: Iterable[Header],
-    *,
-    reason: bytes | None = None,
-    length: int | None,
-    close: bool,
-) -> bytes:
-    """A reply's head as wire bytes.
-
-    Args:
-        length: octets of the body; None for a chunked body, -1 for one that ends with the
-            connection.
+def lines(fields: Iterable[Header]) -> Block:
+    """Fields as a block for `Client.reply`.
 
     Raises:
         ValueError: a field's value would end its line.
     """
-    if reason is None:
-        line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-    else:
-        line = b"HTTP/1.1 %d %b\r\n" % (status, reason)
-    parts = [line]
+    parts = []
     for field in fields:
         if not _SAFE_VALUE.fullmatch(field[1]):
             raise ValueError(f"the value of {field[0]!r} has a control character")
-        parts.append(b"%b: %b\r\n" % field)
-    if length is None:
-        parts.append(b"transfer-encoding: chunked\r\n")
-    elif length >= 0:
-        parts.append(b"content-length: %d\r\n" % length)
-    parts.append(b"connection: close\r\n\r\n" if close else b"\r\n")
+        parts.append(b"\r\n%b: %b" % field)
     return b"".join(parts)
+
+
+def status_line(status: int) -> bytes:
+    """The status line of a reply of the door's own, without its end."""
+    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status
 
 
 def chunk(data: bytes) -> bytes:

@@ -162,7 +162,7 @@ class UpstreamConnection:
     def release(self) -> None:
         """The exchange is over: keep the connection if it can carry another, else close it."""
         head = self._parser.head
-        if self._parser.complete and head is not None and head.reusable:
+        if self._parser.complete and head is not None and head.reusable and self.wire.calm:
             self._pool.put(self)
         else:
             self.wire.close()
@@ -196,7 +196,7 @@ class Pool:
         self._sweep = sweep
         self._metrics = metrics
         self._idle: list[UpstreamConnection] = []
-        self.host_line = b"host: %b\r\n" % address.authority
+        self.authority = address.authority
 
     @property
     def idle(self) -> int:

@@ -145,6 +145,11 @@ class Wire:
         finally:
             self.deadline = kept
 
+    @property
+    def calm(self) -> bool:
+        """Whether no interruption or timeout is left over for the next wait."""
+        return not (self._interrupted or self._expired)
+
     def quiet(self) -> bool:
         """Whether an unused connection is still usable: open, and nothing was sent on it."""
         try:
