@@ -70,15 +70,24 @@ def create(directory: Path, files: Mapping[str, bytes]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def damaged(directory: Path, why: str) -> QuoteError:
+    """The error for keys that cannot be used."""
+    return QuoteError(
+        "simulated.damaged",
+        f"the simulated TEE in {directory} cannot be used: {why}",
+        remedy=f"check the clock, or remove {directory}: a new one is made at the next start,"
+        " and relying parties need its new root",
+        final=True,
+    )
+
+
 def _read(path: Path) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as file:
         _require_private(path, os.fstat(descriptor), stat.S_ISREG)
         content = file.read(MAX_FILE_SIZE + 1)
     if len(content) > MAX_FILE_SIZE:
-        raise QuoteError(
-            "simulated.damaged", f"{path} is longer than {MAX_FILE_SIZE} bytes", final=True
-        )
+        raise damaged(path.parent, f"{path.name} is longer than {MAX_FILE_SIZE} bytes")
     return content
 
 

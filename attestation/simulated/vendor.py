@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from attestation.errors import AttestationError, QuoteError
+from attestation.errors import AttestationError
 from attestation.simulated import ca, store
 from attestation.simulated.report import LINE, SIMULATED_MEASUREMENT, TCB, ReportFields, sign
 from attestation.snp.abi import EndorsementKey
@@ -82,12 +82,12 @@ class SimulatedVendor:
             store.create(directory, cls.create(now=now).files())
             files = store.load(directory, (*KEY_FILES, *CERTIFICATE_FILES))
         if files is None:
-            raise _damaged(directory, "it was removed while it was being made")
+            raise store.damaged(directory, "it was removed while it was being made")
         try:
             vendor = cls._from_files(files, measurement)
             vendor.check(now)
         except (ValueError, TypeError, UnsupportedAlgorithm, AttestationError) as error:
-            raise _damaged(directory, str(error)) from None
+            raise store.damaged(directory, str(error)) from None
         return vendor
 
     @classmethod
@@ -208,13 +208,3 @@ def _spki(key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey) -> bytes:
 
 def _chip_id(key: ec.EllipticCurvePrivateKey) -> bytes:
     return hashlib.sha512(_spki(key.public_key())).digest()
-
-
-def _damaged(directory: Path, why: str) -> QuoteError:
-    return QuoteError(
-        "simulated.damaged",
-        f"the simulated TEE in {directory} cannot be used: {why}",
-        remedy=f"check the clock, or remove {directory}: a new one is made at the next start,"
-        " and relying parties need its new root",
-        final=True,
-    )
