@@ -71,8 +71,8 @@ class Checkpoints:
                 raise Refusal(
                     pb.Nack.FORK,
                     reason="checkpoint.head",
-                    detail=f"the agent signed head {checkpoint.head.hex()} at seq"
-                    f" {checkpoint.seq}; the records it sent lead to {head.hex()}",
+                    detail=f"the agent signed head {checkpoint.head.hex()[:12]}… at seq"
+                    f" {checkpoint.seq}; the records it sent lead to {head.hex()[:12]}…",
                     alarm=AlarmCode.CHECKPOINT,
                     boot_id=boot.boot_id,
                     seq=checkpoint.seq,

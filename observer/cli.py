@@ -126,6 +126,7 @@ def run(
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s"
     )
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     try:
         config = ObserverConfig(
             listen_grpc=listen_grpc,
@@ -159,3 +160,7 @@ async def _run(config: ObserverConfig, *, as_json: bool) -> None:
             click.echo(f"the page is at     {addresses['http']}")
         sys.stdout.flush()
         await stop.wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -14,6 +14,7 @@ from typing import Any, Final
 from sqlalchemy import Select, func, select
 
 from attestation import chain
+from observer.batches import MAX_INTEGER
 from observer.filters import Filter
 from observer.schema import agents, alarms, boots, records
 from observer.store import Store
@@ -170,6 +171,17 @@ async def all_alarms(store: Store) -> Sequence[Row]:
         StoreError.
     """
     return await _all(store, select(alarms).order_by(alarms.c.last_ns.desc()).limit(MAX_ALARMS))
+
+
+async def one_alarm(store: Store, alarm_id: int) -> Row | None:
+    """One alarm with its evidence; None where there is none.
+
+    Raises:
+        StoreError.
+    """
+    if alarm_id > MAX_INTEGER:
+        return None
+    return await _first(store, select(alarms).where(alarms.c.id == alarm_id))
 
 
 async def _all(store: Store, query: Select[Any]) -> list[Row]:

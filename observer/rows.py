@@ -11,7 +11,7 @@ from observer.schema import MAX_REASONS, MAX_TEXT
 
 def clip(text: str, length: int = MAX_TEXT) -> str:
     """At most `length` characters, the last one `…` where some are gone; no NUL (PostgreSQL)."""
-    text = text.replace("\x00", "␀")
+    text = text.replace("\x00", "\ufffd")
     return text if len(text) <= length else text[: length - 1] + "…"
 
 

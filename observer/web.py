@@ -86,6 +86,7 @@ class Web:
                 Route("/api/decisions/{boot}/{seq}", self.decision),
                 Route("/api/agents", self.agents),
                 Route("/api/alarms", self.alarms),
+                Route("/api/alarms/{id:int}", self.alarm),
                 Route("/api/export", self.export),
                 Route("/api/events", self.events),
                 Route("/healthz", self.healthz),
@@ -168,6 +169,12 @@ class Web:
     async def alarms(self, _request: Request) -> Response:
         rows = await queries.all_alarms(self._store)
         return JSONResponse({"alarms": [views.alarm(row) for row in rows]})
+
+    async def alarm(self, request: Request) -> Response:
+        row = await queries.one_alarm(self._store, request.path_params["id"])
+        if row is None:
+            return _problem(404, "alarm_unknown", "no such alarm is stored here")
+        return JSONResponse(views.alarm(row) | {"evidence": row["evidence"].hex()})
 
     async def export(self, request: Request) -> Response:
         wanted = _filter(request, "before")

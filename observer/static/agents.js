@@ -43,10 +43,13 @@ export function attestation(passport) {
     { class: "facts" },
     h("span", { class: "tee" }, passport.tee_name),
     passport.simulated && h("strong", { class: "badge simulated" }, "Simulated"),
-    passport.hardware_attested
-      ? h("span", { class: "badge good" }, "Hardware attested: yes")
-      : h("span", { class: "badge bad" }, "Hardware attested: no"),
   );
+}
+
+/** What the Observer's own verifier computed from the evidence. */
+export function attested(passport) {
+  const yes = passport?.hardware_attested === true;
+  return h("span", { class: `badge ${yes ? "good" : "bad"}` }, yes ? "yes" : "no");
 }
 
 function expiry(passport, now) {
@@ -74,14 +77,15 @@ function row(name, ...value) {
 
 function proof(boot) {
   const { verified_seq: stored, checkpoint_seq: signed } = boot;
-  return [
-    row("Chain verified to", `seq ${stored}`),
-    row(
-      "Signed up to",
-      signed === null ? h("span", { class: "dim" }, "no checkpoint yet") : `seq ${signed}`,
-      signed !== null && signed < stored && h("span", { class: "dim" }, ` (${stored - signed} to come)`),
+  return row(
+    "Chain verified to",
+    `seq ${stored}`,
+    h(
+      "span",
+      { class: "dim", title: "The newest checkpoint, signed by the passport’s key, that agrees with the stored chain" },
+      signed === null ? " · nothing signed yet" : ` · signed to ${signed}`,
     ),
-  ];
+  );
 }
 
 function card(agent, now) {
@@ -89,6 +93,7 @@ function card(agent, now) {
   const { passport } = running;
   const seen = now - new Date(agent.last_seen);
   const status = agent.connected ? agent.state || "connected" : "not connected";
+  const mood = !agent.connected ? "off" : agent.state && agent.state !== "serving" ? "unwell" : "on";
   const node = h(
     "article",
     { class: `card${agent.alarms.length ? " alarmed" : ""}${passport?.simulated ? " is-simulated" : ""}` },
@@ -96,17 +101,17 @@ function card(agent, now) {
       "header",
       {},
       h("h3", { title: agent.agent }, agent.agent),
-      h("span", { class: `state ${agent.connected ? "on" : "off"}` }, h("span", { class: "dot", "aria-hidden": "true" }), status),
+      h("span", { class: `state ${mood}` }, h("span", { class: "dot", "aria-hidden": "true" }), status),
     ),
     attestation(passport),
     h(
       "dl",
       { class: "card-facts" },
-      row("Last seen", agent.connected && seen < 5000 ? "now" : `${span(seen)} ago`),
+      row("Hardware attested", attested(passport)),
       row("Passport expires", expiry(passport, now)),
       proof(running),
-      row("Not here yet", agent.lag === 0 ? "nothing" : h("span", { class: "warned" }, `${agent.lag} records`)),
-      passport && row("Policy", `${passport.bundle.name} ${passport.bundle.version} `, hex(passport.bundle.digest, 8)),
+      row("Last seen", agent.connected && seen < 5000 ? "now" : `${span(seen)} ago`),
+      agent.lag > 0 && row("Not here yet", h("span", { class: "warned" }, `${agent.lag} records`)),
     ),
     agent.alarms.length > 0
       && h(
@@ -123,6 +128,7 @@ function card(agent, now) {
       h(
         "dl",
         { class: "card-facts" },
+        passport && row("Policy", `${passport.bundle.name} ${passport.bundle.version} `, hex(passport.bundle.digest, 12)),
         passport && row("Passport", hex(passport.id, 21)),
         row("Boot", hex(running.boot)),
         row("Chain head", hex(running.head)),
@@ -148,6 +154,15 @@ function card(agent, now) {
 }
 
 let latest = null;
+
+/** A steady order: what needs a look first, then by name. */
+function order(a, b) {
+  return (
+    Number(b.alarms.length > 0) - Number(a.alarms.length > 0)
+    || Number(b.connected) - Number(a.connected)
+    || (a.agent < b.agent ? -1 : 1)
+  );
+}
 
 function draw() {
   const holder = find("agents");
@@ -198,7 +213,7 @@ function drawAlarms(alarms) {
 /** Read agents and alarms again and draw them. Resolves to the ids of the agents. */
 export async function refreshAgents() {
   const [{ agents, now }, { alarms }] = await Promise.all([getJson("/api/agents"), getJson("/api/alarms")]);
-  latest = { agents, skew: new Date(now) - Date.now() };
+  latest = { agents: agents.sort(order), skew: new Date(now) - Date.now() };
   draw();
   drawAlarms(alarms);
   return agents.map((agent) => agent.agent);

@@ -148,7 +148,9 @@ function append(decisions) {
 
 /** True while rows must not move under the reader's eyes. */
 function held() {
-  return state.paused || state.history || find("table").getBoundingClientRect().top < -40;
+  return (
+    state.paused || state.history || !find("details").hidden || find("table").getBoundingClientRect().top < -40
+  );
 }
 
 function arrive(decisions) {
@@ -336,7 +338,10 @@ function follow() {
 function showHash() {
   const found = /^#d=([0-9a-f]{1,64}\/[0-9]{1,18})$/.exec(location.hash);
   if (found) openDetails(found[1]);
-  else closeDetails();
+  else {
+    closeDetails();
+    if (state.waitingCount && !held()) release();
+  }
 }
 
 let typing = 0;

@@ -1,6 +1,6 @@
 // The panel beside the table: everything about one decision.
 
-import { attestation, answerList } from "./agents.js";
+import { answerList, attestation, attested } from "./agents.js";
 import { find, getJson, h, hex, outcomeBadge, pairs, time } from "./dom.js";
 
 let opener = null;
@@ -118,7 +118,10 @@ function draw(d) {
       "Attestation",
       attestation(d.attestation.passport),
       d.attestation.passport && answerList(d.attestation.passport.answers),
-      pairs([["Passport", h("code", {}, d.passport || "none")]]),
+      pairs([
+        ["Hardware attested", attested(d.attestation.passport)],
+        ["Passport", h("code", {}, d.passport || "none")],
+      ]),
     ),
     chainPart(d),
     h("p", {}, h("a", { href: `/api/decisions/${d.boot}/${d.seq}` }, "All of this as JSON")),
