@@ -1,255 +1,250 @@
-"""The journal's file: SQLite in WAL mode, `synchronous=FULL`. Blocking; one thread at a time.
+"""The journal's file, the writer's side. Blocking; used by one thread at a time.
 
-A record's row id is (boot number << 40 | seq), so that inserts always append. The stored head
-beside each record makes any place of the chain checkable without the records before it.
+Everything of one turn (records, acknowledgements, checkpoints, the newest passport) is one
+transaction: it is durable as a whole or not there at all.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
-import stat
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
+from agent.journal_file import (
+    Connect,
+    JournalError,
+    connect,
+    open_writer,
+    prepare,
+    take,
+    unusable,
+)
+from agent.journal_verify import Progress, verify_chains
 from attestation import chain
-from attestation.records import DecisionRecord, encode_record
 
-SCHEMA_VERSION: Final = 1
-SEQ_BITS: Final = 40
-PRUNE_ROWS: Final = 5_000  # per turn, so that pruning never holds the writer for long
-
-_SCHEMA: Final = """
-CREATE TABLE boots (
-  number INTEGER PRIMARY KEY,
-  boot_id BLOB NOT NULL UNIQUE,
-  seed BLOB NOT NULL,
-  started_ns INTEGER NOT NULL,
-  passport BLOB NOT NULL DEFAULT x'',
-  acked_seq INTEGER NOT NULL DEFAULT 0,
-  acked_head BLOB NOT NULL,
-  last_seq INTEGER NOT NULL DEFAULT 0,
-  pruned_seq INTEGER NOT NULL DEFAULT 0
-) STRICT;
-CREATE TABLE records (
-  place INTEGER PRIMARY KEY,
-  wall_ns INTEGER NOT NULL,
-  head BLOB NOT NULL,
-  record BLOB NOT NULL
-) STRICT;
-CREATE TABLE checkpoints (
-  place INTEGER PRIMARY KEY,
-  cose BLOB NOT NULL,
-  recovered_by BLOB NOT NULL
-) STRICT;
-CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
-"""
-
-
-class JournalError(Exception):
-    """The journal's file cannot be used. The message names it and what to do."""
+Row = tuple[int, int, bytes, bytes]  # place, wall ns, head, record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Boot:
-    """One boot in the journal, as the stream needs it."""
-
-    boot_id: bytes
-    seed: bytes
-    passport: bytes
-    acked_seq: int
-    acked_head: bytes
-    last_seq: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Segment:
-    """Consecutive records of one boot with the heads around them."""
-
-    boot_id: bytes
-    first_seq: int
-    previous_head: bytes
-    head: bytes
-    records: tuple[bytes, ...]
-
-    @property
-    def last_seq(self) -> int:
-        """Sequence number of the last record."""
-        return self.first_seq + len(self.records) - 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting:
-    """A decision with its place, not yet written."""
+class Mark:
+    """A place in a boot's chain and the head there."""
 
     seq: int
-    wall_ns: int
-    boot_ns: int
-    record: DecisionRecord
+    head: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A signed checkpoint of a boot; `recovered_by` is empty where its own key signed."""
+
+    boot_id: bytes
+    seq: int
+    cose: bytes
+    recovered_by: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """What one transaction writes.
+
+    Attributes:
+        acknowledged: by boot, how far the Observer has committed.
+        signed: by boot, where the Observer has a checkpoint.
+        unrecorded: decisions that got no place since the last turn.
+    """
+
+    rows: Sequence[Row] = ()
+    acknowledged: Mapping[bytes, Mark] = field(default_factory=dict)
+    signed: Mapping[bytes, int] = field(default_factory=dict)
+    passport: bytes | None = None
+    unrecorded: int = 0
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to write."""
+        return bool(
+            self.rows or self.acknowledged or self.signed or self.passport or self.unrecorded
+        )
 
 
 class JournalStore:
-    """The writer's side. Opened and used by one thread at a time."""
+    """One boot's way to the file.
 
-    def __init__(self, path: Path, *, agent_id: str, boot_seed: bytes, started_ns: int) -> None:
-        """Open or create the file and add this boot.
+    Attributes:
+        base: the place of this boot's seq 0.
+        epoch: counts the boots of this file, from 1.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        boot_seed: bytes,
+        started_ns: int,
+        connect: Connect = connect,
+        progress: Progress = lambda _count: None,
+    ) -> None:
+        """Open or create the file, verify what is not yet delivered, and add this boot.
 
         Raises:
-            JournalError: unusable, of another version, or its chain is broken.
+            JournalError: unusable, in use, of another version, or changed by somebody.
         """
         self.path = path
-        self._agent_id = agent_id
         self.boot_id = chain.boot_id(boot_seed)
+        self._connect = connect
+        self._suspect = False
+        self._last = Mark(seq=0, head=chain.genesis(boot_seed))
+        self._lock = take(path)
         try:
-            _make_private(path)
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._configure()
-            self._verify_chains()
-            self.head = chain.genesis(boot_seed)
-            self._begin_boot(boot_seed, started_ns)
-        except sqlite3.DatabaseError as error:
-            raise JournalError(
-                f"the journal {path} cannot be used: {error}; if it is damaged, move it aside"
-                " (it is evidence: do not delete it) and start again"
-            ) from None
-        except OSError as error:
-            raise JournalError(
-                f"the journal {path} cannot be opened: {error.strerror};"
-                " make its directory writable for the agent's user"
-            ) from None
-
-    def _configure(self) -> None:
-        db = self._db
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=FULL")
-        db.execute("PRAGMA busy_timeout=5000")
-        db.execute("PRAGMA wal_autocheckpoint=2000")
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
-        elif version != SCHEMA_VERSION:
-            raise JournalError(
-                f"the journal {self.path} has version {version}; this agent knows {SCHEMA_VERSION}"
-            )
+            self._db = open_writer(path, connect)
+            try:
+                prepare(self._db, path)
+                verify_chains(self._db, path, progress)
+                self._begin_boot(boot_seed, started_ns)
+            except BaseException:
+                self._db.close()
+                raise
+        except sqlite3.Error as error:
+            os.close(self._lock)
+            raise unusable(path, str(error)) from None
+        except BaseException:
+            os.close(self._lock)
+            raise
 
     def _begin_boot(self, seed: bytes, started_ns: int) -> None:
-        cursor = self._db.execute(
-            "INSERT INTO boots(boot_id, seed, started_ns, acked_head) VALUES (?, ?, ?, ?)",
-            (self.boot_id, seed, started_ns, self.head),
-        )
-        assert cursor.lastrowid is not None
-        self._number = cursor.lastrowid
-        self._db.execute(
-            "INSERT INTO counters VALUES ('epoch', 1)"
-            " ON CONFLICT(name) DO UPDATE SET value = value + 1"
-        )
-        (self.epoch,) = self._db.execute(
-            "SELECT value FROM counters WHERE name = 'epoch'"
-        ).fetchone()
-
-    def _verify_chains(self) -> None:
-        """Every kept record of every boot hashes to its stored head, without a gap."""
-        for number, boot_id, seed, last_seq, pruned in self._db.execute(
-            "SELECT number, boot_id, seed, last_seq, pruned_seq FROM boots ORDER BY number"
-        ).fetchall():
-            base = number << SEQ_BITS
-            head, seq = (chain.genesis(seed) if pruned == 0 else b""), pruned
-            rows = self._db.execute(
-                "SELECT place, head, record FROM records WHERE place > ? AND place <= ?"
-                " ORDER BY place",
-                (base, base + (1 << SEQ_BITS) - 1),
-            )
-            for place, stored, record in rows:
-                seq += 1
-                # The first record after pruning starts from its own stored head.
-                good = stored if head == b"" else chain.advance(head, record)
-                if place - base != seq or good != stored:
-                    self._broken(boot_id, seq)
-                head = stored
-            if seq != last_seq:
-                self._broken(boot_id, seq + 1)
-
-    def _broken(self, boot_id: bytes, seq: int) -> None:
-        raise JournalError(
-            f"the journal {self.path} was changed: the chain of boot {boot_id.hex()} breaks at"
-            f" record {seq}; move the file aside (it is evidence: do not delete it) and start again"
-        )
-
-    def commit(self, batch: Sequence[Waiting]) -> bytes:
-        """Write a batch and make it durable; gives the new head.
-
-        Raises:
-            sqlite3.Error, OSError: nothing of the batch is durable; it may be tried again.
-        """
-        head, rows, base = self.head, [], self._number << SEQ_BITS
-        for item in batch:
-            data = encode_record(
-                item.record,
-                agent=self._agent_id,
-                boot=self.boot_id,
-                seq=item.seq,
-                wall_ns=item.wall_ns,
-                boot_ns=item.boot_ns,
-            )
-            head = chain.advance(head, data)
-            rows.append((base + item.seq, item.wall_ns, head, data))
         db = self._db
         db.execute("BEGIN IMMEDIATE")
         try:
-            db.executemany("INSERT INTO records VALUES (?, ?, ?, ?)", rows)
+            # An agent that starts over and over must not fill the file with boots without records.
             db.execute(
-                "UPDATE boots SET last_seq = ? WHERE number = ?", (batch[-1].seq, self._number)
+                "DELETE FROM boots WHERE number IN (SELECT number FROM ends WHERE last_seq = 0)"
             )
+            cursor = db.execute(
+                "INSERT INTO boots(boot_id, seed, started_ns, acked_head) VALUES (?, ?, ?, ?)"
+                " RETURNING base",
+                (self.boot_id, seed, started_ns, self._last.head),
+            )
+            (self.base,) = cursor.fetchone()
+            db.execute("UPDATE counters SET value = value + 1 WHERE name = 'epoch'")
+            self.epoch = self._counter("epoch")
             db.execute("COMMIT")
-        except sqlite3.IntegrityError:
-            # The place is taken: an earlier try was durable although its commit reported an error.
-            self._rollback()
-            last = db.execute("SELECT head FROM records WHERE place = ?", (rows[-1][0],)).fetchone()
-            if last != (head,):
-                raise
         except BaseException:
             self._rollback()
             raise
-        self.head = head
-        return head
+
+    def _counter(self, name: str) -> int:
+        (value,) = self._db.execute("SELECT value FROM counters WHERE name = ?", (name,)).fetchone()
+        return int(value)
+
+    # -- writing ----------------------------------------------------------------------------------
+
+    def commit(self, turn: Turn, checkpoints: Sequence[Checkpoint] = ()) -> None:
+        """Write a turn and make it durable.
+
+        Raises:
+            sqlite3.Error: nothing of it is durable; it may be tried again as it is.
+            JournalError: the file is no longer the one that was opened.
+        """
+        rows = turn.rows
+        if self._suspect and self._reconnect(rows):
+            rows = ()
+        db = self._db
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            if rows:
+                db.executemany("INSERT INTO records VALUES (?, ?, ?, ?)", rows)
+            self._write_rest(turn, checkpoints)
+            db.execute("COMMIT")
+        except BaseException:
+            self._suspect = True
+            self._rollback()
+            raise
+        if rows:
+            self._last = self._end(rows)
+
+    def _write_rest(self, turn: Turn, checkpoints: Sequence[Checkpoint]) -> None:
+        db = self._db
+        for boot_id, mark in turn.acknowledged.items():
+            db.execute(
+                "UPDATE boots SET acked_seq = ?1, acked_head = ?2"
+                " WHERE boot_id = ?3 AND acked_seq < ?1",
+                (mark.seq, mark.head, boot_id),
+            )
+        for boot_id, seq in turn.signed.items():
+            db.execute(
+                "UPDATE boots SET signed_seq = ?1 WHERE boot_id = ?2 AND signed_seq < ?1",
+                (seq, boot_id),
+            )
+        for made in checkpoints:
+            db.execute(
+                "INSERT OR REPLACE INTO checkpoints"
+                " SELECT base + ?, ?, ? FROM boots WHERE boot_id = ?",
+                (made.seq, made.cose, made.recovered_by, made.boot_id),
+            )
+        if turn.passport:
+            db.execute(
+                "UPDATE boots SET passport = ? WHERE boot_id = ?", (turn.passport, self.boot_id)
+            )
+        if turn.unrecorded:
+            db.execute(
+                "UPDATE counters SET value = value + ? WHERE name = 'unrecorded'",
+                (turn.unrecorded,),
+            )
+
+    def _end(self, rows: Sequence[Row]) -> Mark:
+        place, _, head, _ = rows[-1]
+        return Mark(seq=place - self.base, head=head)
+
+    def _reconnect(self, rows: Sequence[Row]) -> bool:
+        """After a failed commit: a new connection, and a look at what is really in the file.
+
+        A commit may have become durable although it reported an error. Gives True where that is
+        so and the rows must not be written again.
+        """
+        self._db.close()
+        self._db = open_writer(self.path, self._connect)
+        boot = self._db.execute(
+            "SELECT last_seq FROM ends WHERE boot_id = ?", (self.boot_id,)
+        ).fetchone()
+        found = None
+        if boot is not None:
+            kept = self._db.execute(
+                "SELECT head FROM records WHERE place = ?", (self.base + boot[0],)
+            ).fetchone()
+            found = Mark(seq=boot[0], head=kept[0] if kept else self._last.head)
+        after = self._end(rows) if rows else self._last
+        if found not in (self._last, after):
+            raise JournalError(
+                f"the journal {self.path} is no longer the file that was opened; put it back, or"
+                " start the agent again"
+            )
+        self._suspect = False
+        written = bool(rows) and found == after
+        self._last = found
+        return written
 
     def _rollback(self) -> None:
-        if self._db.in_transaction:
-            self._db.execute("ROLLBACK")
+        try:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+        except sqlite3.Error:
+            self._suspect = True  # the connection is replaced before the next commit
 
-    def add_checkpoint(self, *, boot_id: bytes, seq: int, cose: bytes, recovered_by: bytes) -> None:
-        """Keep a signed checkpoint for the stream."""
-        self._db.execute(
-            "INSERT OR REPLACE INTO checkpoints"
-            " SELECT (number << 40) + ?, ?, ? FROM boots WHERE boot_id = ?",
-            (seq, cose, recovered_by, boot_id),
-        )
+    # -- looking after the file -------------------------------------------------------------------
 
-    def set_passport(self, passport: bytes) -> None:
-        """Keep the newest passport of this boot."""
-        self._db.execute("UPDATE boots SET passport = ? WHERE number = ?", (passport, self._number))
-
-    def uncovered_boots(self) -> list[tuple[bytes, int, bytes]]:
-        """Earlier boots (id, last seq, head) whose last record has no checkpoint."""
-        return self._db.execute(
-            "SELECT b.boot_id, b.last_seq, r.head FROM boots b"
-            " JOIN records r ON r.place = (b.number << 40) + b.last_seq"
-            " WHERE b.number < ? AND NOT EXISTS ("
-            "   SELECT 1 FROM checkpoints c WHERE c.place = (b.number << 40) + b.last_seq)"
-            " ORDER BY b.number",
-            (self._number,),
+    def unsigned_boots(self) -> list[tuple[bytes, Mark]]:
+        """Earlier boots whose end the Observer has no checkpoint of and their own key did not
+        sign: the running boot signs it."""
+        rows = self._db.execute(
+            "SELECT e.boot_id, e.last_seq, r.head FROM ends e"
+            " JOIN records r ON r.place = e.base + e.last_seq"
+            " LEFT JOIN checkpoints c ON c.place = r.place AND c.recovered_by = x''"
+            " WHERE e.boot_id <> ? AND e.signed_seq < e.last_seq AND c.place IS NULL"
+            " ORDER BY e.number",
+            (self.boot_id,),
         ).fetchall()
-
-    def acknowledge(self, boot_id: bytes, through_seq: int) -> None:
-        """The Observer has committed everything up to here."""
-        self._db.execute(
-            "UPDATE boots SET acked_seq = ?, acked_head ="
-            " (SELECT head FROM records WHERE place = (boots.number << 40) + ?)"
-            " WHERE boot_id = ? AND acked_seq < ? AND last_seq >= ?",
-            (through_seq, through_seq, boot_id, through_seq, through_seq),
-        )
+        return [(boot_id, Mark(seq=seq, head=head)) for boot_id, seq, head in rows]
 
     def size(self) -> int:
         """Bytes in use inside the file (free pages not counted)."""
@@ -258,151 +253,79 @@ class JournalStore:
         (page_size,) = self._db.execute("PRAGMA page_size").fetchone()
         return int((pages - free) * page_size)
 
-    def prune(self, *, before_ns: int, everything_acked: bool) -> int:
-        """Delete acknowledged records older than `before_ns`, or any acknowledged ones, oldest
-        first, at most PRUNE_ROWS; gives how many. The last acknowledged record of a boot stays: its
-        head is where the chain goes on.
+    def unrecorded(self) -> int:
+        """Decisions of all boots that were let pass without a record."""
+        return self._counter("unrecorded")
+
+    def prune(self, *, before_ns: int | None, limit: int, acked_only: bool = True) -> int:
+        """Delete records, oldest first; gives how many.
+
+        Args:
+            before_ns: only those made before this wall time; None: of any age.
+            limit: at most this many, so that the writer is never held for long.
+            acked_only: only what the Observer has committed.
+
+        The last record of what may go stays: its head is where the chain goes on.
         """
         removed = 0
-        for number, pruned, acked in self._db.execute(
-            "SELECT number, pruned_seq, acked_seq FROM boots WHERE acked_seq > pruned_seq + 1"
-            " ORDER BY number"
+        for number, base, pruned, end in self._db.execute(
+            "SELECT number, base, pruned_seq, iif(?, acked_seq, last_seq) AS may_go FROM ends"
+            " WHERE may_go > pruned_seq + 1 ORDER BY number",
+            (acked_only,),
         ).fetchall():
-            base = number << SEQ_BITS
-            top = min(acked - 1, pruned + PRUNE_ROWS - removed)
-            if not everything_acked:
+            top = min(end - 1, pruned + limit - removed)
+            if before_ns is not None:
                 (keep,) = self._db.execute(
                     "SELECT min(place) FROM records"
                     " WHERE place > ? AND place <= ? AND wall_ns >= ?",
-                    (base, base + top, before_ns),
+                    (base + pruned, base + top, before_ns),
                 ).fetchone()
                 top = top if keep is None else keep - base - 1
-            if top <= pruned:
-                continue
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                self._db.execute(
-                    "DELETE FROM records WHERE place > ? AND place <= ?", (base, base + top)
-                )
-                self._db.execute(
-                    "DELETE FROM checkpoints WHERE place > ? AND place <= ?", (base, base + top)
-                )
-                self._db.execute("UPDATE boots SET pruned_seq = ? WHERE number = ?", (top, number))
-                self._db.execute("COMMIT")
-            except BaseException:
-                self._rollback()
-                raise
-            removed += top - pruned
-            if removed >= PRUNE_ROWS:
+            if top > pruned:
+                self._delete(number, base, top)
+                removed += top - pruned
+            if removed >= limit:
                 break
+        if before_ns is not None and not removed:
+            self._forget_delivered(before_ns)
         return removed
 
-    def close(self) -> None:
-        """Close the file."""
-        self._db.close()
-
-
-class JournalReader:
-    """The stream's side: a read-only connection of its own. Blocking; one thread at a time."""
-
-    def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode=ro",
-            uri=True,
-            check_same_thread=False,
-            isolation_level=None,
-        )
-
-    def boots(self, running: bytes) -> list[Boot]:
-        """Every boot with something to deliver, oldest first, and the running one last.
-
-        That is: unacknowledged records, or an end that only the running boot has signed.
-        """
-        rows = self._db.execute(
-            "SELECT boot_id, seed, passport, acked_seq, acked_head, last_seq FROM boots b"
-            " WHERE last_seq > acked_seq OR boot_id = ?1 OR (last_seq > 0 AND NOT EXISTS ("
-            "   SELECT 1 FROM checkpoints c WHERE c.place = (b.number << 40) + b.last_seq"
-            "   AND c.recovered_by <> ?1)) ORDER BY number",
-            (running,),
-        )
-        return [
-            Boot(
-                boot_id=boot_id,
-                seed=seed,
-                passport=passport,
-                acked_seq=acked_seq,
-                acked_head=acked_head,
-                last_seq=last_seq,
+    def _delete(self, number: int, base: int, through: int, *, boot_too: bool = False) -> None:
+        db = self._db
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            # What goes without an acknowledgement takes the mark along: the chain goes on from it.
+            db.execute(
+                "UPDATE boots SET acked_seq = ?1, acked_head ="
+                " (SELECT head FROM records WHERE place = ?2)"
+                " WHERE number = ?3 AND acked_seq < ?1",
+                (through, base + through, number),
             )
-            for boot_id, seed, passport, acked_seq, acked_head, last_seq in rows
-        ]
+            span = (base, base + through)
+            db.execute("DELETE FROM records WHERE place > ? AND place <= ?", span)
+            db.execute("DELETE FROM checkpoints WHERE place > ? AND place <= ?", span)
+            db.execute("UPDATE boots SET pruned_seq = ? WHERE number = ?", (through, number))
+            if boot_too:
+                db.execute("DELETE FROM boots WHERE number = ?", (number,))
+            db.execute("COMMIT")
+        except BaseException:
+            self._rollback()
+            raise
 
-    def segment(self, boot_id: bytes, first_seq: int, *, records: int, size: int) -> Segment | None:
-        """Up to `records` records and about `size` bytes from `first_seq` on; None if none yet."""
-        number, seed = self._db.execute(
-            "SELECT number, seed FROM boots WHERE boot_id = ?", (boot_id,)
-        ).fetchone()
-        base = number << SEQ_BITS
-        previous = self._head(base, first_seq - 1) if first_seq > 1 else chain.genesis(seed)
-        if previous is None:
-            return None
-        taken: list[bytes] = []
-        head, total = previous, 0
-        for stored, record in self._rows(base, first_seq, records):
-            if taken and total + len(record) > size:
-                break
-            taken.append(record)
-            head, total = stored, total + len(record)
-        if not taken:
-            return None
-        return Segment(
-            boot_id=boot_id,
-            first_seq=first_seq,
-            previous_head=previous,
-            head=head,
-            records=tuple(taken),
-        )
-
-    def _rows(self, base: int, first: int, count: int) -> Iterator[tuple[bytes, bytes]]:
-        yield from self._db.execute(
-            "SELECT head, record FROM records WHERE place >= ? AND place < ? ORDER BY place",
-            (base + first, base + first + count),
-        )
-
-    def _head(self, base: int, seq: int) -> bytes | None:
-        row = self._db.execute("SELECT head FROM records WHERE place = ?", (base + seq,)).fetchone()
-        return row[0] if row is not None else None
-
-    def head_at(self, boot_id: bytes, seq: int) -> bytes | None:
-        """The chain head after `seq`; None where it is not (or no longer) stored."""
-        row = self._db.execute(
-            "SELECT number, seed FROM boots WHERE boot_id = ?", (boot_id,)
-        ).fetchone()
-        if row is None:
-            return None
-        return chain.genesis(row[1]) if seq == 0 else self._head(row[0] << SEQ_BITS, seq)
-
-    def checkpoints(self, boot_id: bytes, after_seq: int) -> list[tuple[int, bytes, bytes]]:
-        """Checkpoints (seq, COSE, recovered_by) of a boot after a seq; at most 64, newest last."""
-        rows = self._db.execute(
-            "SELECT c.place - (b.number << 40), c.cose, c.recovered_by FROM checkpoints c"
-            " JOIN boots b ON c.place >> 40 = b.number"
-            " WHERE b.boot_id = ? AND c.place > (b.number << 40) + ? ORDER BY c.place LIMIT 64",
-            (boot_id, after_seq),
-        )
-        return rows.fetchall()
+    def _forget_delivered(self, before_ns: int) -> None:
+        """Earlier boots of which nothing but the old, delivered end is left."""
+        for number, base, last in self._db.execute(
+            "SELECT e.number, e.base, e.last_seq FROM ends e"
+            " JOIN records r ON r.place = e.base + e.last_seq"
+            " WHERE e.pruned_seq = e.last_seq - 1 AND e.acked_seq = e.last_seq"
+            " AND e.signed_seq >= e.last_seq AND r.wall_ns < ? AND e.boot_id <> ?",
+            (before_ns, self.boot_id),
+        ).fetchall():
+            self._delete(number, base, last, boot_too=True)
 
     def close(self) -> None:
-        """Close the connection."""
-        self._db.close()
-
-
-def _make_private(path: Path) -> None:
-    """The file exists with mode 0600 before SQLite opens it; wider permissions are refused."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        mode = stat.S_IMODE(os.fstat(fd).st_mode)
-        if mode & 0o077:
-            raise JournalError(f"others may read the journal {path}; chmod 0600 it")
-    finally:
-        os.close(fd)
+        """Close the file and let go of it."""
+        try:
+            self._db.close()
+        finally:
+            os.close(self._lock)

@@ -1,0 +1,169 @@
+"""The journal's file: its schema, who may see it, and that only one agent has it.
+
+A record's row id, its *place*, is (boot number << 40) + seq, so that inserts always append. The
+head stored beside each record makes any place of the chain checkable without the records before it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+APPLICATION_ID: Final = 0x4C756369  # "Luci", in the header of the file
+SCHEMA_VERSION: Final = 1
+BOOT_SPAN: Final = 1 << 40  # places of one boot
+WAL_LIMIT: Final = 64 * 1024 * 1024  # bytes the WAL keeps on disk after it was emptied
+WAL_PAGES: Final = 2_000  # 4 KiB each; above this a commit empties the WAL
+
+_SCHEMA: Final = """
+CREATE TABLE boots (
+  number INTEGER PRIMARY KEY AUTOINCREMENT,
+  base INTEGER NOT NULL GENERATED ALWAYS AS (number << 40) VIRTUAL,
+  boot_id BLOB NOT NULL UNIQUE,
+  seed BLOB NOT NULL,
+  started_ns INTEGER NOT NULL,
+  passport BLOB NOT NULL DEFAULT x'',
+  acked_seq INTEGER NOT NULL DEFAULT 0,   -- the Observer has committed everything up to here
+  acked_head BLOB NOT NULL,
+  pruned_seq INTEGER NOT NULL DEFAULT 0,  -- everything up to here is no longer kept
+  signed_seq INTEGER NOT NULL DEFAULT 0   -- the Observer has a checkpoint at this seq
+) STRICT;
+CREATE TABLE records (
+  place INTEGER PRIMARY KEY,
+  wall_ns INTEGER NOT NULL,
+  head BLOB NOT NULL,
+  record BLOB NOT NULL
+) STRICT;
+CREATE TABLE checkpoints (
+  place INTEGER PRIMARY KEY,
+  cose BLOB NOT NULL,
+  recovered_by BLOB NOT NULL  -- empty: signed by the boot's own key
+) STRICT;
+CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
+INSERT INTO counters VALUES ('epoch', 0), ('unrecorded', 0);
+CREATE VIEW ends AS SELECT *, coalesce(
+  (SELECT max(place) FROM records
+    WHERE place > boots.base AND place < boots.base + (1 << 40)) - base, pruned_seq) AS last_seq
+  FROM boots;
+"""
+
+Connect = Callable[[Path], sqlite3.Connection]
+
+
+class JournalError(Exception):
+    """The journal's file cannot be used. The message names it and what to do."""
+
+
+def unusable(path: Path, what: str) -> JournalError:
+    """The error for a file that is damaged, changed or something else."""
+    return JournalError(
+        f"the journal {path} cannot be used: {what}; move it aside together with its -wal file (it"
+        " is evidence: do not delete it) and start again"
+    )
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A plain connection to a file that exists already."""
+    return sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=rw",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+
+
+def open_writer(path: Path, connect: Connect) -> sqlite3.Connection:
+    """The writer's connection, set to lose nothing that was committed.
+
+    Raises:
+        sqlite3.Error: it cannot be opened.
+    """
+    db = connect(path)
+    try:
+        for pragma in (
+            "busy_timeout=5000",
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            f"wal_autocheckpoint={WAL_PAGES}",
+            f"journal_size_limit={WAL_LIMIT}",
+        ):
+            db.execute(f"PRAGMA {pragma}").fetchall()
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def prepare(db: sqlite3.Connection, path: Path) -> None:
+    """Make the tables in a new file; refuse a file that is something else.
+
+    Raises:
+        JournalError: another version, or no journal.
+    """
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if (version, application, tables) == (0, 0, 0):
+        db.executescript(
+            f"BEGIN; {_SCHEMA} PRAGMA application_id={APPLICATION_ID};"
+            f" PRAGMA user_version={SCHEMA_VERSION}; COMMIT;"
+        )
+    elif application != APPLICATION_ID:
+        raise unusable(path, "it is not a journal of this agent")
+    elif version != SCHEMA_VERSION:
+        raise JournalError(
+            f"the journal {path} has version {version}, this agent knows version {SCHEMA_VERSION};"
+            " use the agent that made it, or move the file aside"
+        )
+
+
+def take(path: Path) -> int:
+    """See to it that the directory is private, the file exists with mode 0600 and nobody else has
+    it. Gives a descriptor of the lock: closing it lets go.
+
+    The lock is a file of its own: closing any other descriptor of the database would drop the
+    locks that SQLite holds on it.
+
+    Raises:
+        JournalError: it cannot be written, others may read it, or another agent has it.
+    """
+    lock = -1
+    try:
+        _check_directory(path.parent)
+        lock = _open_private(path.with_name(path.name + ".lock"))
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(_open_private(path))
+    except BaseException as error:
+        if lock >= 0:
+            os.close(lock)
+        if isinstance(error, BlockingIOError):
+            raise JournalError(
+                f"the journal {path} is used by another agent; stop it, or give this one a state"
+                " directory of its own"
+            ) from None
+        if isinstance(error, OSError):
+            raise JournalError(
+                f"the journal {path} cannot be opened: {error.strerror}; make its directory"
+                " writable for the agent's user (mode 0700)"
+            ) from None
+        raise
+    return lock
+
+
+def _check_directory(directory: Path) -> None:
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if stat.S_IMODE(directory.stat().st_mode) & 0o022:
+        raise JournalError(f"others may write {directory}, where the journal is kept; chmod 0700")
+
+
+def _open_private(path: Path) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    if stat.S_IMODE(os.fstat(fd).st_mode) & 0o077:
+        os.close(fd)
+        raise JournalError(f"others may use {path}; chmod 0600")
+    return fd
