@@ -488,7 +488,7 @@ def test_our_own_names_are_answered(pages: Serve) -> None:
             "localhost",
             f"LOCALHOST:{running.http.port}",
             "[::1]:80",
-            "observer.internal",
+            "obs.internal",
         ):
             assert (await http.get("/healthz", headers={"host": host})).status_code == 200
 
