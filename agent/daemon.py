@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 import trio
 
@@ -25,7 +26,6 @@ from agent.boottime import boot_ns
 from agent.config import Config
 from agent.errors import FatalError
 from agent.identity import Identifier
-from agent.journal import Journal
 from agent.lifecycle import Event, Lifecycle
 from agent.metrics import Exposition
 from agent.notify import Notifier
@@ -35,9 +35,10 @@ from agent.stream import ObserverStream, StreamStatus
 from enforcement.bundle import Bundle
 from enforcement.engine import Engine
 from enforcement.gateway import GateState, Gateway
-from enforcement.snapshot import Snapshot
+from enforcement.snapshot import BundleView, Snapshot
 
 _LOG = logs.get("daemon")
+CLOSE_SECONDS: Final = 10.0  # for the last commit and checkpoint, whatever else is cancelled
 
 
 class Daemon:
@@ -78,12 +79,16 @@ class Daemon:
         self._pending = await trio.to_thread.run_sync(setup.load_bundle, Path(config.policy.bundle))
         now = datetime.now(UTC)
         platform = await trio.to_thread.run_sync(functools.partial(find_platform, config, now=now))
-        self._open(platform, state_dir)
+        self._open(platform)
+        self.journal = await trio.to_thread.run_sync(
+            setup.open_journal, config, state_dir, self.attester.boot_seed
+        )
+        self._open_doors()
         gateway_socket = setup.listen(config.gateway.listen)
         self.gateway_address = "{}:{}".format(*gateway_socket.getsockname()[:2])
         listener = local_api.bind(Path(config.api.socket))
         try:
-            async with self._journal_running(), trio.open_nursery() as services:
+            async with self._journaling(), trio.open_nursery() as services:
                 if self.stream is not None:
                     services.start_soon(self.stream.run)
                 api = Api(self, Exposition(lambda: health.metrics(self)), self._challenge)
@@ -107,7 +112,7 @@ class Daemon:
 
     # -- parts ------------------------------------------------------------------------------------
 
-    def _open(self, platform: TeePlatform, state_dir: Path) -> None:
+    def _open(self, platform: TeePlatform) -> None:
         config = self.config
         self.attester = Attester(
             platform=platform,
@@ -118,14 +123,9 @@ class Daemon:
             version=self.version,
             quote_seconds=config.tee.quote_seconds,
         )
-        self.journal = Journal.open(
-            state_dir / "journal.sqlite",
-            agent_id=config.agent.id,
-            boot_seed=self.attester.boot_seed,
-            on_failure=config.journal.on_failure,
-            max_bytes=config.journal.max_bytes,
-            keep_days=config.journal.keep_days,
-        )
+
+    def _open_doors(self) -> None:
+        config = self.config
         self.renewal = Renewal(
             issue=self._issue_current,
             lifecycle=self.lifecycle,
@@ -144,28 +144,29 @@ class Daemon:
         if config.observer.target:
             self.stream = ObserverStream(
                 self.journal,
-                observer=setup.observer_target(config),
+                target=setup.observer_target(config),
                 agent_id=config.agent.id,
                 version=self.version,
                 key=self.attester.key,
                 passport=self._current_passport,
                 state=lambda: self.lifecycle.state.value,
+                rng=random.Random(os.urandom(16)),  # noqa: S311 - jitter, not a secret
             )
 
     @asynccontextmanager
-    async def _journal_running(self) -> AsyncIterator[None]:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(self.journal.run)
-            try:
+    async def _journaling(self) -> AsyncIterator[None]:
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self.journal.run)
                 yield
-            finally:
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + 10):
-                    await self.journal.close()
                 nursery.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_SECONDS):
+                await self.journal.close()
 
     # -- attestation ------------------------------------------------------------------------------
 
-    def _stated(self, bundle: Bundle) -> Stated:
+    def _stated(self, bundle: BundleView) -> Stated:
         return Stated(
             bundle=(bundle.name, bundle.version, bundle.digest),
             journal_head=self.journal.head,
@@ -189,8 +190,7 @@ class Daemon:
 
     async def _challenge(self, nonce: bytes, audience: str | None) -> bytes:
         """A fresh passport over a verifier's nonce. It replaces nothing."""
-        assert self.snapshot is not None
-        stated = self._stated(self.snapshot.bundle)
+        stated = self._stated(self._current_snapshot().bundle)
         return (await self.attester.issue(stated, nonce=nonce, audience=audience)).token
 
     def _current_passport(self) -> bytes | None:

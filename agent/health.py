@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import psutil
@@ -27,11 +26,14 @@ class Parts(Protocol):
     journal: Journal
     gateway_metrics: GatewayMetrics
     snapshot: Snapshot | None
-    stream_status: StreamStatus | None
     reload_failures: int
     gateway_address: str
     clock: Clock
     version: str
+
+    @property
+    def stream_status(self) -> StreamStatus | None:
+        """None where no Observer is configured."""
 
 
 def ready(parts: Parts) -> tuple[bool, str]:
@@ -138,8 +140,3 @@ def metrics(parts: Parts) -> Iterable[Metric]:
         yield gauge("process_open_fds", "Open descriptors.", process.num_fds())
         yield counter("process_cpu_seconds", "CPU time.", sum(process.cpu_times()[:2]))
         yield gauge("process_threads", "Threads.", process.num_threads())
-
-
-def people_time(seconds: float) -> str:
-    """An ISO time for a Unix time."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

@@ -7,11 +7,17 @@ import socket
 import stat
 from pathlib import Path
 
+import msgspec
+
 from agent.config import Config, parse_address
 from agent.errors import ExitCode, FatalError
+from agent.journal import Journal, JournalError
+from agent.stream import Target
 from enforcement.bundle import Bundle, BundleError
 from enforcement.engine import Engine
+from enforcement.gateway import GatewayConfig, Limits
 
+LOOPBACK = ("localhost", "::1")
 BACKLOG = 1024  # connections the kernel may queue for the gateway
 
 
@@ -86,5 +92,56 @@ def remove_socket(path: Path) -> None:
 
 
 def gateway_config(config: Config) -> GatewayConfig:
-    """The door's settings from the configuration."""
-    raise NotImplementedError
+    """The door's settings from the configuration.
+
+    Raises:
+        FatalError: the upstream is not an address.
+    """
+    limits = msgspec.structs.asdict(config.gateway.limits)
+    return GatewayConfig(upstream=config.gateway.upstream, limits=Limits(**limits))
+
+
+def observer_target(config: Config) -> Target:
+    """Where the Observer is; plaintext only where nobody else can listen.
+
+    Raises:
+        FatalError: plaintext to another machine, which was not asked for.
+    """
+    observer = config.observer
+    host = observer.target.rpartition(":")[0].removeprefix("[").removesuffix("]")
+    local = observer.target.startswith("unix:") or host in LOOPBACK or host.startswith("127.")
+    if not observer.ca_file and not local and not observer.insecure:
+        raise FatalError(
+            ExitCode.USAGE,
+            f"the way to the Observer at {observer.target} would be plaintext",
+            remedy="set observer.ca_file (TLS), or observer.insecure = true if you accept that",
+        )
+
+    def path(text: str) -> Path | None:
+        return Path(text) if text else None
+
+    return Target(
+        address=observer.target,
+        ca=path(observer.ca_file),
+        certificate=path(observer.certificate_file),
+        key=path(observer.key_file),
+    )
+
+
+def open_journal(config: Config, directory: Path, boot_seed: bytes) -> Journal:
+    """Open the journal. Blocking: verifies the chains in it.
+
+    Raises:
+        FatalError: it cannot be used, or was changed.
+    """
+    try:
+        return Journal.open(
+            directory / "journal.sqlite",
+            agent_id=config.agent.id,
+            boot_seed=boot_seed,
+            on_failure=config.journal.on_failure,
+            max_bytes=config.journal.max_bytes,
+            keep_days=config.journal.keep_days,
+        )
+    except JournalError as error:
+        raise FatalError(ExitCode.STATE, str(error)) from None

@@ -44,6 +44,19 @@ class Expectations:
     measurement: bytes | None
     bundle_digest: bytes | None
 
+    @classmethod
+    def for_simulated(cls, root: bytes) -> Expectations:
+        """A simulated passport, now, with nothing else expected."""
+        return cls(
+            now=datetime.now(UTC),
+            anchors=TrustAnchors.builtin().with_simulated_root(root),
+            allow_simulated=True,
+            nonce=None,
+            audience=None,
+            measurement=None,
+            bundle_digest=None,
+        )
+
     def examine(self, token: bytes) -> Examination:
         """Run every check.
 
