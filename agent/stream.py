@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from agent import logs
 from agent.grpc_bridge import CHANNEL_OPTIONS, Bidi, open_bidi
 from agent.journal import Journal
-from agent.journal_store import Boot, JournalReader
+from agent.journal_reader import Boot, JournalReader
 from agent.stream_protocol import Acked, Challenge, StreamClosedError, StreamProtocol
 from attestation.checkpoint import sign_stream_proof
 from attestation.wire import observer_pb2 as pb
@@ -201,7 +201,7 @@ class _Session:
     async def run(self) -> None:
         owner, journal = self._owner, self._journal
         await journal.checkpoint()  # keeps the passport, and signs what a crash left unsigned
-        boots = await self._read(lambda: self._reader.boots(journal.boot_id))
+        boots = await self._read(lambda: self._reader.boots_unacked(journal.boot_id))
         passport = owner.passport()
         self._boots = {boot.boot_id: boot for boot in boots}
         self._acked = {boot.boot_id: boot.acked_seq for boot in boots}
@@ -269,7 +269,7 @@ class _Session:
                 f"the Observer acknowledged another history of boot {boot_id.hex()} at {seq}",
                 alarm=True,
             )
-        await self._journal.acknowledge([(boot_id, seq)])
+        self._journal.acknowledge(boot_id, seq, acked.head)
         self._acked[boot_id] = max(self._acked[boot_id], seq)
         status = self._owner.status
         if boot_id == self._journal.boot_id:
@@ -319,7 +319,7 @@ class _Session:
         sent = False
         for boot_id, first in self._protocol.wanted:
             segment = await self._read(
-                lambda boot_id=boot_id, first=first: self._reader.segment(
+                lambda boot_id=boot_id, first=first: self._reader.read(
                     boot_id, first, records=BATCH_RECORDS, size=BATCH_BYTES
                 )
             )
@@ -336,16 +336,20 @@ class _Session:
             if after >= through:
                 continue
             found = await self._read(
-                lambda boot_id=boot_id, after=after: self._reader.checkpoints(boot_id, after)
+                lambda boot_id=boot_id, after=after: self._reader.checkpoints_since(
+                    boot_id, after, limit=64
+                )
             )
-            for seq, cose, recovered_by in found:
-                if seq > through:
+            for made in found:
+                if made.seq > through:
                     break
                 message = pb.AgentMessage(
-                    checkpoint=pb.Checkpoint(boot_id=boot_id, cose=cose, recovered_by=recovered_by)
+                    checkpoint=pb.Checkpoint(
+                        boot_id=boot_id, cose=made.cose, recovered_by=made.recovered_by
+                    )
                 )
                 self._bidi.send(message.SerializeToString())
-                self._checkpointed[boot_id] = seq
+                self._checkpointed[boot_id] = made.seq
 
     def _send_passport(self) -> None:
         passport = self._owner.passport()
