@@ -166,7 +166,7 @@ class AgentPart(Part):
         """Launch and wait for the first passport."""
         bundle = resources.files("lucid").joinpath("data", "bundle")
         config = self._directory / "agent.toml"
-        values = {
+        values: dict[str, dict[str, Any]] = {
             "agent": {"id": "demo-agent", "state_dir": str(self._directory / "state")},
             "tee": {"mode": "simulated"},
             "policy": {"bundle": str(bundle)},
