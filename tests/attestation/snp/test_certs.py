@@ -348,6 +348,25 @@ def test_what_is_not_exactly_one_certificate_is_refused(
             Certificate.parse(bent, "ARK")
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("55040b 0c0b", "55040b 030b"),  # a BIT STRING where the library allows none
+        ("55040b 0c0b", "550406 0c0b"),  # a country of 11 letters
+        ("55040b 0c0b", "550406 1e0b"),
+        ("55040b 0c0b", "55040b 0c0a"),
+    ],
+)
+def test_a_name_that_the_library_stumbles_over_is_refused(
+    snp: SnpVectors, old: str, new: str
+) -> None:
+    data = snp.cert("b4165c7b5d6e1b53")
+    assert data.count(bytes.fromhex(old)) == 2
+    with pytest.raises(MalformedError) as caught:
+        Certificate.parse(data.replace(bytes.fromhex(old), bytes.fromhex(new)), "EK")
+    assert caught.value.code == "snp.certs.certificate"
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(bends=st.lists(st.tuples(st.integers(0, 5000), st.integers(1, 255)), min_size=1, max_size=4))
 def test_a_bent_certificate_is_read_or_refused_as_malformed(
