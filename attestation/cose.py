@@ -179,10 +179,8 @@ def sign1(
     Signatures have the lower of the two possible `s`, so that a signature has one form only.
     """
     alg = protected[ALG]
-    if not isinstance(alg, int) or alg not in _ECDSA:
-        raise ValueError(  # noqa: TRY004 - an unknown algorithm, whatever its type
-            "sign1 signs with ES256, ES384 or ES512"
-        )
+    if alg not in _ECDSA or not isinstance(alg, int):
+        raise ValueError("sign1 signs with ES256, ES384 or ES512")
     curve, hash_type, size = _ECDSA[alg]
     if not isinstance(key.curve, curve):
         raise ValueError(f"algorithm {alg} needs a key on {curve.name}")

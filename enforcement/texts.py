@@ -30,7 +30,7 @@ _IDENTIFIERS: Final = frozenset(
         "request_id",
     }
 )  # fmt: skip
-_IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_.:/@+-]{0,128}")
+_IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_.:/+-]{0,128}")
 # Keys of the APIs themselves are not text either; any other key is (of a schema, of metadata).
 _PLAIN_KEY: Final = re.compile(r"[a-z][a-z0-9_]{0,40}")
 

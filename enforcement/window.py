@@ -11,7 +11,7 @@ import hashlib
 from typing import Final
 
 from attestation.records import TextDigest
-from enforcement.detectors import MASKS, Span, hold_from, scan
+from enforcement.detectors import MASKS, Span, hold_from, max_match_length, scan
 
 CONTEXT: Final = 256  # characters that have left and still count as what stands before a match
 MAX_HELD: Final = 1024 * 1024  # characters; a reply held whole (`buffer`) may be this long
@@ -27,9 +27,11 @@ class Window:
     __slots__ = ("_context", "_hash", "_hold_back", "_labels", "_size", "held", "released_size")
 
     def __init__(self, *, labels: frozenset[str], hold_back: int | None, salt: bytes) -> None:
-        """`hold_back` in characters; None holds everything until the end."""
+        """`hold_back` in characters; None holds everything until the end. At least as much is held
+        as the detectors need to recognise a match.
+        """
         self._labels = labels
-        self._hold_back = hold_back
+        self._hold_back = None if hold_back is None else max(hold_back, max_match_length(labels))
         self._context = ""
         self._hash = hashlib.sha256(salt)
         self._size = 0

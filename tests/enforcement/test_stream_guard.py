@@ -279,7 +279,7 @@ def test_keep_alive_comments_pass_without_their_text() -> None:
         b'data: {"choices": "text"}\n\n',
         b'data: {"choices": [1]}\n\n',
         b'data: {"choices": [{"index": -1, "delta": {"content": "x"}}]}\n\n',
-        b'data: {"choices": [{"index": 0, "delta": {"content": "x", "parts": [{"text": "y"}]}}]}\n\n',
+        b'data: {"choices": [{"index": 0, "delta": {"content": "x", "p": [{"t": "y"}]}}]}\n\n',
         b'data: {"choices": [{"index": 0, "message": {"content": "x"}}]}\n\n',
         b'data: {"choices": [{"index": 0, "delta": {"role": "a b c <script>"}}]}\n\n',
         b"data: \xff\xfe\n\n",
