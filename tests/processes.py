@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -76,6 +77,17 @@ class Process:
         assert self.process.stdout is not None
         self.process.stdout.close()
         return self.process.returncode
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("agent", timeout=30)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
 
 
 @dataclass
@@ -197,20 +209,22 @@ socket = "{self.socket}"
         return self.process is not None and self.process.alive
 
     def status(self) -> dict[str, Any]:
+        """What the agent says of itself; empty while it does not answer."""
         try:
-            with httpx.Client(
-                transport=httpx.HTTPTransport(uds=str(self.socket)), timeout=5
-            ) as client:
-                value: dict[str, Any] = client.get("http://agent/v1/status").json()
-                return value
-        except httpx.HTTPError:
+            value: dict[str, Any] = json.loads(self.api("GET", "/v1/status")[1])
+        except OSError:
             return {}
+        return value
 
-    def api(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
-        with httpx.Client(
-            transport=httpx.HTTPTransport(uds=str(self.socket)), timeout=30
-        ) as client:
-            return client.request(method, f"http://agent{path}", **kwargs)
+    def api(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+        """One call of the local API: status and body."""
+        connection = _UnixConnection(self.socket)
+        try:
+            connection.request(method, path, body)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         assert self.process is not None
