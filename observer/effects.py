@@ -23,6 +23,7 @@ class AlarmCode(StrEnum):
     BOOT_UNTRUSTED = "boot_untrusted"
     FORK = "fork"
     GAP = "gap"
+    ROLLBACK = "rollback"
     INVALID = "invalid"
     CHECKPOINT = "checkpoint"
 

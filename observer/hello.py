@@ -8,7 +8,7 @@ be believed is left out of the Welcome and raises an alarm; it does not cut off 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
@@ -19,7 +19,7 @@ from attestation import chain
 from attestation.errors import AttestationError
 from attestation.wire import observer_pb2 as pb
 from observer.batches import MAX_INTEGER
-from observer.boots import Attested, OfferedBoot, StoredBoot
+from observer.boots import Attested, OfferedBoot, Position, StoredBoot
 from observer.config import Limits
 from observer.effects import Alarm, AlarmCode
 
@@ -233,6 +233,31 @@ def _owned(boot: pb.Boot, stored: StoredBoot | None, agent_id: str) -> None:
             reason="boot.agent",
             detail="this boot is stored under another agent id",
             boot_id=boot.boot_id,
+        )
+
+
+def compare_ends(boot: OfferedBoot, position: Position, agent_id: str) -> Iterator[Alarm]:
+    """What one side has and the other has lost. The stream goes on: sending again may heal it."""
+    if boot.first_unacked_seq > position.next_seq:
+        yield Alarm(
+            code=AlarmCode.GAP,
+            agent_id=agent_id,
+            boot_id=boot.boot_id,
+            seq=position.next_seq,
+            reason="observer.lost",
+            detail=f"the agent has our acknowledgement up to seq {boot.first_unacked_seq - 1}, and"
+            f" only seq {position.last_seq} is stored: this Observer's database lost records. The"
+            " agent is asked for them again.",
+        )
+    if boot.last_seq < position.last_seq:
+        yield Alarm(
+            code=AlarmCode.ROLLBACK,
+            agent_id=agent_id,
+            boot_id=boot.boot_id,
+            seq=boot.last_seq,
+            reason="agent.lost",
+            detail=f"the agent's journal ends at seq {boot.last_seq}, seq {position.last_seq} is"
+            " stored here: the agent's disk was rolled back or its journal was cut.",
         )
 
 

@@ -47,7 +47,7 @@ from observer.effects import (
     SavePassport,
     Send,
 )
-from observer.hello import Greeting, Refusal, greet, renew
+from observer.hello import Greeting, Refusal, compare_ends, greet, renew
 
 
 class Trust(Protocol):
@@ -187,6 +187,8 @@ class Receiver:
         self._boots = {boot.boot_id: boot for boot in greeting.boots}
         self.state = State.OPEN
         yield from greeting.skipped
+        for boot in greeting.boots:
+            yield from compare_ends(boot, self._positions[boot.boot_id], greeting.agent_id)
 
     def _out_of_place(self, message: pb.AgentMessage, _now: datetime) -> Effects:
         kind = message.WhichOneof("message") or "empty"

@@ -88,14 +88,14 @@ class FakeBoot:
         for _ in range(count):
             self.append(self.encode(self.last_seq + 1, **changes))
 
-    def offer(self) -> pb.Boot:
+    def offer(self, *, unacked: int = 1, last: int | None = None) -> pb.Boot:
         return pb.Boot(
             boot_id=self.boot_id,
             boot_seed=self.seed,
             passport=self.passport,
-            first_unacked_seq=1,
-            head=self.heads[0],
-            last_seq=self.last_seq,
+            first_unacked_seq=unacked,
+            head=self.heads[unacked - 1],
+            last_seq=self.last_seq if last is None else last,
         )
 
     def batch(self, first: int, last: int | None = None, **changes: Any) -> pb.AgentMessage:

@@ -314,6 +314,28 @@ def test_bytes_that_are_no_message_get_a_reason(observer: Serve) -> None:
     asyncio.run(scenario())
 
 
+def test_records_that_one_side_lost_raise_an_alarm_and_the_stream_goes_on(
+    observer: Serve, boot: FakeBoot
+) -> None:
+    async def scenario() -> None:
+        async with observer() as running:
+            store = running.store
+            async with connect(running.grpc) as stream:
+                answer = await stream.ask(boot.hello(boots=[boot.offer(unacked=6)]))
+                assert answer.welcome.accepted[0].next_seq == 1
+                await stream.send(boot.proof(answer.welcome.challenge))
+                await stream.acked(boot.batch(1, 10))
+                (alarm,) = await all_alarms(store)
+                assert (alarm["code"], alarm["seq"]) == ("gap", 1)
+            async with connect(running.grpc) as stream:
+                answer = await stream.ask(boot.hello(boots=[boot.offer(last=7)]))
+                await stream.send(boot.proof(answer.welcome.challenge))
+                await stream.acked(boot.batch(5, 7))
+                assert ("rollback", "agent.lost") in await alarm_codes(store)
+
+    asyncio.run(scenario())
+
+
 # -- a commit that fails -------------------------------------------------------------------
 
 
