@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import re
 import socket
 import tomllib
 from collections.abc import Mapping
@@ -23,6 +24,11 @@ import msgspec
 ENV_PREFIX: Final = "LUCID_"
 # Variables with the prefix that are not configuration of the daemon.
 NOT_CONFIGURATION: Final = frozenset({"LUCID_CONFIG", "LUCID_VECTORS", "LUCID_AGENT_SOCKET"})
+# Kubernetes tells every container of services: `lucid-observer` gives LUCID_OBSERVER_SERVICE_HOST,
+# LUCID_OBSERVER_PORT_50051_TCP_ADDR and so on. The Observer has variables of its own, too.
+_OTHERS: Final = re.compile(
+    r"LUCID_\w+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?)|LUCID_OBSERVER_RUN_\w+"
+)
 MAX_CONFIG_SIZE: Final = 1024 * 1024  # bytes
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
@@ -230,6 +236,8 @@ def _apply_environment(data: dict[str, Any], environ: Mapping[str, str]) -> list
     problems = []
     for name in sorted(environ):
         if not name.startswith(ENV_PREFIX) or name in NOT_CONFIGURATION:
+            continue
+        if name not in known and _OTHERS.fullmatch(name):
             continue
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)

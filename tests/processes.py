@@ -24,6 +24,11 @@ BIN = Path(sys.executable).parent
 BUNDLE = ROOT / "lucid" / "data" / "bundle"
 
 
+def clean_environment() -> dict[str, str]:
+    """Ours without variables that would configure the agent."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("LUCID_")}
+
+
 def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
@@ -45,7 +50,10 @@ class Process:
 
     def __init__(self, command: list[str], *, env: dict[str, str] | None = None) -> None:
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | (env or {})
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=clean_environment() | (env or {}),
         )
         self.output: list[str] = []
         self._reader = threading.Thread(target=self._read)

@@ -81,6 +81,22 @@ def test_an_unknown_variable_names_the_nearest_known_one(tmp_path: Path) -> None
     assert "LUCID_GATEWAY_LISTN: unknown variable; did you mean LUCID_GATEWAY_LISTEN?" in text
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "LUCID_OBSERVER_SERVICE_HOST",
+        "LUCID_OBSERVER_SERVICE_PORT_GRPC",
+        "LUCID_OBSERVER_PORT",
+        "LUCID_AGENT_PORT_8080_TCP_ADDR",
+        "LUCID_OBSERVER_RUN_DATABASE",
+    ],
+)
+def test_variables_that_kubernetes_makes_for_services_are_not_ours(
+    tmp_path: Path, name: str
+) -> None:
+    load_config(write(tmp_path, MINIMAL), {name: "10.0.0.1"})
+
+
 def test_a_variable_of_the_wrong_type_is_refused_by_name(tmp_path: Path) -> None:
     text = problems(tmp_path, MINIMAL, {"LUCID_PASSPORT_LIFETIME_SECONDS": "soon"})
     assert text.startswith("LUCID_PASSPORT_LIFETIME_SECONDS:")
