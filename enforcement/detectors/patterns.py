@@ -63,9 +63,10 @@ IBAN_START: Final = _compile(r"(?i)\b[A-Z]{2}[0-9]{2}")
 
 # --- telephone numbers --------------------------------------------------------------------------
 
+# Groups: what lies between the area code's first digit and the exchange, and before the line.
 NANP: Final = _compile(
-    rf"(?:\+?1{_SEPARATOR}?{_SEPARATOR}?)?\(?[2-9][0-9][0-9]\)?{_SEPARATOR}?{_SEPARATOR}?"
-    rf"[2-9][0-9][0-9]{_SEPARATOR}?{_SEPARATOR}?[0-9][0-9][0-9][0-9]"
+    rf"(?:\+?1{_SEPARATOR}?{_SEPARATOR}?)?\(?([2-9][0-9][0-9]\)?{_SEPARATOR}?{_SEPARATOR}?)"
+    rf"[2-9][0-9][0-9]({_SEPARATOR}?{_SEPARATOR}?)[0-9][0-9][0-9][0-9]"
 )
 _JOINT: Final = r"[ .\-()/\x{a0}\x{2000}-\x{2015}\x{202f}\x{2060}\x{feff}]"
 INTERNATIONAL: Final = _compile(rf"(?:\+|\b00)[1-9](?:{_JOINT}?{_JOINT}?[0-9]){{7,14}}")

@@ -157,13 +157,19 @@ def phones(text: str, budget: Budget) -> Found:
     for match in patterns.INTERNATIONAL.finditer(text):
         start, end = match.span()
         budget.spend(start)
-        zeros = text[start] == "0"  # `00…` without any grouping may be any number
-        if _unconnected(text, start, end) and not (zeros and match.group().isdigit()):
-            yield start, end
+        if not _unconnected(text, start, end):
+            continue
+        if text[start] == "0":  # `00…` may be any number: it must be grouped, and begin a group
+            behind_digits = start > 1 and text[start - 2].isdigit()
+            if behind_digits or match.group().isdigit():
+                continue
+        yield start, end
     for match in patterns.NANP.finditer(text):
         start, end = match.span()
         budget.spend(start)
-        if not match.group().isdigit() and _unconnected(text, start, end):
+        area_apart, line_apart = not match.group(1).isdigit(), bool(match.group(2))
+        written = area_apart or (match.group().startswith("+") and not line_apart)
+        if written and _unconnected(text, start, end):
             yield start, end
     for match in patterns.PHONE_NAMED.finditer(text):
         start, end = match.span(1)
