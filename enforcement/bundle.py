@@ -18,6 +18,7 @@ a required one denies it (`claim_missing:<name>`). Declare them `optional` to wr
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from enforcement.detectors import DETECTORS
 from enforcement.manifest import FILE, Manifest, StreamTable, parse_manifest
 from enforcement.outcome import Phase
 from enforcement.policies import CedarError, Entities, Schema
-from enforcement.policy_source import PolicySource, parse_policies
+from enforcement.policy_source import PolicySource, PolicyTooDeepError, parse_policies
 from enforcement.problems import BundleError, Problem
 from enforcement.schema import NAMESPACE, validation_schema
 from enforcement.vocabulary import Vocabulary
@@ -38,6 +39,10 @@ from enforcement.vocabulary import Vocabulary
 __all__ = ["Bundle", "BundleError", "Problem"]
 
 ENTITIES: Final = "entities.json"
+
+# Cedar's validator says the same once for each action; the policy has another name there.
+_PREFIX: Final = "for policy `policy0`, "
+_ACTION: Final = re.compile(r' in context for Lucid::Action::"[a-z_]+"')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,14 +174,16 @@ class _Validator:
         if problems:
             return problems
         messages: dict[str, None] = {}
-        text = source.as_text()
+        try:
+            text = source.as_text()
+        except PolicyTooDeepError as error:
+            return [source.problem(f"{policy.id}: {error}")]
         for phase in sorted(policy.phases):
             for message in self._schemas[phase].validate(text):
-                messages.setdefault(message)
+                messages.setdefault(_ACTION.sub("", message.removeprefix(_PREFIX)))
         return [self._problem(source, policy, message) for message in messages]
 
     def _problem(self, source: PolicySource, policy: PolicyInfo, message: str) -> Problem:
-        message = message.removeprefix("for policy `policy0`, ")
         fix = ""
         unknown = [n for n in policy.reads.claims if n not in self._vocabulary]
         for name in sorted(unknown):

@@ -17,7 +17,12 @@ from decimal import Decimal
 from typing import Final
 
 SCALE: Final = 10_000  # Cedar has no floats: decimals are whole numbers times this
+I64_MAX: Final = 2**63 - 1
+MAX_TOKENS: Final = 5000  # of one policy
+MAX_DEPTH: Final = 64  # of brackets
 
+_OPENING: Final = frozenset("([{")
+_CLOSING: Final = frozenset(")]}")
 _TOKEN: Final = re.compile(
     r"""
       (?P<space>\s+|//[^\n\r]*)
@@ -64,6 +69,22 @@ class Statement:
             parts.append(scaled(token.text) if token.kind == "float" else token.text)
             end = token.start + len(token.text)
         return "".join(parts)
+
+    def excess(self) -> tuple[Token, str] | None:
+        """Where the policy is too big to be handed to Cedar, and why; or None.
+
+        Cedar's parser works by recursion and takes the process down where the stack ends: about
+        1,000 brackets, or some thousands of tokens in one chain.
+        """
+        depth = 0
+        for token in self.tokens:
+            if token.kind == "mark":
+                depth += (token.text in _OPENING) - (token.text in _CLOSING)
+            if depth > MAX_DEPTH:
+                return token, f"brackets nested more than {MAX_DEPTH} deep"
+        if len(self.tokens) > MAX_TOKENS:
+            return self.tokens[MAX_TOKENS], f"more than {MAX_TOKENS} words and marks in one policy"
+        return None
 
     def floats(self) -> Iterator[Token]:
         """The float literals."""
@@ -121,9 +142,15 @@ def find_error(statement: Statement, parse: Callable[[str], str | None]) -> int:
             low = middle
         else:
             high = middle
+    message = parse(statement.text()) or ""
+    if "integer parse error" in message:  # noticed only at the token behind the number
+        for token in tokens:
+            if token.text.isdecimal() and int(token.text) > I64_MAX:
+                return token.start
     if high < len(tokens):
         return tokens[high - 1].start
-    return find_mention(statement, parse(statement.text()) or "", default=tokens[-1].start)
+    ended = "unexpected end of input" in message
+    return find_mention(statement, message, default=tokens[-1].start if ended else None)
 
 
 def find_mention(statement: Statement, message: str, *, default: int | None = None) -> int:

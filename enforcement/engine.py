@@ -138,8 +138,7 @@ class Engine:
 
     def _question(self, request: PolicyRequest) -> _Question | Verdict:
         """The request, checked and in canonical form, or the verdict that it cannot be one."""
-        phase = Phase(request.phase)
-        part = self._slices[phase]
+        part = self._slices[request.phase]
         complaint = _frame_problem(request)
         if complaint:
             return _refused("no_decision", complaint)
@@ -153,9 +152,8 @@ class Engine:
                 claims.append(claim.check(value))
             except ClaimError as error:
                 return _refused(f"claim_invalid:{claim.name}", str(error))
-        missing = [
-            name for name in part.required[request.action] if request.claims.get(name) is None
-        ]
+        given = request.claims
+        missing = [name for name in part.required[request.action] if given.get(name) is None]
         if missing:
             return Verdict(
                 outcome=Outcome.DENY,
@@ -169,7 +167,7 @@ class Engine:
             principal=request.principal,
             action=request.action,
             resource=request.resource,
-            phase=phase,
+            phase=request.phase,
             claims=tuple(claims),
             trace_id=request.trace_id if part.reads_trace_id else "",
             platform=request.platform,
@@ -328,14 +326,18 @@ def _frame_problem(request: PolicyRequest) -> str | None:
     if not _is_text(request.trace_id, LIMITS.trace_id):
         return "the trace id is too long or not Unicode"
     platform = request.platform
-    texts: tuple[object, ...] = (platform.tee_type, platform.tcb_status)
-    flags: tuple[object, ...] = (platform.hardware_attested, platform.simulated)
     if not (
-        all(_is_text(text, LIMITS.id) for text in texts)
-        and all(isinstance(flag, bool) for flag in flags)
+        _is_text(platform.tee_type, LIMITS.id)
+        and _is_text(platform.tcb_status, LIMITS.id)
+        and _is_bool(platform.hardware_attested)
+        and _is_bool(platform.simulated)
     ):
         return "the platform is not described in the right types"
     return None
+
+
+def _is_bool(value: object) -> bool:
+    return isinstance(value, bool)
 
 
 def _is_text(value: object, longest: int) -> bool:

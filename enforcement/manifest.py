@@ -129,7 +129,7 @@ def parse_manifest(content: bytes) -> tuple[Manifest | None, list[Problem]]:
     except UnicodeDecodeError as error:
         return None, [Problem(file=FILE, message=f"not UTF-8 at byte {error.start}")]
     except tomllib.TOMLDecodeError as error:
-        return None, [_toml_problem(str(error))]
+        return None, [_toml_problem(str(error), text)]
     except RecursionError:
         return None, [Problem(file=FILE, message="nested too deeply")]
     reader = _Reader(text)
@@ -241,7 +241,9 @@ def _readable(message: str) -> str:
     return message.partition(" - at `$")[0]
 
 
-def _toml_problem(message: str) -> Problem:
+def _toml_problem(message: str, text: str) -> Problem:
+    lines = len(text.splitlines()) or 1
+    message = message.replace("(at end of document)", f"(at line {lines}, column 1)")
     place = re.search(r"\(at line (\d+), column (\d+)\)", message)
     if not place:
         return Problem(file=FILE, message=message)

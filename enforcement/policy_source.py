@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import cedarpy
 
@@ -20,7 +20,18 @@ from enforcement.cedar_text import (
 )
 from enforcement.problems import Problem
 
+TOO_DEEP: Final = (
+    "the condition is nested too deeply (a chain of operators counts, too): "
+    "split it into several policies, or into several `when` clauses"
+)
 Est = Mapping[str, Any]  # one policy in Cedar's JSON form (its "EST")
+
+
+class PolicyTooDeepError(Exception):
+    """The policy parses, but is nested too deeply to be enforced."""
+
+    def __init__(self) -> None:
+        super().__init__(TOO_DEEP)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +72,17 @@ class PolicySource:
         return Problem(file=self.file, line=line, column=column, message=message, fix=fix)
 
     def as_text(self) -> str:
-        """The policy alone, written out again from what was parsed, as Cedar names `policy0`."""
+        """The policy alone, written out again from what was parsed; Cedar names it `policy0`.
+
+        Raises:
+            PolicyTooDeepError: Cedar's JSON form cannot hold it.
+        """
         document: dict[str, Any] = {"staticPolicies": {}, "templates": {}, "templateLinks": []}
         document["templates" if self.template else "staticPolicies"]["policy0"] = self.est
-        return str(cedarpy.policies_from_json_str(json.dumps(document)))
+        try:
+            return str(cedarpy.policies_from_json_str(json.dumps(document)))
+        except (ValueError, RecursionError) as error:  # its JSON form may be 128 levels deep
+            raise PolicyTooDeepError from error
 
 
 def parse_policies(file: str, text: str) -> tuple[list[PolicySource], list[Problem]]:
@@ -75,7 +93,8 @@ def parse_policies(file: str, text: str) -> tuple[list[PolicySource], list[Probl
     """
     places, pieces = Places(text), statements(text)
     problems = [_float_problem(file, places, token) for piece in pieces for token in piece.floats()]
-    parsed, message = _parse(text)
+    oversized = {number for number, piece in enumerate(pieces) if piece.excess()}
+    parsed, message = ([], "") if oversized else _parse(text)
     if message is None:
         aligned = len(parsed) == len(pieces)
         return [
@@ -84,9 +103,10 @@ def parse_policies(file: str, text: str) -> tuple[list[PolicySource], list[Probl
         ], problems
     policies: list[PolicySource] = []
     for position, piece in enumerate(pieces):
-        single, complaint = _parse(piece.text())
+        single, complaint = ([], "") if position in oversized else _parse(piece.text())
         if complaint is not None:
-            line, column = places.at(find_error(piece, lambda part: _parse(part)[1]))
+            offset, complaint = _complaint(piece, complaint)
+            line, column = places.at(offset)
             problems.append(Problem(file=file, line=line, column=column, message=complaint))
         policies += [
             _source(file, places, piece, replace(entry, position=position)) for entry in single
@@ -94,6 +114,14 @@ def parse_policies(file: str, text: str) -> tuple[list[PolicySource], list[Probl
     if not problems:  # the scanner and Cedar disagree about what a statement is: Cedar wins
         problems.append(Problem(file=file, line=1, column=1, message=message))
     return policies, problems
+
+
+def _complaint(piece: Statement, message: str) -> tuple[int, str]:
+    """Where a statement goes wrong, and the words for it."""
+    excess = piece.excess()
+    if excess:
+        return excess[0].start, excess[1]
+    return find_error(piece, lambda part: _parse(part)[1]), message
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +138,7 @@ def _parse(text: str) -> tuple[list[_Parsed], str | None]:
     except ValueError as error:
         return [], str(error)
     except RecursionError:
-        return [], "the expression is nested too deeply"
+        return [], TOO_DEEP
     found = [
         _Parsed(int(key.removeprefix("policy")), template, est)  # Cedar numbers them in order
         for template, group in ((False, "staticPolicies"), (True, "templates"))

@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import Final
 
 from attestation.records import ClaimValue
-from enforcement.cedar_text import SCALE
+from enforcement.cedar_text import I64_MAX, SCALE
 from enforcement.outcome import Phase
 
 NAME_PATTERN: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -25,7 +25,6 @@ RESERVED_NAMES: Final = frozenset(
     {"true", "false", "if", "then", "else", "in", "is", "like", "has", "__cedar"}
 )
 I64_MIN: Final = -(2**63)
-I64_MAX: Final = 2**63 - 1
 
 
 class ClaimType(StrEnum):
@@ -199,6 +198,8 @@ class Vocabulary:
 
 def is_unicode(text: str) -> bool:
     """Whether text has a UTF-8 form: no lone surrogates (Cedar's JSON refuses them)."""
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:
