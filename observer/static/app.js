@@ -17,6 +17,7 @@ const state = {
   before: null, // where older ones begin
   paused: false,
   history: false, // older ones were loaded and the newest had to go
+  reading: false, // older ones are on the way: the end of the table must not move
   source: null,
   generation: 0,
   loaded: false,
@@ -149,7 +150,11 @@ function append(decisions) {
 /** True while rows must not move under the reader's eyes. */
 function held() {
   return (
-    state.paused || state.history || !find("details").hidden || find("table").getBoundingClientRect().top < -40
+    state.paused
+    || state.history
+    || state.reading
+    || !find("details").hidden
+    || find("table").getBoundingClientRect().top < -40
   );
 }
 
@@ -255,6 +260,7 @@ async function loadOlder() {
   const generation = state.generation;
   const button = find("older");
   button.disabled = true;
+  state.reading = true;
   try {
     const { decisions, before } = await getJson(`/api/decisions${query({ limit: PAGE, before: state.before })}`);
     if (generation !== state.generation) return;
@@ -264,6 +270,8 @@ async function loadOlder() {
     notice(`Older decisions cannot be read: ${error.message}`);
   } finally {
     button.disabled = false;
+    state.reading = false;
+    if (state.waitingCount && !held()) release();
   }
 }
 
