@@ -47,12 +47,13 @@ def _lock_sqlite(database: str | None) -> int:
     if not database or database == ":memory:":
         raise ConfigError("a database in memory forgets everything; name a file")
     path = Path(f"{database}.lock")
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # Only its owner reads it; SQLite gives its other files the mode of this one.
+        os.close(os.open(database, flags, 0o600))
+        descriptor = os.open(path, flags, 0o600)
     except OSError as error:
-        raise ConfigError(
-            f"cannot write beside the database {database}: {error.strerror}"
-        ) from error
+        raise ConfigError(f"cannot write the database {database}: {error.strerror}") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -15,6 +15,7 @@ from sqlalchemy import Select, func, select
 
 from attestation import chain
 from observer.batches import MAX_INTEGER
+from observer.effects import AlarmCode
 from observer.filters import Filter
 from observer.schema import agents, alarms, boots, records
 from observer.store import Store
@@ -26,7 +27,8 @@ SLICES: Final = 10
 LISTED: Final = tuple(column for column in records.c if column.name not in {"record", "head"})
 EXPORT_PAGE: Final = 500
 MAX_AGENTS: Final = 500
-MAX_BOOTS: Final = 20  # per agent, newest first
+MAX_BOOTS: Final = 10  # per agent, the running one and the newest
+MAX_AGENT_ALARMS: Final = 20
 MAX_ALARMS: Final = 200
 
 
@@ -133,35 +135,37 @@ async def agents_with_boots(store: Store) -> list[tuple[Row, list[Row], Sequence
     found = await _all(
         store, select(agents).order_by(agents.c.last_seen_ns.desc()).limit(MAX_AGENTS)
     )
-    answer = []
-    for agent in found:
-        name = agent["agent_id"]
-        own = await _all(
-            store,
-            select(boots)
-            .where(boots.c.agent_id == name)
-            .order_by(boots.c.first_seen_ns.desc(), boots.c.boot_id)
-            .limit(MAX_BOOTS),
-        )
-        running = [boot for boot in own if boot["boot_id"] == agent["boot_id"]]
-        rest = [boot for boot in own if boot["boot_id"] != agent["boot_id"]]
-        answer.append((agent, running + rest, await agent_alarms(store, name)))
-    return answer
-
-
-async def agent_alarms(store: Store, agent_id: str) -> Sequence[Row]:
-    """Alarms about what a proven agent did, newest first.
-
-    Raises:
-        StoreError.
-    """
-    return await _all(
+    running = (boots.c.boot_id == agents.c.boot_id).desc()
+    own = await _newest_per_agent(
         store,
-        select(alarms)
-        .where(alarms.c.agent_id == agent_id, alarms.c.code != "untrusted")
-        .order_by(alarms.c.last_ns.desc())
-        .limit(MAX_ALARMS),
+        select(boots).join(agents, agents.c.agent_id == boots.c.agent_id),
+        order=(running, boots.c.first_seen_ns.desc(), boots.c.boot_id),
+        owner=boots.c.agent_id,
+        most=MAX_BOOTS,
     )
+    wrong = await _newest_per_agent(
+        store,
+        select(alarms).where(alarms.c.code != AlarmCode.UNTRUSTED.value),
+        order=(alarms.c.last_ns.desc(), alarms.c.id.desc()),
+        owner=alarms.c.agent_id,
+        most=MAX_AGENT_ALARMS,
+    )
+    return [(agent, own[agent["agent_id"]], wrong.get(agent["agent_id"], [])) for agent in found]
+
+
+async def _newest_per_agent(
+    store: Store, query: Select[Any], *, order: Sequence[Any], owner: Any, most: int
+) -> dict[str, list[Row]]:
+    """The first `most` rows of each agent, in one query."""
+    number = func.row_number().over(partition_by=owner, order_by=order).label("number")
+    numbered = query.add_columns(number).subquery()
+    rows = await _all(
+        store, select(numbered).where(numbered.c.number <= most).order_by(numbered.c.number)
+    )
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["agent_id"], []).append(row)
+    return found
 
 
 async def all_alarms(store: Store) -> Sequence[Row]:

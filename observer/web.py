@@ -146,7 +146,9 @@ class Web:
         answer = []
         for agent, boots, alarms in await queries.agents_with_boots(self._store):
             live = self._registry.find(agent["agent_id"])
-            shown = [views.boot(boot, now_s=now) for boot in boots]
+            shown = [
+                views.boot(boot, now_s=now, answers=place == 0) for place, boot in enumerate(boots)
+            ]
             running = shown[0]
             durable = live.durable_seq if live else agent["durable_seq"]
             answer.append(

@@ -295,10 +295,13 @@ function link(kind, text) {
 }
 
 let agentsTimer = 0;
+let agentsRead = 0;
 function agentsSoon() {
   if (!agentsTimer) {
+    const wait = Math.max(100, agentsRead + 2000 - Date.now()); // at most every two seconds
     agentsTimer = setTimeout(async () => {
       agentsTimer = 0;
+      agentsRead = Date.now();
       try {
         suggest("known-agents", await refreshAgents());
       } catch {

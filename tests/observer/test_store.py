@@ -50,7 +50,7 @@ def test_two_observers_never_share_a_database(tmp_path: Path) -> None:
         ("sqlite+nodriver:///x.db", "cannot be used"),
         ("sqlite+aiosqlite://", "forgets everything"),
         ("sqlite+aiosqlite:///:memory:", "forgets everything"),
-        ("sqlite+aiosqlite:////nowhere/at/all/x.db", "cannot write beside"),
+        ("sqlite+aiosqlite:////nowhere/at/all/x.db", "cannot write the database"),
     ],
 )
 def test_a_database_that_cannot_be_used_is_refused_with_a_reason(url: str, says: str) -> None:
@@ -79,6 +79,15 @@ def test_tables_of_another_version_are_refused(tmp_path: Path) -> None:
     with_store(tmp_path, spoil)
     with pytest.raises(ConfigError, match="version 99"):
         with_store(tmp_path, spoil)
+
+
+def test_only_its_owner_reads_the_database(tmp_path: Path) -> None:
+    async def work(_store: Store) -> None:
+        modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+        assert "observer.db" in modes
+        assert set(modes.values()) == {0o600}, modes
+
+    with_store(tmp_path, work)
 
 
 def test_commits_are_made_durable(tmp_path: Path) -> None:
