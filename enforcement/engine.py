@@ -120,16 +120,37 @@ class Engine:
         except CedarError as error:
             raise BundleError([Problem(file="", message=str(error))]) from error
         self._answer = functools.lru_cache(maxsize=cache_size)(self._evaluate)
+        # Requests that were checked and answered, as they came: spares the hot path the checks.
+        # The types are part of the key, because `True` and `1` are equal and not the same claim.
+        self._recent: dict[object, Verdict] = {}
+        self._recent_size = (
+            0 if any(part.reads_trace_id for part in self._slices.values()) else cache_size
+        )
 
     def decide(self, request: PolicyRequest, /) -> Verdict:
         """Answer one question. Never raises; fails closed."""
         try:
+            as_it_came = _key(request)
+            known = self._recent.get(as_it_came) if as_it_came is not None else None
+            if known is not None:
+                return known
             question = self._question(request)
-            return question if isinstance(question, Verdict) else self._answer(question)
+            if isinstance(question, Verdict):
+                return question
+            verdict = self._answer(question)
+            if as_it_came is not None:
+                self._remember(as_it_came, verdict)
         except _UndecidedError as undecided:
             return undecided.verdict
         except Exception as error:  # noqa: BLE001  # any failure at all must deny
             return _refused("engine_error", f"the policy engine failed: {type(error).__name__}")
+        return verdict
+
+    def _remember(self, as_it_came: object, verdict: Verdict) -> None:
+        if len(self._recent) < self._recent_size:
+            self._recent[as_it_came] = verdict
+        elif self._recent:
+            self._recent.clear()
 
     def cache_counts(self) -> tuple[int, int]:
         """Hits and misses so far."""
@@ -307,6 +328,29 @@ def _errors(faults: Iterable[Fault]) -> tuple[str, ...]:
             what = f"policy {fault.policy}: {words or 'it failed'}"
         texts.append(what[:MAX_ERROR])
     return tuple(dict.fromkeys(texts))
+
+
+def _key(request: PolicyRequest) -> object | None:
+    """A request as it came, hashable; None where it cannot be (the checks will refuse it).
+
+    Types are part of it: `True` and `1` are equal and not the same claim.
+    """
+    values = tuple(request.claims.values())
+    key = (
+        request.principal,
+        request.action,
+        request.resource,
+        request.phase,
+        request.platform,
+        tuple(request.claims),
+        values,
+        tuple(map(type, values)),
+    )
+    try:
+        hash(key)
+    except TypeError:
+        return None
+    return key
 
 
 def _refused(reason: str, error: str) -> Verdict:

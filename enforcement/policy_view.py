@@ -113,4 +113,6 @@ def record_of(
 
 def printable(text: str, limit: int) -> str:
     """A short text of the client's that is kept as a name: printable, cut."""
+    if len(text) <= limit and text.isprintable():
+        return text
     return "".join(c if c.isprintable() else "?" for c in text[:limit])

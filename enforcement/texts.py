@@ -33,6 +33,15 @@ _IDENTIFIERS: Final = frozenset(
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_.:/+-]{0,128}")
 # Keys of the APIs themselves are not text either; any other key is (of a schema, of metadata).
 _PLAIN_KEY: Final = re.compile(r"[a-z][a-z0-9_]{0,40}")
+# The keys of every request and reply, so that the pattern need not be asked. No more than a cache.
+_COMMON_KEYS: Final = frozenset(
+    {
+        "model", "messages", "role", "content", "id", "object", "created", "choices", "index",
+        "message", "finish_reason", "usage", "prompt_tokens", "completion_tokens", "total_tokens",
+        "stream", "temperature", "max_tokens", "text", "prompt", "logprobs", "type",
+    }
+)  # fmt: skip
+assert all(_PLAIN_KEY.fullmatch(key) for key in _COMMON_KEYS)
 
 # Per-token copies of the text of a reply.
 TOKEN_COPIES: Final = frozenset(
@@ -122,7 +131,7 @@ def _walk(value: Any, found: list[Text], skip: frozenset[str], depth: int) -> No
     for key, item in value.items():
         if key in skip:
             continue
-        if _PLAIN_KEY.fullmatch(key) is None:
+        if key not in _COMMON_KEYS and _PLAIN_KEY.fullmatch(key) is None:
             found.append(Text(key, value, key, is_key=True))
         if isinstance(item, (dict, list)):
             _walk(item, found, skip, depth + 1)
