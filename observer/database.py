@@ -21,20 +21,17 @@ def connect(url: str) -> tuple[AsyncEngine, int | None]:
     Raises:
         ConfigError: the URL cannot be used, or another Observer has the file.
     """
-    lock: int | None = None
     try:
         parsed = make_url(url)
-        sqlite = parsed.get_backend_name() == "sqlite"
-        if sqlite:
-            lock = _lock_sqlite(parsed.database)
         engine = create_async_engine(url)
     except (ArgumentError, ImportError) as error:
         raise ConfigError(
             f"the database URL cannot be used: {error}; for example sqlite+aiosqlite:///observer.db"
         ) from error
-    if sqlite:
-        event.listen(engine.sync_engine, "connect", _sqlite_pragmas)
-    return engine, lock
+    if parsed.get_backend_name() != "sqlite":
+        return engine, None
+    event.listen(engine.sync_engine, "connect", _sqlite_pragmas)
+    return engine, _lock_sqlite(parsed.database)
 
 
 def reason(error: BaseException) -> str:

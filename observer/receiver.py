@@ -324,6 +324,7 @@ class Receiver:
                 reason="protocol.boot",
                 detail="this boot was not accepted in the Welcome",
                 alarm=AlarmCode.INVALID,
+                boot_id=boot_id[:16],
             ) from None
 
     _Handler = Callable[["Receiver", pb.AgentMessage, datetime], Effects]
