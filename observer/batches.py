@@ -42,7 +42,7 @@ class BatchFork(Exception):  # noqa: N818
 
     def __init__(self, seq: int, *, have: bytes, got: bytes, evidence: bytes) -> None:
         super().__init__(
-            f"two histories: the stored chain has head {have.hex()[:12]}… at seq {seq}, the agent"
+            f"two histories: at seq {seq} the stored chain has head {have.hex()[:12]}…, the agent"
             f" now sends {got.hex()[:12]}…"
         )
         self.seq = seq

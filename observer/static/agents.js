@@ -61,12 +61,11 @@ function expiry(passport, now) {
 }
 
 function alarmLine(alarm) {
-  const place = alarm.seq === null ? "" : ` at seq ${alarm.seq}`;
   return h(
     "li",
     {},
     h("strong", {}, alarm.code.replaceAll("_", " ")),
-    `${place}: ${alarm.detail} `,
+    `: ${alarm.detail} `,
     h("span", { class: "dim" }, alarm.count > 1 ? `(${alarm.count} times, last ` : "(", time(alarm.last), ")"),
   );
 }
