@@ -182,10 +182,10 @@ class Client:
     async def _chunked_body(self, request: RequestHead) -> bytes:
         reader = ChunkReader(self._shared.limits)
         wire, data = self.wire, self._buffer
+        wire.deadline = wire.within(self._shared.limits.body_seconds)
         if not data:
             await self._expected(request)
             data = await self._more_body()
-        wire.deadline = wire.within(self._shared.limits.body_seconds)
         while True:
             rest = reader.feed(data)
             self._parser.body(
