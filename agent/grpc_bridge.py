@@ -13,7 +13,7 @@ import queue
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, cast
 
 import trio
 
@@ -69,7 +69,8 @@ class Bidi:
 async def open_bidi(channel: grpc.Channel, method: str) -> AsyncIterator[Bidi]:
     """Open a stream for the block; no thread of it outlives the block."""
     outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-    call = channel.stream_stream(method)(iter(outbox.get, None))
+    # Bytes in, bytes out: no serialiser, which the type information does not provide for.
+    call: Any = cast("Any", channel.stream_stream(method))(iter(outbox.get, None))
     send, received = trio.open_memory_channel[bytes](INBOUND)
     ended = Ended()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -318,10 +319,8 @@ class _Session:
     async def _send_batches(self) -> bool:
         sent = False
         for boot_id, first in self._protocol.wanted:
-            segment = await self._read(
-                lambda boot_id=boot_id, first=first: self._reader.read(
-                    boot_id, first, records=BATCH_RECORDS, size=BATCH_BYTES
-                )
+            segment = await trio.to_thread.run_sync(
+                partial(self._reader.read, boot_id, first, records=BATCH_RECORDS, size=BATCH_BYTES)
             )
             if segment is not None:
                 self._bidi.send(self._protocol.batch(segment))
@@ -335,10 +334,8 @@ class _Session:
             after = self._checkpointed[boot_id]
             if after >= through:
                 continue
-            found = await self._read(
-                lambda boot_id=boot_id, after=after: self._reader.checkpoints_since(
-                    boot_id, after, limit=64
-                )
+            found = await trio.to_thread.run_sync(
+                partial(self._reader.checkpoints_since, boot_id, after, limit=64)
             )
             for made in found:
                 if made.seq > through:

@@ -129,7 +129,8 @@ class StreamProtocol:
                 self._credits = min(self._credits + message.credit.batches, MAX_CREDITS)
                 return None
             case ((State.HELLO | State.OPEN), "nack"):
-                return self._nack(message.nack)
+                self._nack(message.nack)
+                return None
             case state, kind:
                 raise self._broken(f"{kind} has no place in state {state.value}")
 

@@ -179,15 +179,15 @@ def sign1(
     Signatures have the lower of the two possible `s`, so that a signature has one form only.
     """
     alg = protected[ALG]
-    if alg not in _ECDSA or not isinstance(alg, int):
-        raise ValueError("sign1 signs with ES256, ES384 or ES512")
-    curve, hash_type, size = _ECDSA[alg]
-    if not isinstance(key.curve, curve):
-        raise ValueError(f"algorithm {alg} needs a key on {curve.name}")
+    for known, (curve, hash_type, size) in _ECDSA.items():
+        if alg == known and isinstance(key.curve, curve):
+            break
+    else:
+        raise ValueError("sign1 signs with ES256, ES384 or ES512 and a key on its curve")
     raw = cbor.encode(protected)
     der = key.sign(to_be_signed(raw, external_aad, payload), ec.ECDSA(hash_type()))
     r, s = decode_dss_signature(der)
-    s = min(s, _ORDERS[alg] - s)
+    s = min(s, _ORDERS[known] - s)
     signature = r.to_bytes(size, "big") + s.to_bytes(size, "big")
     message = [raw, dict(unprotected or {}), payload, signature]
     return cbor.encode(CBORTag(SIGN1_TAG, message) if tagged else message)

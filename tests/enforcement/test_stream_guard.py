@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -40,7 +41,7 @@ def capture(request: pytest.FixtureRequest, vectors: Path) -> tuple[str, bytes]:
     return request.param, (vectors / "sse" / request.param).read_bytes()
 
 
-def stream(*deltas: dict[str, object], done: bool = True, index: int = 0) -> bytes:
+def stream(*deltas: dict[str, Any], done: bool = True, index: int = 0) -> bytes:
     out = b""
     for delta in deltas:
         finish = delta.pop("finish_reason", None)
