@@ -178,16 +178,19 @@ def sign1(
 
     Signatures have the lower of the two possible `s`, so that a signature has one form only.
     """
-    alg = protected[ALG]
-    for known, (curve, hash_type, size) in _ECDSA.items():
-        if alg == known and isinstance(key.curve, curve):
-            break
-    else:
+    fitting = (
+        (alg, hash_type, size)
+        for alg, (curve, hash_type, size) in _ECDSA.items()
+        if alg == protected[ALG] and isinstance(key.curve, curve)
+    )
+    found = next(fitting, None)
+    if found is None:
         raise ValueError("sign1 signs with ES256, ES384 or ES512 and a key on its curve")
+    alg, hash_type, size = found
     raw = cbor.encode(protected)
     der = key.sign(to_be_signed(raw, external_aad, payload), ec.ECDSA(hash_type()))
     r, s = decode_dss_signature(der)
-    s = min(s, _ORDERS[known] - s)
+    s = min(s, _ORDERS[alg] - s)
     signature = r.to_bytes(size, "big") + s.to_bytes(size, "big")
     message = [raw, dict(unprotected or {}), payload, signature]
     return cbor.encode(CBORTag(SIGN1_TAG, message) if tagged else message)
