@@ -1,0 +1,193 @@
+"""Decision records, their chain and their checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attestation import cbor, chain
+from attestation.checkpoint import (
+    sign_checkpoint,
+    sign_stream_proof,
+    verify_checkpoint,
+    verify_stream_proof,
+)
+from attestation.errors import AttestationError, MalformedError, VerificationError
+from attestation.records import (
+    Coverage,
+    DecisionRecord,
+    TextDigest,
+    decode_record,
+    encode_record,
+)
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+RECORDS = st.builds(
+    DecisionRecord,
+    decision_id=TEXT, request_id=TEXT, trace_id=TEXT, route=TEXT, model=TEXT, action=TEXT,
+    phase=st.sampled_from(["request", "response"]),
+    outcome=st.sampled_from(["proceed", "warn", "redact", "deny"]),
+    principal=st.tuples(TEXT, TEXT), resource=st.tuples(TEXT, TEXT), passport=TEXT,
+    reasons=st.lists(TEXT, max_size=3).map(tuple),
+    bundle=st.tuples(TEXT, TEXT, st.binary(min_size=32, max_size=32)),
+    obligations=st.dictionaries(TEXT, st.lists(TEXT, max_size=3).map(tuple), max_size=3),
+    claims=st.dictionaries(
+        TEXT,
+        st.one_of(st.booleans(), st.integers(-(2**63), 2**63 - 1), TEXT,
+                  st.lists(TEXT, max_size=3).map(tuple)),
+        max_size=5,
+    ),
+    texts=st.lists(
+        st.builds(TextDigest, sha256=st.binary(min_size=32, max_size=32), size=st.integers(0, 9)),
+        max_size=3,
+    ).map(tuple),
+    coverage=st.builds(Coverage, seen=st.integers(0, 99), complete=st.booleans()),
+    latency_us=st.dictionaries(TEXT, st.integers(0, 2**40), max_size=3),
+    auditors=st.dictionaries(TEXT, TEXT, max_size=3),
+    shadow=st.one_of(st.none(), TEXT),
+)  # fmt: skip
+PLACE: dict[str, Any] = {
+    "agent": "a", "boot": b"b" * 16, "seq": 3, "wall_ns": 10**18, "boot_ns": 5,
+}  # fmt: skip
+
+
+@settings(max_examples=120, deadline=None)
+@given(RECORDS)
+def test_a_record_has_one_encoding_and_decodes_to_itself(record: DecisionRecord) -> None:
+    data = encode_record(record, **PLACE)
+    assert cbor.encode(cbor.decode(data)) == data, "the hot path's order is the deterministic one"
+    placed = decode_record(data)
+    assert placed.record == record
+    assert (placed.agent, placed.boot, placed.seq) == ("a", b"b" * 16, 3)
+
+
+def plain() -> dict[Any, Any]:
+    record = DecisionRecord(
+        decision_id="dec-1", request_id="r", trace_id="t", phase="request", route="x", model="m",
+        principal=("User", "a"), action="invoke", resource=("Agent", "b"), outcome="deny",
+        reasons=("x",), bundle=("n", "1", bytes(32)), passport="p",
+    )  # fmt: skip
+    value = cbor.decode(encode_record(record, **PLACE))
+    assert isinstance(value, dict)
+    return value
+
+
+@pytest.mark.parametrize("field", sorted(plain()))
+def test_a_record_without_a_field_or_with_another_type_is_malformed(field: str) -> None:
+    value = plain()
+    for bad in (object, 1.0, {"x": {"y": 1}}, [[[1]]], b"x", -1 if field == "phase" else "ab" * 99):
+        changed = dict(value)
+        if bad is object:
+            del changed[field]
+        elif isinstance(bad, (type(value[field]), float)):
+            continue
+        elif field == "shadow" and isinstance(bad, str):
+            continue  # a text or nothing
+        else:
+            changed[field] = bad
+        with pytest.raises(MalformedError):
+            decode_record(cbor.encode(changed))
+
+
+def test_unknown_fields_versions_and_words_are_malformed() -> None:
+    for change in ({"extra": 1}, {"v": 2}, {"outcome": "maybe"}, {"phase": "later"}):
+        with pytest.raises(MalformedError):
+            decode_record(cbor.encode(plain() | change))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=200))
+def test_a_strangers_bytes_are_malformed(data: bytes) -> None:
+    with pytest.raises(MalformedError):
+        decode_record(data)
+
+
+# -- chain ---------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.binary(max_size=20), min_size=1, max_size=8), st.data())
+def test_no_record_can_be_changed_removed_added_or_moved(
+    records: list[bytes], data: st.DataObject
+) -> None:
+    start = chain.genesis(b"s" * 32)
+    head = chain.advance_all(start, records)
+    chain.verify_segment(start, records, head)
+    place = data.draw(st.integers(0, len(records) - 1))
+    others = [
+        [*records[:place], records[place] + b"x", *records[place + 1 :]],
+        [*records[:place], *records[place + 1 :]],
+        [*records[:place], b"new", *records[place:]],
+        records[::-1],
+        [b"".join(records)],
+    ]
+    for other in others:
+        if other != records:
+            with pytest.raises(VerificationError):
+                chain.verify_segment(start, other, head)
+
+
+# -- checkpoints ---------------------------------------------------------------------------------
+
+KEY = ec.derive_private_key(5, ec.SECP256R1())
+OTHER = ec.derive_private_key(6, ec.SECP256R1())
+WHERE: dict[str, Any] = {"boot_id": b"b" * 16, "seq": 9, "head": b"h" * 32, "wall_ns": 77}
+
+
+def test_a_checkpoint_verifies_with_its_key_only() -> None:
+    data = sign_checkpoint(KEY, **WHERE)
+    assert verify_checkpoint(data, KEY.public_key()).seq == 9
+    with pytest.raises(VerificationError):
+        verify_checkpoint(data, OTHER.public_key())
+
+
+def test_a_checkpoint_with_one_flipped_bit_is_refused() -> None:
+    data = sign_checkpoint(KEY, **WHERE)
+    for place in range(len(data)):
+        bent = bytearray(data)
+        bent[place] ^= 1 << (place % 8)
+        with pytest.raises(AttestationError):
+            verify_checkpoint(bytes(bent), KEY.public_key())
+
+
+def test_statements_are_never_taken_for_one_another() -> None:
+    proof = sign_stream_proof(KEY, challenge=b"c" * 32, boot_id=b"b" * 16)
+    with pytest.raises(MalformedError):
+        verify_checkpoint(proof, KEY.public_key())
+    with pytest.raises(MalformedError):
+        verify_stream_proof(
+            sign_checkpoint(KEY, **WHERE), KEY.public_key(), challenge=b"c" * 32, boot_id=b"b" * 16
+        )
+
+
+def test_a_proof_answers_one_challenge_of_one_boot() -> None:
+    proof = sign_stream_proof(KEY, challenge=b"c" * 32, boot_id=b"b" * 16)
+    verify_stream_proof(proof, KEY.public_key(), challenge=b"c" * 32, boot_id=b"b" * 16)
+    for challenge, boot in ((b"x" * 32, b"b" * 16), (b"c" * 32, b"x" * 16)):
+        with pytest.raises(VerificationError):
+            verify_stream_proof(proof, KEY.public_key(), challenge=challenge, boot_id=boot)
+
+
+# -- the generated messages ----------------------------------------------------------------------
+
+
+def test_the_generated_messages_are_current(tmp_path: Path) -> None:
+    from grpc_tools import protoc
+
+    root = Path(__file__).resolve().parents[2]
+    source = "attestation/wire/observer.proto"
+    arguments = [f"-I{root}", f"--python_out={tmp_path}", f"--pyi_out={tmp_path}", source]
+    assert protoc.main(["protoc", *arguments]) == 0
+    for name in ("observer_pb2.py", "observer_pb2.pyi"):
+        fresh = (tmp_path / "attestation" / "wire" / name).read_text()
+        assert (root / "attestation" / "wire" / name).read_text() == fresh, "run `make proto`"
+
+
+def test_replacing_a_field_keeps_the_record_whole() -> None:
+    record = decode_record(cbor.encode(plain())).record
+    assert replace(record, outcome="warn").outcome == "warn"
