@@ -142,6 +142,7 @@ def open_journal(config: Config, directory: Path, boot_seed: bytes) -> Journal:
             on_failure=config.journal.on_failure,
             max_bytes=config.journal.max_bytes,
             keep_days=config.journal.keep_days,
+            await_acks=bool(config.observer.target),
         )
     except JournalError as error:
         raise FatalError(ExitCode.STATE, str(error)) from None

@@ -1,0 +1,243 @@
+"""The journal: what is durable survives, in order, and nothing can be changed unseen."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from agent import journal_file
+from agent.journal import Journal, JournalError
+from agent.journal_reader import JournalReader
+from attestation import chain
+from attestation.checkpoint import verify_checkpoint
+from attestation.records import DecisionRecord, decode_record
+from enforcement.recorder import RecordError
+
+SEED = b"s" * 32
+
+
+def record(number: int = 0) -> DecisionRecord:
+    return DecisionRecord(
+        decision_id=f"dec-{number}", request_id="r", trace_id="t", phase="request", route="x",
+        model="m", principal=("User", "a"), action="invoke", resource=("Agent", "b"),
+        outcome="proceed", reasons=(), bundle=("n", "1", bytes(32)), passport="p",
+    )  # fmt: skip
+
+
+def opened(path: Path, seed: bytes = SEED, **kwargs: Any) -> Journal:
+    return Journal.open(path / "journal.sqlite", agent_id="a", boot_seed=seed, **kwargs)
+
+
+@asynccontextmanager
+async def running(path: Path, seed: bytes = SEED, **kwargs: Any) -> AsyncIterator[Journal]:
+    journal = opened(path, seed, **kwargs)
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(journal.run)
+            yield journal
+            nursery.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(shield=True):
+            await journal.close()
+
+
+def stored(path: Path, seed: bytes = SEED) -> list[bytes]:
+    """Every record of a boot, read and verified apart from the journal's own code."""
+    reader = JournalReader(path / "journal.sqlite")
+    try:
+        found: list[bytes] = []
+        boot = chain.boot_id(seed)
+        while (part := reader.read(boot, len(found) + 1, records=100, size=2**20)) is not None:
+            chain.verify_segment(part.previous_head, part.records, part.head)
+            found += part.records
+        head = chain.advance_all(chain.genesis(seed), found)
+        assert reader.head_at(boot, len(found)) == head
+        return found
+    finally:
+        reader.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    tmp_path.chmod(0o700)
+    return tmp_path
+
+
+@pytest.fixture
+def autojump_clock() -> trio.testing.MockClock:
+    """Jumps only when nothing has moved for a while: the writer's thread is never overtaken."""
+    return trio.testing.MockClock(autojump_threshold=0.02)
+
+
+async def test_a_durable_decision_is_in_the_file_in_its_place(path: Path) -> None:
+    async with running(path) as journal:
+        seqs = [journal.append(record(n)) for n in range(300)]
+        assert seqs == list(range(1, 301))
+        await journal.durable(300)
+        placed = [decode_record(data) for data in stored(path)]
+        assert [p.seq for p in placed] == seqs
+        assert [p.record.decision_id for p in placed] == [f"dec-{n}" for n in range(300)]
+        assert journal.commits < 30, "decisions share commits"
+
+
+async def test_waiting_for_many_costs_one_commit(path: Path) -> None:
+    async with running(path) as journal, trio.open_nursery() as nursery:
+        for n in range(50):
+            nursery.start_soon(journal.durable, journal.append(record(n)))
+    assert len(stored(path)) == 50
+
+
+async def test_what_waits_at_a_clean_stop_is_written_and_signed(path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    async with running(path) as journal:
+        journal.set_signer(key, b"passport")
+        for n in range(10):
+            journal.append(record(n))
+    records = stored(path)
+    assert len(records) == 10
+    reader = JournalReader(path / "journal.sqlite")
+    last = reader.checkpoints_since(chain.boot_id(SEED), 0, limit=64)[-1]
+    signed = verify_checkpoint(last.cose, key.public_key())
+    assert (signed.seq, signed.head) == (10, chain.advance_all(chain.genesis(SEED), records))
+    reader.close()
+
+
+async def test_a_new_boot_signs_the_end_of_one_that_crashed(path: Path) -> None:
+    async with running(path) as journal:
+        await journal.durable(journal.append(record()))
+    key = ec.generate_private_key(ec.SECP256R1())
+    async with running(path, b"n" * 32) as journal:
+        journal.set_signer(key, b"passport")
+        await journal.checkpoint()
+        reader = JournalReader(path / "journal.sqlite")
+        (made,) = reader.checkpoints_since(chain.boot_id(SEED), 0, limit=64)
+        assert made.recovered_by == journal.boot_id
+        assert verify_checkpoint(made.cose, key.public_key()).seq == 1
+        assert [b.seed for b in reader.boots_unacked(journal.boot_id)] == [SEED, b"n" * 32]
+        reader.close()
+
+
+class Sick:
+    """A connection whose commits fail while it is told to."""
+
+    failing = False
+
+    def __init__(self, path: Path) -> None:
+        self._db = journal_file.connect(path)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._db, name)
+
+    def execute(self, sql: str, *args: Any) -> Any:
+        if Sick.failing and sql.startswith(("COMMIT", "BEGIN")):
+            raise sqlite3.OperationalError("database or disk is full")
+        return self._db.execute(sql, *args)
+
+
+async def test_a_full_disk_refuses_and_recovers_without_a_gap(
+    path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    Sick.failing = False
+    async with running(path, connect=Sick) as journal:
+        await journal.durable(journal.append(record(0)))
+        Sick.failing = True
+        seq = journal.append(record(1))
+        with pytest.raises(RecordError, match="full"):
+            await journal.durable(seq)
+        assert not journal.healthy
+        with pytest.raises(RecordError):
+            journal.append(record(2))
+        Sick.failing = False
+        with trio.fail_after(60):
+            while not journal.healthy:  # noqa: ASYNC110 - virtual time
+                await trio.sleep(1)
+        await journal.durable(journal.append(record(3)))
+    assert [decode_record(r).seq for r in stored(path)] == [1, 2, 3]
+
+
+async def test_with_allow_a_full_disk_lets_pass_and_counts(
+    path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    Sick.failing = False
+    async with running(path, connect=Sick, on_failure="allow") as journal:
+        Sick.failing = True
+        await journal.durable(journal.append(record(0)))
+        Sick.failing = False
+    assert len(stored(path)) + journal.unrecorded >= 1
+
+
+def test_a_changed_record_is_found_at_the_next_start(path: Path) -> None:
+    async def write() -> None:
+        async with running(path) as journal:
+            for n in range(5):
+                journal.append(record(n))
+
+    trio.run(write)
+    db = sqlite3.connect(path / "journal.sqlite")
+    place, data = db.execute("SELECT place, record FROM records ORDER BY place").fetchall()[3]
+    changed = data.replace(b"dec-3", b"dec-9")
+    db.execute("UPDATE records SET record = ? WHERE place = ?", (changed, place))
+    db.commit()
+    db.close()
+    with pytest.raises(JournalError, match="evidence"):
+        opened(path, b"n" * 32)
+
+
+def test_two_agents_cannot_share_a_journal(path: Path) -> None:
+    first = opened(path)
+    with pytest.raises(JournalError):
+        opened(path, b"n" * 32)
+    trio.run(first.close)
+
+
+def test_a_file_that_others_may_read_is_refused(path: Path) -> None:
+    file = path / "journal.sqlite"
+    file.touch(mode=0o644)
+    file.chmod(0o644)
+    with pytest.raises(JournalError):
+        opened(path)
+
+
+KILLED = """
+import sys, trio
+from pathlib import Path
+from tests.agent.test_journal import record, running
+async def main():
+    async with running(Path(sys.argv[1])) as journal:
+        n = 0
+        while True:
+            await journal.durable(journal.append(record(n)))
+            n += 1
+            print(n, flush=True)
+trio.run(main)
+"""
+
+
+def test_what_was_said_to_be_durable_survives_kill_9(path: Path) -> None:
+    command = [sys.executable, "-c", KILLED, str(path)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
+    assert child.stdout is not None
+    said = 0
+    for line in child.stdout:
+        said = int(line)
+        if said >= 200:
+            os.kill(child.pid, signal.SIGKILL)
+            break
+    said = max([said, *(int(line) for line in child.stdout.read().split() if line.isdigit())])
+    child.stdout.close()
+    child.wait()
+    journal = opened(path, b"n" * 32)
+    trio.run(journal.close)
+    assert len(stored(path)) >= said
