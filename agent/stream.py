@@ -35,7 +35,7 @@ WELCOME_SECONDS: Final = 15.0
 FIRST_RETRY_SECONDS: Final = 0.5
 LONGEST_RETRY_SECONDS: Final = 60.0
 ALARM_RETRY_SECONDS: Final = 60.0
-GATHER_SECONDS: Final = 0.01  # decisions of this long share a message when the stream is idle
+GATHER_SECONDS: Final = 0.02  # decisions of this long share a message
 
 _LOG = logs.get("stream")
 
@@ -194,6 +194,7 @@ class _Session:
         self._boots: dict[bytes, Boot] = {}
         self._acked: dict[bytes, int] = {}
         self._checkpointed: dict[bytes, int] = {}
+        self._sent_heads: dict[tuple[bytes, int], bytes] = {}  # as many as batches in flight
         self._passport_sent: bytes | None = None
         self._wake = trio.Event()
         self._welcomed = trio.Event()
@@ -263,7 +264,9 @@ class _Session:
 
     async def _acknowledged(self, acked: Acked) -> None:
         boot_id, seq = acked.boot_id, acked.through_seq
-        ours = await self._read(lambda: self._reader.head_at(boot_id, seq))
+        ours = self._sent_heads.pop((boot_id, seq), None)
+        if ours is None:  # not the end of a batch of this stream
+            ours = await self._read(lambda: self._reader.head_at(boot_id, seq))
         if ours != acked.head:
             raise StreamClosedError(
                 "fork",
@@ -304,8 +307,9 @@ class _Session:
                     await trio.sleep_forever()  # the receiver ends this at the Observer's end
                 return
             await self._wake.wait()
-            if self._protocol.in_flight == 0:
-                await trio.sleep(GATHER_SECONDS)
+            # Under load every commit and every Ack is news; a message for each would cost more
+            # than the decisions it carries.
+            await trio.sleep(GATHER_SECONDS)
 
     def _complete(self) -> bool:
         journal = self._journal
@@ -324,6 +328,7 @@ class _Session:
             )
             if segment is not None:
                 self._bidi.send(self._protocol.batch(segment))
+                self._sent_heads[boot_id, segment.last_seq] = segment.head
                 sent = True
                 break  # the oldest boot first; then ask again what is wanted
         return sent
