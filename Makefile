@@ -62,7 +62,7 @@ test-real: $(VENV)/.dev .venv-real/.done ## A real model server and the openai c
 	$(BIN)/python -m pytest -m real tests/real
 
 bench: $(VENV)/.dev ## nginx, the bare gateway and everything on, side by side (about 3 minutes; needs nginx and wrk)
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks --write
 
 proto: $(VENV)/.dev ## Generate the stream's message code again
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. attestation/wire/observer.proto
