@@ -21,7 +21,7 @@ from enforcement.http1 import (
 from enforcement.http1_chunks import ChunkReader, body_too_large
 from enforcement.limits import Limits
 from enforcement.upstream import Pool
-from enforcement.wire import Hangups, InterruptedWaitError, Sweep, Wire, WireError, WireTimeoutError
+from enforcement.wire import InterruptedWaitError, Watch, Wire, WireError, WireTimeoutError
 
 
 @dataclass(slots=True)
@@ -36,8 +36,7 @@ class Shared:
     metrics: GatewayMetrics
     admission: Admission
     pool: Pool
-    sweep: Sweep
-    hangups: Hangups
+    watch: Watch
     draining: bool = False
 
 
@@ -64,7 +63,7 @@ class Client:
     )
 
     def __init__(self, sock: socket.socket, shared: Shared) -> None:
-        self.wire = Wire(sock, shared.sweep)
+        self.wire = Wire(sock, shared.watch, ready=True)
         self._shared = shared
         self._parser = RequestParser(shared.limits)
         self._buffer = b""
@@ -88,27 +87,25 @@ class Client:
         self._request = None
         wire, limits, buffer = self.wire, self._shared.limits, self._buffer
         if not buffer:
-            buffer = await self._first_bytes()
+            if self._shared.draining:
+                return None
+            self.idle = True
+            try:
+                wire.deadline = wire.within(
+                    limits.head_seconds if self._fresh else limits.idle_seconds
+                )
+                buffer = await wire.receive()
+            except (WireTimeoutError, WireError):
+                return None
+            finally:
+                self.idle = False
+                wire.deadline = math.inf
             if not buffer:
                 return None
-        seen = 0
-        while (end := buffer.find(HEAD_END, max(seen - 3, 0))) < 0:
-            if len(buffer) >= limits.head_bytes:
-                raise _head_too_large(limits)
-            check_partial(buffer, seen)
-            if not seen:
-                wire.deadline = wire.within(limits.head_seconds)
-            seen = len(buffer)
-            try:
-                data = await wire.receive()
-            except WireTimeoutError:
-                raise HttpError(
-                    "http_head_timeout", "the request's head did not come in time", status=408
-                ) from None
-            if not data:
-                raise HttpError("http_head_cut", "the connection ended inside a head")
-            buffer += data
-        wire.deadline = math.inf
+            self._fresh = False
+        end = buffer.find(HEAD_END)
+        if end < 0:
+            buffer, end = await self._rest_of_head(buffer)
         end += 4
         if end > limits.head_bytes:
             raise _head_too_large(limits)
@@ -121,23 +118,43 @@ class Client:
         self._request = request = self._parser.parse(head)
         return request
 
-    async def _first_bytes(self) -> bytes:
-        if self._shared.draining:
-            return b""
+    async def _rest_of_head(self, buffer: bytes) -> tuple[bytes, int]:
+        """What was received, and where the head's empty line begins in it."""
         wire, limits = self.wire, self._shared.limits
-        self.idle = True
-        try:
-            if self._fresh:
-                self._fresh = False
-                wire.deadline = wire.within(limits.head_seconds)
-                return await wire.receive_more()
-            wire.deadline = wire.within(limits.idle_seconds)
-            return await wire.receive()
-        except (WireTimeoutError, WireError):
+        wire.deadline = wire.within(limits.head_seconds)
+        seen = 0
+        while (end := buffer.find(HEAD_END, max(seen - 3, 0))) < 0:
+            if len(buffer) >= limits.head_bytes:
+                raise _head_too_large(limits)
+            check_partial(buffer, seen)
+            seen = len(buffer)
+            try:
+                data = await wire.receive()
+            except WireTimeoutError:
+                raise HttpError(
+                    "http_head_timeout", "the request's head did not come in time", status=408
+                ) from None
+            if not data:
+                raise HttpError("http_head_cut", "the connection ended inside a head")
+            buffer += data
+        wire.deadline = math.inf
+        return buffer, end
+
+    def body_now(self, request: RequestHead) -> bytes | None:
+        """The request's body, if it came with the head and nothing behind it; None: see `body`.
+
+        Raises:
+            HttpError: the body does not end where its length says.
+        """
+        length, buffer = request.length, self._buffer
+        if length == 0:
             return b""
-        finally:
-            self.idle = False
-            wire.deadline = math.inf
+        if length != len(buffer) or length > self._shared.limits.body_bytes:
+            return None
+        self._buffer = b""
+        self._parser.body(buffer, last=True)
+        self._shared.metrics.request_bytes += length
+        return buffer
 
     async def body(self, request: RequestHead) -> bytes:
         """The request's body, whole.
@@ -147,16 +164,10 @@ class Client:
             WireError, InterruptedWaitError: the connection is gone.
         """
         length, buffer = request.length, self._buffer
-        if length == 0:
-            return b""
         if length is None:
             body = await self._chunked_body(request)
         elif length > self._shared.limits.body_bytes:
             raise body_too_large(self._shared.limits)
-        elif length == len(buffer):
-            self._buffer = b""
-            self._parser.body(buffer, last=True)
-            body = buffer
         else:
             if length > len(buffer):
                 buffer = await self._long_body(request, length)
@@ -201,11 +212,13 @@ class Client:
 
     async def _expected(self, request: RequestHead) -> None:
         if request.expect and not request.http10 and not self._buffer:
-            await self.wire.send(replies.CONTINUE, self._shared.limits.send_seconds)
+            rest = self.wire.send_now(replies.CONTINUE)
+            if rest is not None:
+                await self.wire.send_rest(rest, self._shared.limits.send_seconds)
 
     async def _more_body(self) -> bytes:
         try:
-            data = await self.wire.receive_more()
+            data = await self.wire.receive()
         except WireTimeoutError:
             raise HttpError(
                 "http_body_timeout", "the request's body did not come in time", status=408
@@ -292,7 +305,9 @@ class Client:
         """Send wire bytes of the present reply."""
         self.started = True
         self._shared.metrics.reply_bytes += len(data)
-        await self.wire.send(data, self._shared.limits.send_seconds)
+        rest = self.wire.send_now(data)
+        if rest is not None:
+            await self.wire.send_rest(rest, self._shared.limits.send_seconds)
 
     async def linger(self) -> None:
         """Close after a refusal so that the client can read it.

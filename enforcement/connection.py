@@ -22,7 +22,7 @@ from enforcement.gateway_metrics import count
 from enforcement.http1 import HttpError, RequestHead
 from enforcement.pages import Page
 from enforcement.recorder import RecordError
-from enforcement.relay import Relay
+from enforcement.relay import Relay, record_decision
 from enforcement.wire import InterruptedWaitError, WireError, WireTimeoutError
 
 _LOG = structlog.get_logger(part="gateway")
@@ -45,26 +45,36 @@ class Connection:
 
     async def run(self) -> None:
         """Serve until the client, a fault, or the door ends it. Closes the socket."""
-        client, shared = self.client, self._shared
-        shared.hangups.watch(client.wire)
+        client = self.client
         try:
-            while not client.closing:
-                request = await self._next()
-                if request is None:
-                    return
-                shared.metrics.requests += 1
-                try:
-                    await self._answer(request)
-                finally:
-                    client.let_go()
+            await self._serve()
             await client.linger()
         except (WireError, WireTimeoutError, InterruptedWaitError):
             pass  # the client is gone; what there was to record is recorded
         except Exception as error:  # noqa: BLE001 - one exchange's fault must not end the daemon
             await self._fault(error)
         finally:
-            shared.hangups.forget(client.wire)
             client.wire.close()
+
+    async def _serve(self) -> None:
+        """Answer requests until one of them, or the client, ends the connection."""
+        client, metrics = self.client, self._shared.metrics
+        try:
+            while not client.closing:
+                request = await client.next_request()
+                if request is None:
+                    return
+                metrics.requests += 1
+                await self._answer(request)
+                client.let_go()
+        except HttpError as error:
+            await self._refuse(error)
+        except RecordError:
+            await self._refuse_locally(
+                "journal_unavailable", "the decision cannot be recorded; nothing was answered"
+            )
+        finally:
+            client.let_go()
 
     async def turn_away(self, refusal: Refusal) -> None:
         """Refuse the whole connection without reading from it. Closes the socket."""
@@ -76,32 +86,13 @@ class Connection:
         finally:
             self.client.wire.close()
 
-    async def _next(self) -> RequestHead | None:
-        try:
-            return await self.client.next_request()
-        except HttpError as error:
-            await self._refuse(error)
-            await self.client.linger()
-            return None
-
     async def _answer(self, request: RequestHead) -> None:
-        client = self.client
+        client, shared = self.client, self._shared
         page = self._pages.get(request.target)
         if page is not None and request.method == "GET" and request.length == 0:
             await trio.lowlevel.checkpoint()  # nothing else here waits: others get their turn
             await client.refuse(page())
             return
-        try:
-            await self._decide(request)
-        except RecordError:
-            await self._refuse_locally(
-                "journal_unavailable", "the decision cannot be recorded; nothing was answered"
-            )
-        except HttpError as error:
-            await self._refuse(error)
-
-    async def _decide(self, request: RequestHead) -> None:
-        client, shared = self.client, self._shared
         gate = shared.admission.gate()
         if not gate.open:
             await self._refuse_locally(gate.code, gate.message)
@@ -110,31 +101,27 @@ class Connection:
         if isinstance(begun, Ruling):
             await self._deny(begun, close=request.length != 0)
             return
-        try:
-            body = await client.body(request)
-        except HttpError as error:
-            if error.code not in _RECORDED:
-                raise
-            await self._deny(begun.refuse(error.code, str(error), error.status), close=True)
-            return
+        body = client.body_now(request)
+        if body is None:
+            try:
+                body = await client.body(request)
+            except HttpError as error:
+                if error.code not in _RECORDED:
+                    raise
+                await self._deny(begun.refuse(error.code, str(error), error.status), close=True)
+                return
         ruling = begun.request(body)
         if ruling.refusal is not None:
             await self._deny(ruling, close=False)
             return
-        seq = self._append(ruling)
-        forward = ruling.forward_body
-        await Relay(client, shared, request, begun).run(forward or b"", seq)
-
-    def _append(self, ruling: Ruling) -> int:
-        record = ruling.record
-        seq = self._shared.admission.recorder.append(record)
-        count(self._shared.metrics.decisions, record.phase, record.outcome)
-        return seq
+        seq = record_decision(shared, ruling.record)
+        await Relay(client, shared, request, begun).run(ruling.forward_body or b"", seq)
 
     async def _deny(self, ruling: Ruling, *, close: bool) -> None:
         refusal = ruling.refusal
         assert refusal is not None
-        await self._shared.admission.recorder.durable(self._append(ruling))
+        seq = record_decision(self._shared, ruling.record)
+        await self._shared.admission.recorder.durable(seq)
         await trio.lowlevel.checkpoint()
         await self.client.refuse(refusal, close=close)
 

@@ -18,7 +18,7 @@ from enforcement.gateway_metrics import GatewayMetrics, count
 from enforcement.limits import Limits
 from enforcement.pages import Page
 from enforcement.upstream import Address, Pool
-from enforcement.wire import Hangups, Sweep
+from enforcement.wire import Watch
 
 _OUT_OF_RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _TURNED_AWAY: Final = 64  # connections over the limit that are told so at one moment
@@ -43,14 +43,13 @@ class Door:
     ) -> None:
         self.metrics = GatewayMetrics()
         self._pages = pages or {}
-        sweep = Sweep()
+        watch = Watch()
         self._shared = Shared(
             limits=limits,
             metrics=self.metrics,
             admission=admission,
-            pool=Pool(upstream, limits, sweep, self.metrics),
-            sweep=sweep,
-            hangups=Hangups(),
+            pool=Pool(upstream, limits, watch, self.metrics),
+            watch=watch,
         )
         self._open: set[Connection] = set()
         self._turned_away = 0
@@ -71,8 +70,7 @@ class Door:
         shared = self._shared
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(shared.sweep.run)
-                nursery.start_soon(shared.hangups.run)
+                await nursery.start(shared.watch.run)
                 with self._accepting:
                     async with trio.open_nursery() as accepting:
                         for listener in listen_sockets:
@@ -86,7 +84,7 @@ class Door:
             for listener in listen_sockets:
                 listener.close()
             shared.pool.close()
-            shared.hangups.close()
+            shared.watch.close()
 
     def stop_accepting(self) -> None:
         """Begin to drain: no new connections, idle ones are closed, open exchanges go on."""

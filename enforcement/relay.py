@@ -11,6 +11,7 @@ from typing import Final
 
 import trio
 
+from attestation.records import DecisionRecord
 from enforcement import replies
 from enforcement.admission import ExchangeLike
 from enforcement.client import Client, Shared
@@ -48,70 +49,58 @@ class Relay:
             RecordError: a decision cannot be recorded; nothing more may leave.
             WireError, WireTimeoutError, InterruptedWaitError: the client is gone.
         """
+        data: bytes | None = None
         try:
             try:
-                reply, data = await self._ask(body)
+                upstream = self._upstream = await self._take()
+                reply = await upstream.ask(self._wire_bytes(body))
+                if not _is_stream(reply):
+                    data = upstream.whole_now()
+                    if data is None:
+                        data = await upstream.whole(self._client.hold)
             except UpstreamError as error:
                 count(self._shared.metrics.upstream_errors, error.code)
-                ruling = self._exchange.upstream_failed(error.code, str(error), status=error.status)
-            except (InterruptedWaitError, HttpError) as error:
-                await self._give_up(error)
+                await self._tell_failure(error)
                 return
+            except HttpError as error:  # the reply is too much for the memory of the door
+                await self._tell_failure(error)
+                return
+            except InterruptedWaitError:
+                self._shared.metrics.client_gone += 1
+                self._record_failure("client_gone", "the client closed the connection", CLIENT_GONE)
+                raise
             except trio.Cancelled:
                 self._record_failure("gateway_stopped", "the gateway was stopped", 503)
                 raise
+            if data is None:
+                await self._stream(reply, upstream, seq)
             else:
-                if data is None:
-                    await self._stream(reply, seq)
-                    return
                 self._release()
-                ruling = self._exchange.response(
-                    status=reply.status, content_type=reply.content_type, body=data
-                )
-                if ruling.refusal is None:
-                    await self._recorded(ruling)
-                    await self._send_whole(reply, ruling, data)
-                    return
-            self._release()
-            await self._recorded(ruling)
-            assert ruling.refusal is not None
-            await self._client.refuse(ruling.refusal)
+                await self._send_whole(reply, data)
         finally:
             self._release()
 
-    async def _ask(self, body: bytes) -> tuple[ReplyHead, bytes | None]:
-        """The reply's head and body; no body where it is an event stream."""
-        shared, request, client_wire = self._shared, self._request, self._client.wire
-        self._upstream = upstream = await shared.pool.take()
+    async def _take(self) -> UpstreamConnection:
+        pool, client_wire = self._shared.pool, self._client.wire
+        upstream = pool.take() or await pool.connect()
         client_wire.partner = upstream.wire
         if client_wire.gone:
+            self._upstream = upstream
             raise InterruptedWaitError
-        # A body always goes on with its length: it is whole, whatever its framing was.
-        if body or request.method != "GET":
-            data = b"%bHTTP/1.1\r\nhost: %b%b\r\ncontent-length: %d\r\n\r\n%b" % (
-                request.line,
-                shared.pool.authority,
-                request.forward,
-                len(body),
-                body,
-            )
-        else:
-            data = b"%bHTTP/1.1\r\nhost: %b%b\r\n\r\n" % (
-                request.line,
-                shared.pool.authority,
-                request.forward,
-            )
-        await upstream.send(data)
-        reply = await upstream.head()
-        if reply.encoding not in (b"", b"identity"):
-            raise UpstreamError(
-                "upstream_encoding", "the model server's reply is compressed; it cannot be read"
-            )
-        if reply.status == 206:
-            raise UpstreamError("upstream_malformed", "the model server sent a part of a reply")
-        if reply.is_event_stream:
-            return reply, None
-        return reply, await upstream.whole(self._client.hold)
+        return upstream
+
+    def _wire_bytes(self, body: bytes) -> bytes:
+        """The request as it is sent on. A body always goes with its length: it is whole."""
+        request, authority = self._request, self._shared.pool.authority
+        if not body and request.method == "GET":
+            return b"%bHTTP/1.1\r\nhost: %b%b\r\n\r\n" % (request.line, authority, request.forward)
+        return b"%bHTTP/1.1\r\nhost: %b%b\r\ncontent-length: %d\r\n\r\n%b" % (
+            request.line,
+            authority,
+            request.forward,
+            len(body),
+            body,
+        )
 
     def _release(self) -> None:
         # First of all: a client that hangs up from now on must not wake who has it next.
@@ -125,41 +114,41 @@ class Relay:
         self._release()
         self._append(self._exchange.upstream_failed(code, message, status=status))
 
-    async def _give_up(self, error: InterruptedWaitError | HttpError) -> None:
-        """The client is gone, or the reply is too much for the memory of the door."""
-        if isinstance(error, HttpError):
-            self._release()
-            ruling = self._exchange.upstream_failed(error.code, str(error), status=error.status)
-            await self._recorded(ruling)
-            assert ruling.refusal is not None
-            await self._client.refuse(ruling.refusal)
-            return
-        self._shared.metrics.client_gone += 1
-        self._record_failure("client_gone", "the client closed the connection", CLIENT_GONE)
-        raise error
+    async def _tell_failure(self, error: UpstreamError | HttpError) -> None:
+        """Record that there was no usable reply, and tell the client."""
+        self._release()
+        await self._refuse(
+            self._exchange.upstream_failed(error.code, str(error), status=error.status)
+        )
 
-    def _append(self, ruling: Ruling) -> int:
-        record = ruling.record
-        seq = self._shared.admission.recorder.append(record)
-        count(self._shared.metrics.decisions, record.phase, record.outcome)
-        return seq
-
-    async def _recorded(self, ruling: Ruling) -> None:
+    async def _refuse(self, ruling: Ruling) -> None:
         await self._shared.admission.recorder.durable(self._append(ruling))
+        assert ruling.refusal is not None
+        await self._client.refuse(ruling.refusal)
+
+    def _append(self, ruling: Ruling | StreamGuard) -> int:
+        """Append a decision that is final; see `record_decision`."""
+        return record_decision(self._shared, ruling.record)
 
     # -- whole replies ----------------------------------------------------------------------------
 
-    async def _send_whole(self, reply: ReplyHead, ruling: Ruling, data: bytes) -> None:
+    async def _send_whole(self, reply: ReplyHead, data: bytes) -> None:
+        ruling = self._exchange.response(
+            status=reply.status, content_type=reply.content_type, body=data
+        )
+        if ruling.refusal is not None:
+            await self._refuse(ruling)
+            return
+        await self._shared.admission.recorder.durable(self._append(ruling))
         body = ruling.forward_body if ruling.forward_body is not None else b""
         fields = reply.fields(edited=body is not data, request_id=self._request.request_id)
-        bodiless = reply.status in (204, 304)
-        await self._client.reply(
-            reply.line, fields + replies.lines(ruling.headers), None if bodiless else body
-        )
+        if ruling.headers:
+            fields += replies.lines(ruling.headers)
+        await self._client.reply(reply.line, fields, None if reply.status in (204, 304) else body)
 
     # -- streamed replies -------------------------------------------------------------------------
 
-    async def _stream(self, reply: ReplyHead, seq: int) -> None:
+    async def _stream(self, reply: ReplyHead, upstream: UpstreamConnection, seq: int) -> None:
         recorder, metrics = self._shared.admission.recorder, self._shared.metrics
         await recorder.durable(seq)
         metrics.streams += 1
@@ -169,23 +158,24 @@ class Relay:
         fields = reply.fields(edited=True, request_id=self._request.request_id)
         head = self._client.stream_head(reply.line, fields + replies.lines(guard.headers))
         try:
-            last = await self._pass_on(guard, head)
+            last = await self._pass_on(guard, upstream, head)
         except BaseException as error:  # noqa: BLE001 - also a cancelled stream is recorded
             self._release()  # at once, so that the engine stops
             await self._broken_off(guard, error)
             return
         self._release()
-        await recorder.durable(self._append_stream(guard))
+        await recorder.durable(self._append(guard))
         if guard.refusal is not None and not self._client.started:
             await self._client.refuse(guard.refusal)
             return
         piece = self._client.piece(last, last=True)
         await self._client.send(piece if self._client.started else head + piece)
 
-    async def _pass_on(self, guard: StreamGuard, head: bytes) -> bytes:
+    async def _pass_on(
+        self, guard: StreamGuard, upstream: UpstreamConnection, head: bytes
+    ) -> bytes:
         """Feed the guard and send what it releases; returns the bytes that wait for the record."""
-        upstream, client = self._upstream, self._client
-        assert upstream is not None
+        client = self._client
         while (piece := await upstream.some()) is not None:
             released = guard.feed(piece)
             if guard.denied:
@@ -199,7 +189,7 @@ class Relay:
         """The stream ends without its end: recorded as incomplete, and the client sees a cut."""
         metrics = self._shared.metrics
         guard.aborted(_reason(error))
-        seq = self._append_stream(guard)
+        seq = self._append(guard)
         if not isinstance(error, UpstreamError):
             if isinstance(error, (InterruptedWaitError, WireError, WireTimeoutError)):
                 metrics.client_gone += 1
@@ -210,11 +200,32 @@ class Relay:
             await self._shared.admission.recorder.durable(seq)
             await self._client.refuse(replies.refusal(error.code, str(error), error.status))
 
-    def _append_stream(self, guard: StreamGuard) -> int:
-        record = guard.record
-        seq = self._shared.admission.recorder.append(record)
-        count(self._shared.metrics.decisions, record.phase, record.outcome)
-        return seq
+
+def record_decision(shared: Shared, record: DecisionRecord) -> int:
+    """Append a decision to the journal and count it; returns its place.
+
+    Raises:
+        RecordError: it cannot be recorded.
+    """
+    seq = shared.admission.recorder.append(record)
+    decisions, key = shared.metrics.decisions, (record.phase, record.outcome)
+    decisions[key] = decisions.get(key, 0) + 1
+    return seq
+
+
+def _is_stream(reply: ReplyHead) -> bool:
+    """Whether the reply is an event stream.
+
+    Raises:
+        UpstreamError: it is none, and nothing that can be looked at.
+    """
+    if reply.encoding not in (b"", b"identity"):
+        raise UpstreamError(
+            "upstream_encoding", "the model server's reply is compressed; it cannot be read"
+        )
+    if reply.status == 206:
+        raise UpstreamError("upstream_malformed", "the model server sent a part of a reply")
+    return reply.is_event_stream
 
 
 def _reason(error: BaseException) -> str:

@@ -26,7 +26,7 @@ from enforcement.gateway_metrics import GatewayMetrics
 from enforcement.http1 import HttpError
 from enforcement.http1_reply import ReplyHead, ReplyParser
 from enforcement.limits import Limits
-from enforcement.wire import Sweep, Wire, WireError, WireTimeoutError
+from enforcement.wire import Watch, Wire, WireError, WireTimeoutError
 
 
 class UpstreamError(Exception):
@@ -74,61 +74,79 @@ class Address:
 class UpstreamConnection:
     """One connection to the model server; one exchange at a time."""
 
-    __slots__ = ("_limits", "_parser", "_pool", "_waiting", "wire")
+    __slots__ = ("_begun", "_limits", "_parser", "_pool", "wire")
 
     def __init__(self, wire: Wire, pool: Pool, limits: Limits) -> None:
         self.wire = wire
         self._pool = pool
         self._limits = limits
         self._parser = ReplyParser(limits)
-        self._waiting: list[bytes] = []
+        self._begun = b""  # the part of the body that came with the head
 
-    async def send(self, request: bytes) -> None:
-        """Send one whole request.
+    async def ask(self, request: bytes) -> ReplyHead:
+        """Send one whole request and wait for the head of the reply.
+
+        A connection that breaks while the request is sent is not an error yet: an early reply may
+        lie there to be read.
 
         Raises:
-            UpstreamError: it was not taken in time. A connection that breaks under the send is not
-                an error yet: an early reply may lie there to be read.
+            UpstreamError: there is no usable reply.
+            InterruptedWaitError: see Wire.
         """
-        self._parser.begin()
+        wire, parser = self.wire, self._parser
+        parser.begin()
         try:
-            await self.wire.send(request, self._limits.send_seconds)
+            rest = wire.send_now(request)
+            if rest is not None:
+                await wire.send_rest(rest, self._limits.send_seconds)
         except WireError:
             pass
         except WireTimeoutError:
             raise _timeout("did not take the request") from None
-
-    async def head(self) -> ReplyHead:
-        """The head of the reply.
-
-        Raises:
-            UpstreamError, InterruptedWaitError.
-        """
-        parser, wire = self._parser, self.wire
         wire.deadline = wire.within(self._limits.first_byte_seconds)
-        while parser.head is None:
-            self._waiting.append(await self._feed("gave no reply"))
-        wire.deadline = math.inf
+        try:
+            while parser.head is None:
+                data = await wire.receive()
+                if data:
+                    self._begun = parser.feed(data)
+                else:
+                    parser.end()
+        except (WireError, WireTimeoutError, HttpError) as error:
+            raise _no_reply(error, "gave no reply") from None
+        finally:
+            wire.deadline = math.inf
         return parser.head
+
+    def whole_now(self) -> bytes | None:
+        """The body, if all of it came with the head; else None, and `whole` waits for it."""
+        if not self._parser.complete or len(self._begun) > self._limits.reply_bytes:
+            return None
+        body, self._begun = self._begun, b""
+        return body
 
     async def some(self) -> bytes | None:
         """The next piece of the body (never empty), or None at its end.
 
         Raises:
-            UpstreamError, InterruptedWaitError.
+            UpstreamError: there is no usable reply.
+            InterruptedWaitError: see Wire.
         """
-        if self._waiting:
-            piece = b"".join(self._waiting)
-            self._waiting.clear()
-            if piece:
-                return piece
-        wire = self.wire
-        while not self._parser.complete:
-            wire.deadline = wire.within(self._limits.upstream_idle_seconds)
-            piece = await self._feed("stopped in the middle of its reply")
+        piece, self._begun = self._begun, b""
+        if piece:
+            return piece
+        wire, parser = self.wire, self._parser
+        try:
+            while not parser.complete:
+                wire.deadline = wire.within(self._limits.upstream_idle_seconds)
+                data = await wire.receive()
+                if not data:
+                    parser.end()
+                elif piece := parser.feed(data):
+                    return piece
+        except (WireError, WireTimeoutError, HttpError) as error:
+            raise _no_reply(error, "stopped in the middle of its reply") from None
+        finally:
             wire.deadline = math.inf
-            if piece:
-                return piece
         return None
 
     async def whole(self, hold: Callable[[int], None]) -> bytes:
@@ -145,13 +163,7 @@ class UpstreamConnection:
         head, limit = self._parser.head, self._limits.reply_bytes
         if head is not None and head.length is not None and head.length > limit:
             raise _too_large(limit)
-        first = await self.some()
-        if first is None:
-            return b""
-        if self._parser.complete:
-            return first
-        body = bytearray(first)
-        hold(len(first))
+        body = bytearray()
         while (piece := await self.some()) is not None:
             hold(len(piece))
             body += piece
@@ -167,33 +179,16 @@ class UpstreamConnection:
         else:
             self.wire.close()
 
-    async def _feed(self, what: str) -> bytes:
-        try:
-            data = await self.wire.receive()
-            if not data:
-                self._parser.end()
-                return b""
-            return self._parser.feed(data)
-        except WireTimeoutError:
-            raise _timeout(what) from None
-        except WireError:
-            raise UpstreamError(
-                "upstream_closed", "the model server closed the connection early"
-            ) from None
-        except HttpError as error:
-            code = error.code if error.code.startswith("upstream_") else "upstream_malformed"
-            raise UpstreamError(code, str(error)) from None
-
 
 class Pool:
     """Connections to one model server."""
 
     def __init__(
-        self, address: Address, limits: Limits, sweep: Sweep, metrics: GatewayMetrics
+        self, address: Address, limits: Limits, watch: Watch, metrics: GatewayMetrics
     ) -> None:
         self._address = address
         self._limits = limits
-        self._sweep = sweep
+        self._watch = watch
         self._metrics = metrics
         self._idle: list[UpstreamConnection] = []
         self.authority = address.authority
@@ -203,12 +198,8 @@ class Pool:
         """Connections that wait to be used."""
         return len(self._idle)
 
-    async def take(self) -> UpstreamConnection:
-        """A connection that is open now: the one used last, or a new one.
-
-        Raises:
-            UpstreamError: the model server cannot be reached.
-        """
+    def take(self) -> UpstreamConnection | None:
+        """The connection that was used last and is open now, or None: `connect` then."""
         while self._idle:
             connection = self._idle.pop()
             wire = connection.wire
@@ -216,9 +207,17 @@ class Pool:
             if wire.quiet():
                 return connection
             wire.close()
-        sock = await self._connect()
+        return None
+
+    async def connect(self) -> UpstreamConnection:
+        """A new connection.
+
+        Raises:
+            UpstreamError: the model server cannot be reached.
+        """
+        sock = await self._open()
         self._metrics.upstream_connections += 1
-        connection = UpstreamConnection(Wire(sock, self._sweep), self, self._limits)
+        connection = UpstreamConnection(Wire(sock, self._watch), self, self._limits)
         connection.wire.when_unused(lambda: self._forget(connection))
         return connection
 
@@ -241,7 +240,7 @@ class Pool:
         self._idle.remove(connection)
         connection.wire.close()
 
-    async def _connect(self) -> socket.socket:
+    async def _open(self) -> socket.socket:
         last: OSError | None = None
         with trio.move_on_after(self._limits.connect_seconds) as scope:
             try:
@@ -293,6 +292,15 @@ async def _connect(family: int, address: tuple[str, int]) -> socket.socket:
 
 def _timeout(what: str) -> UpstreamError:
     return UpstreamError("upstream_timeout", f"the model server {what} in time", status=504)
+
+
+def _no_reply(error: Exception, what: str) -> UpstreamError:
+    if isinstance(error, WireTimeoutError):
+        return _timeout(what)
+    if isinstance(error, HttpError):
+        code = error.code if error.code.startswith("upstream_") else "upstream_malformed"
+        return UpstreamError(code, str(error))
+    return UpstreamError("upstream_closed", "the model server closed the connection early")
 
 
 def _too_large(limit: int) -> UpstreamError:

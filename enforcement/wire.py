@@ -1,9 +1,16 @@
 """Non-blocking sockets for the door: one task reads and writes each, time limits come from outside.
 
-A cancel scope and a timer for each wait would cost more than the wait. Instead every socket says
-until when its task will wait, one sweep four times a second looks at all of them, and wakes the
-task of one whose time has come. `trio.lowlevel.notify_closing` wakes without closing, so the task
-can still say goodbye on the same socket.
+Two things would cost more than the work between them, and are done once for many:
+
+- A cancel scope and a timer for each wait. Instead every socket says until when its task will
+  wait, and one sweep four times a second wakes the tasks whose time has come.
+- Telling the kernel before each wait what is waited for. Instead every socket is registered once,
+  edge-triggered, with an epoll of the door's own; one task waits for that epoll and does nothing
+  but mark sockets as ready and reschedule the tasks that wait for them. Tasks stay tasks: no code
+  of an exchange runs in a callback.
+
+The same registration tells at once when a client hangs up while its task waits for the model
+server, which one task could not notice: it waits for one thing at a time.
 """
 
 from __future__ import annotations
@@ -16,11 +23,23 @@ from collections.abc import Callable
 from typing import Final
 
 import trio
-from trio.lowlevel import notify_closing, wait_readable, wait_writable
+from trio.lowlevel import (
+    Abort,
+    Task,
+    checkpoint,
+    current_task,
+    notify_closing,
+    reschedule,
+    wait_readable,
+    wait_task_rescheduled,
+    wait_writable,
+)
 
 TICK: Final = 0.25  # seconds between two sweeps
 RECEIVE_SIZE: Final = 64 * 1024
 _GREEDY: Final = 16  # receives without waiting before other tasks get a turn
+_EVENTS: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+_HANGUP: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
 
 class WireError(Exception):
@@ -40,8 +59,8 @@ class Wire:
 
     Attributes:
         deadline: on the sweep's clock; `math.inf` while no time limit runs.
-        gone: the peer has closed its side or reset the connection (clients only, see `Hangups`).
-        partner: the upstream that the peer's task waits for; woken when the peer goes.
+        gone: the peer has closed its side, or reset the connection.
+        partner: whose task is woken when this peer goes.
         unused: no task has it; it lies in a pool until its deadline.
     """
 
@@ -49,10 +68,13 @@ class Wire:
         "_expired",
         "_greed",
         "_interrupted",
+        "_ready",
         "_send",
         "_sock",
-        "_sweep",
+        "_task",
+        "_watch",
         "_when_unused",
+        "_writing",
         "deadline",
         "fd",
         "gone",
@@ -60,24 +82,28 @@ class Wire:
         "unused",
     )
 
-    def __init__(self, sock: socket.socket, sweep: Sweep) -> None:
+    def __init__(self, sock: socket.socket, watch: Watch, *, ready: bool = False) -> None:
+        """`ready`: there may be something to read already."""
         self._sock = sock
         self._send = sock.send
-        self._sweep = sweep
+        self._watch = watch
+        self._ready = ready
+        self._task: Task | None = None
+        self._writing = False
         self._expired = False
         self._interrupted = False
         self._greed = 0
-        self.unused = False
         self._when_unused: Callable[[], None] | None = None
         self.fd = sock.fileno()
         self.deadline = math.inf
         self.gone = False
         self.partner: Wire | None = None
-        sweep.wires.add(self)
+        self.unused = False
+        watch.add(self)
 
     def within(self, seconds: float) -> float:
         """A deadline that many seconds from now, for `deadline`."""
-        return self._sweep.now + seconds + TICK
+        return self._watch.now + seconds + TICK
 
     async def receive(self) -> bytes:
         """Wait (until `deadline`) and read what there is; empty at the peer's end.
@@ -88,34 +114,51 @@ class Wire:
         while True:
             if self._interrupted or self._expired:
                 self._stop()
-            try:
-                await wait_readable(self.fd)
+            if not self._ready:
                 self._greed = 0
-                return self._sock.recv(RECEIVE_SIZE)
-            except BlockingIOError:
+                self._task = current_task()
+                await wait_task_rescheduled(self._give_up)
                 continue
-            except trio.ClosedResourceError:
-                self._stop()
-            except OSError as error:
-                raise WireError(error.strerror) from None
-
-    async def receive_more(self) -> bytes:
-        """As `receive`, for data that is likely there already: reads first and waits after."""
-        self._greed += 1
-        if self._greed < _GREEDY and not self._interrupted:
+            self._greed += 1
+            if self._greed > _GREEDY:
+                self._greed = 0
+                await checkpoint()
             try:
-                return self._sock.recv(RECEIVE_SIZE)
+                data = self._sock.recv(RECEIVE_SIZE)
             except BlockingIOError:
-                pass
+                self._ready = False
+                continue
             except OSError as error:
                 raise WireError(error.strerror) from None
-        return await self.receive()
+            # A short read took all there was; what comes later makes a new edge. After a hang-up
+            # there is no later edge: reading goes on to the end.
+            self._ready = self.gone or len(data) == RECEIVE_SIZE
+            return data
 
-    async def send(self, data: bytes, seconds: float) -> None:
-        """Send all. `seconds` is how long the peer may take no byte at all.
+    def wake(self, events: int) -> None:
+        """Called by the watch: there is something to read, or the peer hung up."""
+        self._ready = True
+        if events & _HANGUP:
+            self.gone = True
+            if self.partner is not None:
+                self.partner.interrupt()
+        self._resume()
+
+    def _resume(self) -> None:
+        task = self._task
+        if task is not None:
+            self._task = None
+            reschedule(task)
+
+    def _give_up(self, _raise_cancel: object) -> Abort:
+        self._task = None
+        return Abort.SUCCEEDED
+
+    def send_now(self, data: bytes) -> memoryview | None:
+        """Send what can be sent without waiting; returns the rest, None where nothing is left.
 
         Raises:
-            WireTimeoutError, WireError, InterruptedWaitError: see the classes.
+            WireError: see the class.
         """
         try:
             sent = self._send(data)
@@ -123,11 +166,16 @@ class Wire:
             sent = 0
         except OSError as error:
             raise WireError(error.strerror) from None
-        if sent != len(data):
-            await self._send_rest(memoryview(data)[sent:], seconds)
+        return None if sent == len(data) else memoryview(data)[sent:]
 
-    async def _send_rest(self, rest: memoryview, seconds: float) -> None:
+    async def send_rest(self, rest: memoryview, seconds: float) -> None:
+        """Send what `send_now` left. `seconds` is how long the peer may take no byte at all.
+
+        Raises:
+            WireTimeoutError, WireError, InterruptedWaitError: see the classes.
+        """
         kept = self.deadline
+        self._writing = True
         try:
             while rest:
                 if self._interrupted or self._expired:
@@ -136,14 +184,13 @@ class Wire:
                 try:
                     await wait_writable(self.fd)
                     rest = rest[self._send(rest) :]
-                except BlockingIOError:
-                    continue
-                except trio.ClosedResourceError:
-                    self._stop()
+                except (BlockingIOError, trio.ClosedResourceError):
+                    continue  # the latter: `_wake_up`
                 except OSError as error:
                     raise WireError(error.strerror) from None
         finally:
             self.deadline = kept
+            self._writing = False
 
     @property
     def calm(self) -> bool:
@@ -168,29 +215,32 @@ class Wire:
     def close(self) -> None:
         """Close. Safe to call again."""
         if self.fd != -1:
-            self._sweep.wires.discard(self)
-            notify_closing(self.fd)
+            self._watch.remove(self)
             self.fd = -1
             self._sock.close()
 
     def interrupt(self) -> None:
         """Wake the waiting task with InterruptedWaitError; a later wait gets it too."""
         self._interrupted = True
-        if self.fd != -1:
-            notify_closing(self.fd)
+        self._wake_up()
 
     def when_unused(self, call: Callable[[], None]) -> None:
         """What to do at the deadline while the wire is `unused`."""
         self._when_unused = call
 
     def expire(self) -> None:
-        """Called by the sweep at the deadline."""
+        """Called by the watch at the deadline."""
         self.deadline = math.inf
         if self.unused and self._when_unused is not None:
             self._when_unused()
         else:
             self._expired = True
-            notify_closing(self.fd)
+            self._wake_up()
+
+    def _wake_up(self) -> None:
+        if self._writing and self.fd != -1:
+            notify_closing(self.fd)  # wakes the writer; it does not close
+        self._resume()
 
     def _stop(self) -> None:
         if self._expired:
@@ -199,56 +249,49 @@ class Wire:
         raise InterruptedWaitError
 
 
-class Sweep:
-    """The clock of all wires: coarse, one task, no timer per wait."""
+class Watch:
+    """All wires of a door: who is ready, and whose time has come.
 
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.wires: set[Wire] = set()
-
-    async def run(self) -> None:
-        """Sweep until cancelled."""
-        while True:
-            self.now = now = trio.current_time()
-            for wire in [wire for wire in self.wires if wire.deadline < now]:
-                wire.expire()
-            await trio.sleep(TICK)
-
-
-class Hangups:
-    """Notices that a client hangs up while its task waits for the model server.
-
-    One task cannot wait for two sockets, and a nursery for each request would cost more than the
-    request. An epoll of its own is told once about each client connection (edge-triggered, only
-    hang-ups) and is itself waited for by one task.
+    Attributes:
+        now: seconds on trio's clock, as of the last sweep.
     """
 
     def __init__(self) -> None:
-        self._epoll = select.epoll()
+        self.now = 0.0
         self._wires: dict[int, Wire] = {}
+        self._epoll = select.epoll()
 
-    def watch(self, wire: Wire) -> None:
-        """Begin to watch; `forget` before the wire is closed."""
+    def add(self, wire: Wire) -> None:
+        """Begin to watch a wire; what is there to read already is reported too."""
         self._wires[wire.fd] = wire
-        self._epoll.register(wire.fd, select.EPOLLRDHUP | select.EPOLLET)
+        self._epoll.register(wire.fd, _EVENTS)
 
-    def forget(self, wire: Wire) -> None:
-        """Stop to watch."""
+    def remove(self, wire: Wire) -> None:
+        """Stop to watch; called before the socket is closed."""
         del self._wires[wire.fd]
-        with contextlib.suppress(OSError):
-            self._epoll.unregister(wire.fd)
+        self._epoll.unregister(wire.fd)
 
-    async def run(self) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Watch until cancelled."""
-        while True:
-            await wait_readable(self._epoll.fileno())
-            for fd, _ in self._epoll.poll(0, 256):
-                wire = self._wires.get(fd)
-                if wire is not None:
-                    wire.gone = True
-                    if wire.partner is not None:
-                        wire.partner.interrupt()
+        async with trio.open_nursery() as nursery:
+            self.now = trio.current_time()
+            nursery.start_soon(self._sweep)
+            task_status.started()
+            wires, poll, fd = self._wires, self._epoll.poll, self._epoll.fileno()
+            while True:
+                await wait_readable(fd)
+                for number, events in poll(0, 1024):
+                    wire = wires.get(number)
+                    if wire is not None:
+                        wire.wake(events)
 
     def close(self) -> None:
-        """Close, after `run` has ended and no wire is watched any more."""
+        """Close, after `run` has ended and all wires are closed."""
         self._epoll.close()
+
+    async def _sweep(self) -> None:
+        while True:
+            self.now = now = trio.current_time()
+            for wire in [wire for wire in self._wires.values() if wire.deadline < now]:
+                wire.expire()
+            await trio.sleep(TICK)
