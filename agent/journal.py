@@ -3,7 +3,9 @@
 `append` takes the next sequence number, encodes the record and puts it into a queue: no I/O, no
 thread hand-over. One task takes whatever has gathered, and one thread commits it; everything that
 arrives during a commit is the next commit. So a decision waits for at most two commits, and the
-cost of one is shared by all that wait. A record is encoded where it is made, so that one that
+cost of one is shared by all that wait. A commit begins when somebody waits for it, or
+UNASKED_SECONDS after the first decision that it holds. A record is encoded where it is made, so
+that one that
 cannot be (text that is no UTF-8, more than MAX_RECORD_SIZE bytes) is refused alone and never holds
 up the others.
 
@@ -35,6 +37,7 @@ from agent import logs
 from agent.boottime import boot_ns, wall_ns
 from agent.journal_file import Connect, JournalError, connect
 from agent.journal_store import Checkpoint, JournalStore, Mark, Row, Turn
+from agent.journal_tail import Tail
 from attestation import chain
 from attestation.checkpoint import sign_checkpoint
 from attestation.records import MAX_RECORD_SIZE, DecisionRecord, encode_record
@@ -43,6 +46,7 @@ from enforcement.recorder import RecordError
 __all__ = ["Journal", "JournalError"]
 
 QUEUE_LIMIT: Final = 65_536  # decisions; some 60 MB of them (a guess)
+UNASKED_SECONDS: Final = 0.01  # how long a decision nobody waits for may stay in memory
 BATCH_LIMIT: Final = 4_096  # decisions in one commit
 CHECKPOINT_RECORDS: Final = 1_000
 CHECKPOINT_SECONDS: Final = 1.0
@@ -63,6 +67,8 @@ class Journal:
 
     Attributes:
         head: the chain's head at `durable_seq`.
+        tail: the newest durable records.
+        checkpoint_seq: the last checkpoint of this boot is at this seq, or later.
         problem: why decisions cannot be recorded now; empty while they can.
         unrecorded: decisions of this boot that were let pass without a record.
     """
@@ -92,8 +98,10 @@ class Journal:
         self.epoch = store.epoch
 
         self.head = self._newest_head = chain.genesis(boot_seed)
+        self.tail = Tail(store.boot_id, self.head)
         self.last_seq = 0
         self.durable_seq = 0
+        self.checkpoint_seq = 0
         self.commits = 0
         self.unrecorded = 0
         self.problem = ""
@@ -103,6 +111,8 @@ class Journal:
         self._queue: deque[Row] = deque()
         self._batch: list[Row] = []
         self._work = trio.Event()
+        self._nap = trio.CancelScope()  # of the writer, while it has nothing to do
+        self._asked = 0  # somebody waits for this seq
         self._stop = trio.Event()
         self._waiting = trio.lowlevel.ParkingLot()
         self._turn_lock = trio.Lock()
@@ -114,7 +124,6 @@ class Journal:
         self._signer: ec.EllipticCurvePrivateKey | None = None
         self._passport: bytes | None = None
         self._recovering = True  # earlier boots may have an end that nobody has signed
-        self._checkpoint_seq = 0
         self._checkpoint_time = self._prune_time = float("-inf")
         self._unmeasured = max_bytes  # bytes written since the size was last looked at
         self._closed = False
@@ -197,9 +206,9 @@ class Journal:
             )
         self.last_seq = seq
         self._newest_head = head = chain.advance(self._newest_head, data)
+        if not queue:
+            self._nap.deadline = min(self._nap.deadline, trio.current_time() + UNASKED_SECONDS)
         queue.append((self._store.base + seq, wall, head, data))
-        if len(queue) == 1:
-            self._work.set()
         return seq
 
     def _unfit(self, problem: str) -> int:
@@ -219,6 +228,9 @@ class Journal:
                 if not self._deny:
                     return
                 raise RecordError(self.problem)
+            if self._asked < seq:
+                self._asked = seq
+                self._work.set()
             await self._waiting.park()
 
     # -- the writer -------------------------------------------------------------------------------
@@ -228,8 +240,10 @@ class Journal:
         task_status.started()
         retry = FIRST_RETRY_SECONDS
         while not self._closed:
-            if not (self._queue or self._failure):
-                with trio.move_on_after(CHECKPOINT_SECONDS):
+            if self._asked <= self.durable_seq and not self._failure:
+                with trio.move_on_after(UNASKED_SECONDS if self._queue else CHECKPOINT_SECONDS) as (
+                    self._nap
+                ):
                     await self._work.wait()
             # One turn of the loop, so that decisions made in the same tick share the commit.
             await trio.lowlevel.checkpoint()
@@ -267,7 +281,7 @@ class Journal:
                 self.head,
             )
         )
-        moved = seq - self._checkpoint_seq
+        moved = seq - self.checkpoint_seq
         now = trio.current_time()
         due = sign or moved >= CHECKPOINT_RECORDS
         due = due or now - self._checkpoint_time >= CHECKPOINT_SECONDS
@@ -290,7 +304,7 @@ class Journal:
         self._written(turn, seq, head)
         if key is not None:
             self._recovering = False
-            self._checkpoint_seq, self._checkpoint_time = seq, now
+            self.checkpoint_seq, self._checkpoint_time = seq, now
         self._told_unrecorded = told
         self.announce()
 
@@ -325,7 +339,8 @@ class Journal:
     def _written(self, turn: Turn, seq: int, head: bytes) -> None:
         self.commits += 1
         self.durable_seq, self.head = seq, head
-        self._unmeasured += sum(len(row[3]) for row in turn.rows)
+        self.tail.extend([(row[2], row[3]) for row in turn.rows])
+        self._unmeasured += sum([len(row[3]) for row in turn.rows])
         self._batch = []
         for boot_id, mark in turn.acknowledged.items():
             if self._acknowledged[boot_id] == mark:

@@ -10,6 +10,7 @@ import os
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -62,18 +63,22 @@ class Turn:
     passport: bytes | None = None
     unrecorded: int = 0
 
+    @property
+    def only_rows(self) -> bool:
+        """Whether there is nothing to write but records."""
+        return not (self.acknowledged or self.signed or self.passport or self.unrecorded)
+
     def __bool__(self) -> bool:
         """Whether there is anything to write."""
-        return bool(
-            self.rows or self.acknowledged or self.signed or self.passport or self.unrecorded
-        )
+        return bool(self.rows) or not self.only_rows
 
 
-# Statements by how many rows they insert, most first.
-_INSERTS: Final = {
-    size: "INSERT INTO records VALUES " + ",".join(["(?, ?, ?, ?)"] * size)  # noqa: S608 - no input
-    for size in (256, 64, 16, 4, 1)
-}
+_MOST_ROWS: Final = 64  # in one statement; each size is a statement that SQLite keeps prepared
+
+
+@cache
+def _insert_of(rows: int) -> str:
+    return "INSERT INTO records VALUES " + ",".join(["(?, ?, ?, ?)"] * rows)  # noqa: S608 - no input
 
 
 class JournalStore:
@@ -159,10 +164,13 @@ class JournalStore:
             rows = ()
         db = self._db
         try:
-            db.execute("BEGIN IMMEDIATE")
-            self._insert(rows)
-            self._write_rest(turn, checkpoints)
-            db.execute("COMMIT")
+            if turn.only_rows and not checkpoints and len(rows) <= _MOST_ROWS:
+                self._insert(rows)  # one statement is a transaction of its own
+            else:
+                db.execute("BEGIN IMMEDIATE")
+                self._insert(rows)
+                self._write_rest(turn, checkpoints)
+                db.execute("COMMIT")
         except BaseException:
             self._suspect = True
             self._rollback()
@@ -174,12 +182,9 @@ class JournalStore:
         """Many rows a statement. Each statement gives the interpreter away and has to wait to get
         it back, which beside a busy event loop costs far more than a row.
         """
-        place = 0
-        for size, statement in _INSERTS.items():
-            while len(rows) - place >= size:
-                values = [value for row in rows[place : place + size] for value in row]
-                self._db.execute(statement, values)
-                place += size
+        for start in range(0, len(rows), _MOST_ROWS):
+            part = rows[start : start + _MOST_ROWS]
+            self._db.execute(_insert_of(len(part)), [value for row in part for value in row])
 
     def _write_rest(self, turn: Turn, checkpoints: Sequence[Checkpoint]) -> None:
         db = self._db

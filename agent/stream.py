@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import grpc
 import trio
@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from agent import logs
 from agent.grpc_bridge import CHANNEL_OPTIONS, Bidi, open_bidi
 from agent.journal import Journal
-from agent.journal_reader import Boot, JournalReader
+from agent.journal_reader import Boot, JournalReader, Segment
 from agent.stream_protocol import Acked, Challenge, StreamClosedError, StreamProtocol
 from attestation.checkpoint import sign_stream_proof
 from attestation.wire import observer_pb2 as pb
@@ -35,9 +35,11 @@ WELCOME_SECONDS: Final = 15.0
 FIRST_RETRY_SECONDS: Final = 0.5
 LONGEST_RETRY_SECONDS: Final = 60.0
 ALARM_RETRY_SECONDS: Final = 60.0
-GATHER_SECONDS: Final = 0.02  # decisions of this long share a message
+GATHER_SECONDS: Final = 0.05  # decisions of this long share a message
 
 _LOG = logs.get("stream")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,7 +228,7 @@ class _Session:
     def _news(self) -> None:
         self._wake.set()
 
-    async def _read(self, work: Callable[[], Any]) -> Any:
+    async def _read(self, work: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(work)
 
     async def _receive(self, scope: trio.CancelScope) -> None:
@@ -323,9 +325,7 @@ class _Session:
     async def _send_batches(self) -> bool:
         sent = False
         for boot_id, first in self._protocol.wanted:
-            segment = await trio.to_thread.run_sync(
-                partial(self._reader.read, boot_id, first, records=BATCH_RECORDS, size=BATCH_BYTES)
-            )
+            segment = await self._segment(boot_id, first)
             if segment is not None:
                 self._bidi.send(self._protocol.batch(segment))
                 self._sent_heads[boot_id, segment.last_seq] = segment.head
@@ -333,13 +333,25 @@ class _Session:
                 break  # the oldest boot first; then ask again what is wanted
         return sent
 
+    async def _segment(self, boot_id: bytes, first: int) -> Segment | None:
+        journal = self._journal
+        if boot_id == journal.boot_id and first > journal.durable_seq:
+            return None
+        limits = {"records": BATCH_RECORDS, "size": BATCH_BYTES}
+        segment = journal.tail.read(boot_id, first, **limits)
+        if segment is None:
+            segment = await self._read(partial(self._reader.read, boot_id, first, **limits))
+        return segment
+
     async def _send_checkpoints(self) -> None:
         for boot_id in self._protocol.accepted:
             through = self._protocol.sent_through(boot_id)
             after = self._checkpointed[boot_id]
+            if boot_id == self._journal.boot_id:
+                through = min(through, self._journal.checkpoint_seq)
             if after >= through:
                 continue
-            found = await trio.to_thread.run_sync(
+            found = await self._read(
                 partial(self._reader.checkpoints_since, boot_id, after, limit=64)
             )
             for made in found:

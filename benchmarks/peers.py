@@ -118,11 +118,15 @@ def wait_for(port: int, process: subprocess.Popen[bytes], seconds: float = 30) -
 
 @contextlib.contextmanager
 def started(
-    cpu: int, *command: str, env: dict[str, str] | None = None
+    cpu: int, *command: str, idle: bool = False, env: dict[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process on one core; ended with the block."""
+    """A process on one core; ended with the block.
+
+    Args:
+        idle: it runs only while nothing else wants the core.
+    """
     process = subprocess.Popen(
-        ["taskset", "-c", str(cpu), *command],
+        ["taskset", "-c", str(cpu), *(["chrt", "--idle", "0"] if idle else []), *command],
         stdout=subprocess.DEVNULL,
         stderr=None if os.environ.get("BENCH_VERBOSE") else subprocess.DEVNULL,
         env=os.environ | (env or {}),
@@ -146,8 +150,12 @@ def nginx(directory: Path, name: str, cpu: int, body: str, port: int) -> Iterato
     config.write_text(_NGINX.format(dir=directory, name=name, body=body))
     with started(cpu, binary, "-p", str(directory), "-c", str(config)) as process:
         wait_for(port, process)
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        yield Peer(name, port, int(children[0]))
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while not (workers := children.read_text().split()):  # it listens before it has a worker
+            if process.poll() is not None:
+                raise RuntimeError(f"nginx ended with {process.returncode}")
+            time.sleep(0.01)
+        yield Peer(name, port, int(workers[0]))
 
 
 @contextlib.contextmanager
@@ -180,7 +188,11 @@ def bare_gateway(upstream_port: int) -> Iterator[Peer]:
 
 @contextlib.contextmanager
 def observer(directory: Path) -> Iterator[int]:
-    """The real Observer; gives its gRPC port."""
+    """The real Observer; gives its gRPC port.
+
+    It stands on another machine in earnest. Here it must not take the core from the load generator
+    and the upstream, whose delays would be taken for the proxy's.
+    """
     grpc_port, http_port = free_port(), free_port()
     bin_dir = Path(sys.executable).parent
     root = directory / "state" / "simulated-tee" / "root.pem"
@@ -190,7 +202,7 @@ def observer(directory: Path) -> Iterator[int]:
         "--database", f"sqlite+aiosqlite:///{directory}/observer.sqlite",
         "--allow-simulated", "--simulated-root", str(root),
     )  # fmt: skip
-    with started(OTHER_CPU, *command) as process:
+    with started(OTHER_CPU, *command, idle=True) as process:
         wait_for(grpc_port, process)
         yield grpc_port
 
@@ -224,7 +236,7 @@ target = "127.0.0.1:{observer_port}"
 socket = "{api}"
 """
     )
-    binary = str(Path(sys.executable).parent / "lucid-agent")
+    binary = os.environ.get('AGENTBIN') or str(Path(sys.executable).parent / "lucid-agent")
     with started(PROXY_CPU, binary, "run", "--config", str(config)) as process:
         wait_for(port, process, 60)
         end = time.monotonic() + 60
