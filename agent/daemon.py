@@ -8,6 +8,7 @@ Lifetimes are nested. The journal outlives the stream and the local API, these o
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import random
 import signal
@@ -262,6 +263,7 @@ class Daemon:
         lifecycle = self.lifecycle
         if lifecycle.serves.ready and not self._said_ready:
             self._said_ready = True
+            _settle_memory()
             self._notifier.send("READY=1", f"STATUS={lifecycle.state}")
             _LOG.info(
                 "serving",
@@ -272,3 +274,11 @@ class Daemon:
             )
         else:
             self._notifier.send(f"STATUS={lifecycle.state}: {lifecycle.reason}")
+
+
+def _settle_memory() -> None:
+    """What start-up made stays to the end: collections need not walk through it again. One that
+    does stops every exchange for 35 ms, as measured.
+    """
+    gc.collect()
+    gc.freeze()

@@ -35,9 +35,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent import logs
 from agent.boottime import boot_ns, wall_ns
-from agent.journal_file import Connect, JournalError, connect
+from agent.journal_file import WAL_PAGES, Connect, JournalError, connect
 from agent.journal_store import Checkpoint, JournalStore, Mark, Row, Turn
 from agent.journal_tail import Tail
+from agent.journal_wal import WalKeeper
 from attestation import chain
 from attestation.checkpoint import sign_checkpoint
 from attestation.records import MAX_RECORD_SIZE, DecisionRecord, encode_record
@@ -50,6 +51,7 @@ UNASKED_SECONDS: Final = 0.01  # how long a decision nobody waits for may stay i
 BATCH_LIMIT: Final = 4_096  # decisions in one commit
 CHECKPOINT_RECORDS: Final = 1_000
 CHECKPOINT_SECONDS: Final = 1.0
+WAL_SECONDS: Final = 0.25
 PRUNE_SECONDS: Final = 60.0
 PRUNE_RECORDS: Final = 1_000  # in one turn: some milliseconds
 FULL_AGAIN: Final = 0.95  # a full journal records again below this part of its limit
@@ -85,6 +87,7 @@ class Journal:
         await_acks: bool,
         wall: Callable[[], int],
         boot: Callable[[], int],
+        connect: Connect,
     ) -> None:
         self._store = store
         self._agent_id = agent_id
@@ -93,6 +96,7 @@ class Journal:
         self._keep_ns = keep_days * _DAY_NS
         self._await_acks = await_acks
         self._wall, self._boot = wall, boot
+        self._open_file = connect
         self.path = store.path
         self.boot_id = store.boot_id
         self.epoch = store.epoch
@@ -171,6 +175,7 @@ class Journal:
             await_acks=await_acks,
             wall=wall,
             boot=boot,
+            connect=connect,
         )
 
     # -- the doors' side --------------------------------------------------------------------------
@@ -237,7 +242,13 @@ class Journal:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """The writer: until it is cancelled or the journal is closed."""
-        task_status.started()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._tend_wal)
+            task_status.started()
+            await self._write_turns()
+            nursery.cancel_scope.cancel()
+
+    async def _write_turns(self) -> None:
         retry = FIRST_RETRY_SECONDS
         while not self._closed:
             if self._asked <= self.durable_seq and not self._failure:
@@ -368,6 +379,28 @@ class Journal:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(work, limiter=self._one_thread)
+
+    async def _tend_wal(self) -> None:
+        """Keep the WAL short, so that no commit has to. See `agent.journal_wal`."""
+        keeper = WalKeeper(self.path, self._open_file)
+        seen = 0
+        try:
+            while True:
+                await trio.sleep(WAL_SECONDS)
+                if self.commits == seen or self._failure:
+                    continue
+                seen = self.commits
+                try:
+                    pages = await trio.to_thread.run_sync(keeper.move)
+                    if pages >= WAL_PAGES:
+                        async with self._turn_lock:
+                            if not self._closed:
+                                await self._in_thread(self._store.move_wal)
+                except sqlite3.Error as error:
+                    # A commit does it then, and fails if it can't: that is what counts.
+                    _LOG.warning("journal.wal", error=str(error))
+        finally:
+            keeper.close()
 
     # -- limits -----------------------------------------------------------------------------------
 

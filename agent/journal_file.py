@@ -18,7 +18,8 @@ APPLICATION_ID: Final = 0x4C756369  # "Luci", in the header of the file
 SCHEMA_VERSION: Final = 1
 BOOT_SPAN: Final = 1 << 40  # places of one boot
 WAL_LIMIT: Final = 64 * 1024 * 1024  # bytes the WAL keeps on disk after it was emptied
-WAL_PAGES: Final = 2_000  # 4 KiB each; above this a commit empties the WAL
+WAL_PAGES: Final = 4_000  # 4 KiB each; above this the WAL is begun anew
+_WAL_PAGES_AT_WORST: Final = 4 * WAL_PAGES  # above this a commit does it, however long it takes
 
 _SCHEMA: Final = """
 CREATE TABLE boots (
@@ -89,7 +90,7 @@ def open_writer(path: Path, connect: Connect) -> sqlite3.Connection:
             "busy_timeout=5000",
             "journal_mode=WAL",
             "synchronous=FULL",
-            f"wal_autocheckpoint={WAL_PAGES}",
+            f"wal_autocheckpoint={_WAL_PAGES_AT_WORST}",
             f"journal_size_limit={WAL_LIMIT}",
         ):
             db.execute(f"PRAGMA {pragma}").fetchall()
@@ -97,6 +98,16 @@ def open_writer(path: Path, connect: Connect) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def move_wal(db: sqlite3.Connection) -> int:
+    """Move pages from the WAL to the file as far as nobody has to wait; gives the WAL's pages.
+
+    Raises:
+        sqlite3.Error: it failed.
+    """
+    _busy, pages, _moved = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    return int(pages)
 
 
 def prepare(db: sqlite3.Connection, path: Path) -> None:

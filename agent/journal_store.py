@@ -18,6 +18,7 @@ from agent.journal_file import (
     Connect,
     JournalError,
     connect,
+    move_wal,
     open_writer,
     prepare,
     take,
@@ -345,6 +346,14 @@ class JournalStore:
             (before_ns, self.boot_id),
         ).fetchall():
             self._delete(number, base, last, boot_too=True)
+
+    def move_wal(self) -> None:
+        """Move the rest of the WAL to the file; the next commit begins it anew.
+
+        Raises:
+            sqlite3.Error: it failed; nothing is lost by that.
+        """
+        move_wal(self._db)
 
     def close(self) -> None:
         """Close the file and let go of it."""

@@ -12,6 +12,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -191,20 +192,22 @@ def observer(directory: Path) -> Iterator[int]:
     """The real Observer; gives its gRPC port.
 
     It stands on another machine in earnest. Here it must not take the core from the load generator
-    and the upstream, whose delays would be taken for the proxy's.
+    and the upstream, nor the disk from the agent: their delays would be taken for the proxy's.
     """
     grpc_port, http_port = free_port(), free_port()
     bin_dir = Path(sys.executable).parent
     root = directory / "state" / "simulated-tee" / "root.pem"
-    command = (
-        str(bin_dir / "lucid-observer"), "run",
-        "--listen-grpc", f"127.0.0.1:{grpc_port}", "--listen-http", f"127.0.0.1:{http_port}",
-        "--database", f"sqlite+aiosqlite:///{directory}/observer.sqlite",
-        "--allow-simulated", "--simulated-root", str(root),
-    )  # fmt: skip
-    with started(OTHER_CPU, *command, idle=True) as process:
-        wait_for(grpc_port, process)
-        yield grpc_port
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="lucid-bench-", dir=memory) as database:
+        command = (
+            str(bin_dir / "lucid-observer"), "run",
+            "--listen-grpc", f"127.0.0.1:{grpc_port}", "--listen-http", f"127.0.0.1:{http_port}",
+            "--database", f"sqlite+aiosqlite:///{database}/observer.sqlite",
+            "--allow-simulated", "--simulated-root", str(root),
+        )  # fmt: skip
+        with started(OTHER_CPU, *command, idle=True) as process:
+            wait_for(grpc_port, process)
+            yield grpc_port
 
 
 @contextlib.contextmanager
