@@ -39,6 +39,7 @@ from agent.journal_file import WAL_PAGES, Connect, JournalError, connect
 from agent.journal_store import Checkpoint, JournalStore, Mark, Row, Turn
 from agent.journal_tail import Tail
 from agent.journal_wal import WalKeeper
+from agent.worker import Worker, open_worker, yield_the_core
 from attestation import chain
 from attestation.checkpoint import sign_checkpoint
 from attestation.records import MAX_RECORD_SIZE, DecisionRecord, encode_record
@@ -120,7 +121,7 @@ class Journal:
         self._stop = trio.Event()
         self._waiting = trio.lowlevel.ParkingLot()
         self._turn_lock = trio.Lock()
-        self._one_thread = trio.CapacityLimiter(1)
+        self._worker: Worker | None = None  # while `run` runs
         self._listeners: set[Callable[[], None]] = set()
         self._acknowledged: dict[bytes, Mark] = {}
         self._signed: dict[bytes, int] = {}
@@ -242,11 +243,15 @@ class Journal:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """The writer: until it is cancelled or the journal is closed."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._tend_wal)
-            task_status.started()
-            await self._write_turns()
-            nursery.cancel_scope.cancel()
+        async with open_worker("journal") as worker, trio.open_nursery() as nursery:
+            self._worker = worker
+            try:
+                nursery.start_soon(self._tend_wal)
+                task_status.started()
+                await self._write_turns()
+                nursery.cancel_scope.cancel()
+            finally:
+                self._worker = None
 
     async def _write_turns(self) -> None:
         retry = FIRST_RETRY_SECONDS
@@ -378,29 +383,36 @@ class Journal:
         self.problem = self._failure or self._full
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await trio.to_thread.run_sync(work, limiter=self._one_thread)
+        if self._worker is not None:
+            return await self._worker.run(work)
+        return await trio.to_thread.run_sync(work)
 
     async def _tend_wal(self) -> None:
         """Keep the WAL short, so that no commit has to. See `agent.journal_wal`."""
         keeper = WalKeeper(self.path, self._open_file)
         seen = 0
+        async with open_worker("journal-wal") as worker:
+            await worker.run(yield_the_core)
+            try:
+                while True:
+                    await trio.sleep(WAL_SECONDS)
+                    if self.commits != seen and not self._failure:
+                        seen = self.commits
+                        await self._move_wal(worker, keeper)
+            finally:
+                with trio.CancelScope(shield=True):
+                    await worker.run(keeper.close)
+
+    async def _move_wal(self, worker: Worker, keeper: WalKeeper) -> None:
         try:
-            while True:
-                await trio.sleep(WAL_SECONDS)
-                if self.commits == seen or self._failure:
-                    continue
-                seen = self.commits
-                try:
-                    pages = await trio.to_thread.run_sync(keeper.move)
-                    if pages >= WAL_PAGES:
-                        async with self._turn_lock:
-                            if not self._closed:
-                                await self._in_thread(self._store.move_wal)
-                except sqlite3.Error as error:
-                    # A commit does it then, and fails if it can't: that is what counts.
-                    _LOG.warning("journal.wal", error=str(error))
-        finally:
-            keeper.close()
+            if await worker.run(keeper.move) < WAL_PAGES:
+                return
+            async with self._turn_lock:
+                if not self._closed:
+                    await self._in_thread(self._store.move_wal)
+        except sqlite3.Error as error:
+            # A commit does it then, and fails if it can't: that is what counts.
+            _LOG.warning("journal.wal", error=str(error))
 
     # -- limits -----------------------------------------------------------------------------------
 

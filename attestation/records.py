@@ -8,6 +8,7 @@ re-serialises them. A record is a map with text keys, the keys in the order of R
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -103,8 +104,13 @@ class Placed:
     record: DecisionRecord
 
 
+@lru_cache(maxsize=256)  # the hot path has a few sets of keys, always the same
+def _in_order(keys: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted(keys, key=lambda k: (len(k.encode()), k.encode())))
+
+
 def _sorted_map(value: Any) -> dict[str, Any]:
-    return {k: value[k] for k in sorted(value, key=lambda k: (len(k.encode()), k.encode()))}
+    return {k: value[k] for k in _in_order(tuple(value))} if value else {}
 
 
 def encode_record(

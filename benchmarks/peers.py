@@ -239,7 +239,7 @@ target = "127.0.0.1:{observer_port}"
 socket = "{api}"
 """
     )
-    binary = os.environ.get('AGENTBIN') or str(Path(sys.executable).parent / "lucid-agent")
+    binary = os.environ.get("AGENTBIN") or str(Path(sys.executable).parent / "lucid-agent")
     with started(PROXY_CPU, binary, "run", "--config", str(config)) as process:
         wait_for(port, process, 60)
         end = time.monotonic() + 60

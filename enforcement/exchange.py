@@ -210,11 +210,13 @@ class Exchange:
         return edited, verdict
 
     def _cover(self, findings: Findings, texts: list[Text], verdict: Verdict) -> None:
-        released = 0
-        if verdict.outcome is not Outcome.DENY:
-            released = sum(len(text.value.encode()) for text in texts)
+        seen = released = sum([digest.size for digest in findings.texts])
+        if verdict.outcome is Outcome.DENY:
+            released = 0
+        elif verdict.outcome is Outcome.REDACT:
+            released = sum([len(text.value.encode()) for text in texts])
         findings.coverage = Coverage(
-            seen=sum(digest.size for digest in findings.texts),
+            seen=seen,
             released=released,
             windows=1 if texts else 0,
             fields=len(texts),

@@ -141,7 +141,7 @@ class Sick:
         return getattr(self._db, name)
 
     def execute(self, sql: str, *args: Any) -> Any:
-        if Sick.failing and sql.startswith(("COMMIT", "BEGIN")):
+        if Sick.failing and sql.startswith(("COMMIT", "BEGIN", "INSERT INTO records")):
             raise sqlite3.OperationalError("database or disk is full")
         return self._db.execute(sql, *args)
 
