@@ -39,7 +39,7 @@ from agent.journal_file import WAL_PAGES, Connect, JournalError, connect
 from agent.journal_store import Checkpoint, JournalStore, Mark, Row, Turn
 from agent.journal_tail import Tail
 from agent.journal_wal import WalKeeper
-from agent.worker import Worker, open_worker, yield_the_core
+from agent.worker import Worker, open_worker
 from attestation import chain
 from attestation.checkpoint import sign_checkpoint
 from attestation.records import MAX_RECORD_SIZE, DecisionRecord, encode_record
@@ -392,7 +392,6 @@ class Journal:
         keeper = WalKeeper(self.path, self._open_file)
         seen = 0
         async with open_worker("journal-wal") as worker:
-            await worker.run(yield_the_core)
             try:
                 while True:
                     await trio.sleep(WAL_SECONDS)

@@ -3,7 +3,8 @@
 SQLite would do this inside of a commit now and then, and everybody who waits for that commit would
 wait for it too: 5 to 15 ms where a commit takes 0.3. Here a second connection moves nearly
 all of it without holding up the writer; only the small rest is left to it, so that it can begin
-the WAL anew. Blocking; used by one thread at a time.
+the WAL anew. Its thread has no lower priority: it would hold locks of the file system that the
+writer's fsync waits for. Blocking; used by one thread at a time.
 """
 
 from __future__ import annotations

@@ -6,9 +6,7 @@ piece than a thread that stays, and the journal has a piece for nearly every dec
 
 from __future__ import annotations
 
-import os
 import queue
-import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -60,11 +58,3 @@ async def open_worker(name: str) -> AsyncIterator[Worker]:
     finally:
         await worker.stop()
 
-
-def yield_the_core() -> None:
-    """Run in a thread, it makes this thread the last one of the process to get a core.
-
-    For work that nobody waits for. Only Linux has priorities of threads; elsewhere nothing happens.
-    """
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)

@@ -105,6 +105,11 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def may_hurry() -> bool:
+    """Whether processes may be given a real-time priority here."""
+    return os.geteuid() == 0 and shutil.which("chrt") is not None
+
+
 def wait_for(port: int, process: subprocess.Popen[bytes], seconds: float = 30) -> None:
     """Wait until something accepts on the port."""
     end = time.monotonic() + seconds
@@ -119,15 +124,21 @@ def wait_for(port: int, process: subprocess.Popen[bytes], seconds: float = 30) -
 
 @contextlib.contextmanager
 def started(
-    cpu: int, *command: str, idle: bool = False, env: dict[str, str] | None = None
+    cpu: int, *command: str, urgent: bool = False, env: dict[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A process on one core; ended with the block.
 
     Args:
-        idle: it runs only while nothing else wants the core.
+        urgent: it gets the core at once when it has something to do (needs root).
     """
     process = subprocess.Popen(
-        ["taskset", "-c", str(cpu), *(["chrt", "--idle", "0"] if idle else []), *command],
+        [
+            "taskset",
+            "-c",
+            str(cpu),
+            *(["chrt", "--fifo", "1"] if urgent and may_hurry() else []),
+            *command,
+        ],
         stdout=subprocess.DEVNULL,
         stderr=None if os.environ.get("BENCH_VERBOSE") else subprocess.DEVNULL,
         env=os.environ | (env or {}),
@@ -144,12 +155,15 @@ def started(
 
 
 @contextlib.contextmanager
-def nginx(directory: Path, name: str, cpu: int, body: str, port: int) -> Iterator[Peer]:
+def nginx(
+    directory: Path, name: str, cpu: int, body: str, port: int, *, urgent: bool = False
+) -> Iterator[Peer]:
     """One nginx with one worker."""
     binary = shutil.which("nginx") or "/usr/sbin/nginx"
     config = directory / f"{name}.conf"
     config.write_text(_NGINX.format(dir=directory, name=name, body=body))
-    with started(cpu, binary, "-p", str(directory), "-c", str(config)) as process:
+    command = (binary, "-p", str(directory), "-c", str(config))
+    with started(cpu, *command, urgent=urgent) as process:
         wait_for(port, process)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         while not (workers := children.read_text().split()):  # it listens before it has a worker
@@ -164,7 +178,7 @@ def upstream(directory: Path) -> Iterator[Peer]:
     """The model server's stand-in: nginx with a fixed chat completion."""
     port = free_port()
     body = _UPSTREAM.format(port=port, reply=REPLY)
-    with nginx(directory, "upstream", OTHER_CPU, body, port) as peer:
+    with nginx(directory, "upstream", OTHER_CPU, body, port, urgent=True) as peer:
         yield peer
 
 
@@ -191,8 +205,8 @@ def bare_gateway(upstream_port: int) -> Iterator[Peer]:
 def observer(directory: Path) -> Iterator[int]:
     """The real Observer; gives its gRPC port.
 
-    It stands on another machine in earnest. Here it must not take the core from the load generator
-    and the upstream, nor the disk from the agent: their delays would be taken for the proxy's.
+    It stands on another machine in earnest. Here it must not take the disk from the agent, whose
+    delays would be taken for its own.
     """
     grpc_port, http_port = free_port(), free_port()
     bin_dir = Path(sys.executable).parent
@@ -205,7 +219,7 @@ def observer(directory: Path) -> Iterator[int]:
             "--database", f"sqlite+aiosqlite:///{database}/observer.sqlite",
             "--allow-simulated", "--simulated-root", str(root),
         )  # fmt: skip
-        with started(OTHER_CPU, *command, idle=True) as process:
+        with started(OTHER_CPU, *command) as process:
             wait_for(grpc_port, process)
             yield grpc_port
 
