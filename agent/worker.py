@@ -57,4 +57,3 @@ async def open_worker(name: str) -> AsyncIterator[Worker]:
         yield worker
     finally:
         await worker.stop()
-
