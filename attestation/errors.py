@@ -6,6 +6,8 @@ Verification raises one of these; it never returns False. Every error carries a 
 
 from __future__ import annotations
 
+from attestation.checks import Check
+
 
 class AttestationError(Exception):
     """Base of every error of this package. Abstract: raise one of the subclasses.
@@ -13,6 +15,7 @@ class AttestationError(Exception):
     Attributes:
         code: stable dotted identifier of the check that failed, e.g. `snp.chain.expired`.
         remedy: what an operator or relying party can do; empty where there is nothing to do.
+        checks: every check of the verification that ended with this error, if there was one.
     """
 
     def __init__(self, code: str, message: str, *, remedy: str = "") -> None:
@@ -21,6 +24,7 @@ class AttestationError(Exception):
         super().__init__(message)
         self.code = code
         self.remedy = remedy
+        self.checks: tuple[Check, ...] = ()
 
     def diagnostics(self) -> str:
         """One or two lines for a person: what was found, the code, and what to do."""

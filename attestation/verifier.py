@@ -226,7 +226,7 @@ class _Steps:
             now=self.now,
         )
         for check in verified.checks:
-            chain = check.name.startswith(("snp.chain", "snp.binding.tcb", "snp.policy"))
+            chain = check.name.startswith(("snp.chain", "snp.tcb", "snp.crl", "snp.policy"))
             self.note("chain_and_tcb" if chain else "genuine_hardware", check)
         self.verified = verified
 
@@ -431,9 +431,9 @@ def examine_passport(
 def _blamed(step: str, error: AttestationError) -> str:
     """The answer that an error belongs to; the report's verification spans three of them."""
     if step == "genuine_hardware":
-        if error.code.startswith(("snp.chain", "snp.binding.tcb")):
+        if error.code.startswith(("snp.chain", "snp.tcb.matches_certificate")):
             return "chain_and_tcb"
-        if error.code == "snp.binding.report_data":
+        if error.code == "snp.report_data.matches":
             return "binding_and_freshness"
     return step
 

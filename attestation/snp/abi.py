@@ -254,7 +254,7 @@ class Report:
         """The product line by CPUID; None in version 2, which does not state it.
 
         Raises:
-            UncheckableError: `snp.report.product`: a CPU that has no known product line.
+            UncheckableError: `snp.chain.product_line`: a CPU that has no known product line.
         """
         return None if self.cpuid is None else product_line(*self.cpuid[:2])
 
@@ -331,7 +331,7 @@ def product_line(family: int, model: int) -> ProductLine:
     """The product line of a CPU by its combined CPUID family and model.
 
     Raises:
-        UncheckableError: `snp.report.product`: unknown; the layout of its TCB is unknown too.
+        UncheckableError: `snp.chain.product_line`: unknown; the layout of its TCB is unknown too.
     """
     if family == _FAMILY_ZEN3_ZEN4:
         if model <= 0x0F:
@@ -341,7 +341,7 @@ def product_line(family: int, model: int) -> ProductLine:
     if family == _FAMILY_ZEN5 and model <= 0x11:
         return ProductLine.TURIN
     raise UncheckableError(
-        "snp.report.product",
+        "snp.chain.product_line",
         f"no product line is known for CPU family {family:#x}, model {model:#x}",
         remedy="a newer version may know this CPU",
     )

@@ -11,6 +11,7 @@ import hashlib
 import warnings
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
@@ -144,13 +145,13 @@ class AmdExtensions:
         """The product line that the name states; what follows `-` is a stepping.
 
         Raises:
-            UncheckableError: `snp.chain.product`: a product that is not known here.
+            UncheckableError: `snp.chain.product_line`: a product that is not known here.
         """
         try:
             return ProductLine(self.product_name.split("-", 1)[0])
         except ValueError:
             raise UncheckableError(
-                "snp.chain.product", f"the product {self.product_name!r} is not known"
+                "snp.chain.product_line", f"the product {self.product_name!r} is not known"
             ) from None
 
 
@@ -170,6 +171,8 @@ class Certificate:
     signature: bytes = field(repr=False)
     subject: x509.Name
     issuer: x509.Name
+    subject_der: bytes = field(repr=False)
+    issuer_der: bytes = field(repr=False)
     serial_number: int
     spki_sha256: bytes
     not_before: datetime
@@ -197,6 +200,8 @@ class Certificate:
                 signature=parsed.signature,
                 subject=parsed.subject,
                 issuer=parsed.issuer,
+                subject_der=parsed.subject.public_bytes(),
+                issuer_der=parsed.issuer.public_bytes(),
                 serial_number=parsed.serial_number,
                 spki_sha256=hashlib.sha256(spki).digest(),
                 not_before=parsed.not_valid_before_utc,
@@ -226,6 +231,7 @@ class Chain:
     Attributes:
         ark, ica, ek: AMD root key, intermediate (ASK or ASVK), VCEK or VLEK.
         extensions: AMD's extensions of `ek`.
+        proven: not empty once `attestation.snp.chain.check_signatures` has held.
     """
 
     ark: Certificate
@@ -235,6 +241,7 @@ class Chain:
     ica_key: rsa.RSAPublicKey = field(repr=False)
     ek_key: ec.EllipticCurvePublicKey = field(repr=False)
     extensions: AmdExtensions
+    proven: list[bool] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @classmethod
     def parse(cls, *, ark: bytes, ica: bytes, ek: bytes) -> Chain:
@@ -243,7 +250,7 @@ class Chain:
         Raises:
             MalformedError: `snp.certs.*`: not a certificate, or not of AMD's kind.
         """
-        root = Certificate.parse(ark, "ARK")
+        root = _read_root(ark)
         intermediate = Certificate.parse(ica, "ASK or ASVK")
         leaf = Certificate.parse(ek, "VCEK or VLEK")
         return cls(
@@ -288,6 +295,11 @@ class Chain:
         return cls.parse(
             ark=contents[TableEntry.ARK], ica=contents[TableEntry.ICA], ek=contents[wanted]
         )
+
+
+@lru_cache(maxsize=16)  # there are three roots, and everything comes with one of them
+def _read_root(data: bytes) -> Certificate:
+    return Certificate.parse(data, "ARK")
 
 
 def _load(data: bytes, what: str) -> x509.Certificate:

@@ -90,7 +90,7 @@ def test_simulated_passports_are_refused_unless_they_are_asked_for(
 
 def test_another_simulated_root_is_not_this_one(token: bytes, maker: Maker) -> None:
     other = TrustAnchors(amd=TrustAnchors.builtin().amd, simulated=frozenset({bytes(32)}))
-    assert refused(maker.vendor, token, anchors=other).code == "snp.chain.root"
+    assert refused(maker.vendor, token, anchors=other).code == "snp.chain.ark_pinned"
 
 
 def test_simulated_evidence_never_verifies_as_real(maker: Maker, token: bytes) -> None:
@@ -250,7 +250,7 @@ def test_a_swapped_claims_buffer_is_refused(maker: Maker, token: bytes) -> None:
     other = Maker(maker.vendor).buffer()
     swapped = [cmw[0], cbor.encode(parts | {3: other}), cmw[2]]
     error = refused(maker.vendor, forged(token, maker.key, {299: swapped}))
-    assert error.code == "snp.binding.report_data"
+    assert error.code == "snp.report_data.matches"
 
 
 def test_evidence_of_another_vendor_could_not_be_checked(maker: Maker, token: bytes) -> None:

@@ -329,7 +329,7 @@ def test_cpus_belong_to_their_product_line(family: int, model: int, line: Produc
 def test_an_unknown_cpu_is_not_guessed(family: int, model: int) -> None:
     with pytest.raises(UncheckableError) as caught:
         product_line(family, model)
-    assert caught.value.code == "snp.report.product"
+    assert caught.value.code == "snp.chain.product_line"
 
 
 # --- anything at all

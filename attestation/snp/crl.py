@@ -1,0 +1,145 @@
+"""AMD's certificate revocation lists: signed by the root, they name revoked *intermediates*.
+
+All VCEKs and VLEKs have serial number 0, so a list can say nothing about them: what is looked up is
+the ASK or ASVK. Source: RFC 5280 section 5, AMD publication 57230 section 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from attestation.errors import MalformedError, UncheckableError, VerificationError
+from attestation.snp.certs import PSS_SHA384_SALT48, Chain
+
+CHECK: Final = "snp.crl.not_revoked"
+MAX_CRL_SIZE: Final = 262_144  # bytes; AMD's have some 900
+_SHA384: Final = hashes.SHA384()
+_PSS: Final = padding.PSS(mgf=padding.MGF1(_SHA384), salt_length=48)
+# What a list of AMD may say about itself. Others (delta, indirect, parted lists) change what it
+# means not to be listed.
+_KNOWN: Final = (x509.CRLNumber, x509.AuthorityKeyIdentifier)
+_UNREADABLE: Final = (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crl:
+    """One list, read and not verified.
+
+    Attributes:
+        issuer: the name as encoded (DER).
+        this_update, next_update: inclusive, UTC.
+        revoked: serial numbers.
+    """
+
+    issuer: bytes
+    this_update: datetime
+    next_update: datetime
+    revoked: frozenset[int]
+    signed: bytes = field(repr=False)
+    signature: bytes = field(repr=False)
+
+    @classmethod
+    def parse(cls, data: bytes) -> Crl:
+        """Read one DER or PEM list.
+
+        Raises:
+            MalformedError: `snp.crl.format`: not one list of AMD's kind.
+        """
+        if len(data) > MAX_CRL_SIZE:
+            raise MalformedError("snp.crl.format", f"a revocation list of {len(data)} bytes")
+        try:
+            pem = data.lstrip().startswith(b"-----BEGIN")
+            crl = (x509.load_pem_x509_crl if pem else x509.load_der_x509_crl)(data)
+            for extension in crl.extensions:
+                if extension.critical or not isinstance(extension.value, _KNOWN):
+                    raise MalformedError(
+                        "snp.crl.format",
+                        f"the list's extension {extension.oid.dotted_string} is not understood",
+                    )
+            next_update = crl.next_update_utc
+            revoked = frozenset(entry.serial_number for entry in crl)
+            der = crl.public_bytes(Encoding.DER)
+            signed, signature = crl.tbs_certlist_bytes, crl.signature
+            issuer = crl.issuer.public_bytes()
+            this_update = crl.last_update_utc
+        except _UNREADABLE as error:
+            raise MalformedError(
+                "snp.crl.format", f"not a certificate revocation list: {error}"
+            ) from None
+        if next_update is None:
+            raise MalformedError("snp.crl.format", "the list does not say until when it holds")
+        # SEQUENCE { tbs, AlgorithmIdentifier, BIT STRING }; the inner algorithm equals the outer
+        # one, or `verify` would fail: what is signed includes it.
+        outer = der[-(5 + len(signature) + 0x48) : -(5 + len(signature))]
+        if not any(outer.endswith(known) for known in PSS_SHA384_SALT48):
+            raise MalformedError(
+                "snp.crl.format", "the list is not signed with RSASSA-PSS and AMD's parameters"
+            )
+        return cls(
+            issuer=issuer,
+            this_update=this_update,
+            next_update=next_update,
+            revoked=revoked,
+            signed=signed,
+            signature=signature,
+        )
+
+
+def check_crls(crls: Sequence[Crl], chain: Chain, now: datetime) -> tuple[str, Crl]:
+    """That the root's list is there, is genuine and fresh, and does not name the intermediate.
+
+    A revocation is for ever, so an old genuine list that names the intermediate refuses it too.
+
+    Raises:
+        VerificationError: `snp.crl.not_revoked`: revoked, or not signed by the root.
+        UncheckableError: the same: none is of this root, or none is fresh.
+    """
+    root = chain.ark.subject.public_bytes()
+    own = [crl for crl in crls if crl.issuer == root]
+    if not own:
+        raise UncheckableError(
+            CHECK,
+            f"none of the {len(crls)} revocation lists is by the root of this chain",
+            remedy="give the list of the same product line (AMD's KDS has it beside the chain)",
+        )
+    for crl in own:
+        try:
+            chain.ark_key.verify(crl.signature, crl.signed, _PSS, _SHA384)
+        except InvalidSignature:
+            raise VerificationError(
+                CHECK, "the revocation list is not signed by the root"
+            ) from None
+    serial = chain.ica.serial_number
+    for crl in own:
+        if serial in crl.revoked:
+            raise VerificationError(
+                CHECK,
+                f"the vendor revoked the intermediate with serial {serial:#x}",
+                remedy="the platform's owner needs an endorsement key under the present"
+                " intermediate; what this one signed may be forged",
+            )
+    fresh = [crl for crl in own if crl.this_update <= now <= crl.next_update]
+    if not fresh:
+        newest = max(own, key=lambda crl: crl.next_update)
+        when = "not yet" if now < newest.this_update else "no longer"
+        raise UncheckableError(
+            CHECK,
+            f"the revocation list ({_utc(newest.this_update)} to {_utc(newest.next_update)}) is"
+            f" {when} good at {_utc(now)}",
+            remedy="fetch the present list, or check the clock",
+        )
+    best = max(fresh, key=lambda crl: crl.next_update)
+    return f"{len(best.revoked)} revoked, this one not; good until {_utc(best.next_update)}", best
+
+
+def _utc(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
