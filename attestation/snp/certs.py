@@ -17,7 +17,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.utils import CryptographyDeprecationWarning
 
 from attestation.errors import MalformedError, UncheckableError
@@ -74,10 +74,14 @@ PSS_SHA384_SALT48: Final = frozenset(
     }
 )
 
+_MOST_NAMES: Final = 64
+_NAMES: Final[dict[bytes, x509.Name]] = {}
+
 # What the X.509 library raises over hostile bytes, found by fuzzing it; TypeError comes from a name
 # with a BIT STRING, UserWarning from an odd country where warnings are errors.
 _UNREADABLE: Final = (
     ValueError,
+    IndexError,
     TypeError,
     UnsupportedAlgorithm,
     x509.InvalidVersion,
@@ -192,21 +196,21 @@ class Certificate:
             raise MalformedError("snp.certs.length", f"the {what} has {len(data)} bytes")
         try:
             parsed = _load(data, what)
-            public_key = parsed.public_key()
-            spki = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+            signed = parsed.tbs_certificate_bytes
+            issuer_der, subject_der, spki = _slices(signed)
             certificate = cls(
-                der=parsed.public_bytes(Encoding.DER),
-                signed=parsed.tbs_certificate_bytes,
+                der=data if data[:1] == b"\x30" else parsed.public_bytes(Encoding.DER),
+                signed=signed,
                 signature=parsed.signature,
-                subject=parsed.subject,
-                issuer=parsed.issuer,
-                subject_der=parsed.subject.public_bytes(),
-                issuer_der=parsed.issuer.public_bytes(),
+                subject=_name(subject_der, parsed, "subject"),
+                issuer=_name(issuer_der, parsed, "issuer"),
+                subject_der=subject_der,
+                issuer_der=issuer_der,
                 serial_number=parsed.serial_number,
                 spki_sha256=hashlib.sha256(spki).digest(),
                 not_before=parsed.not_valid_before_utc,
                 not_after=parsed.not_valid_after_utc,
-                public_key=public_key,
+                public_key=parsed.public_key(),
                 extensions=parsed.extensions,
             )
         except _UNREADABLE as error:
@@ -313,6 +317,37 @@ def _load(data: bytes, what: str) -> x509.Certificate:
     return found[0]
 
 
+def _slices(signed: bytes) -> tuple[bytes, bytes, bytes]:
+    """Issuer, subject and SubjectPublicKeyInfo as encoded in a TBSCertificate (RFC 5280, 4.1).
+
+    Raises:
+        ValueError: not the structure that the X.509 library has just read.
+    """
+    position = 4  # in a SEQUENCE with a length of two bytes, as every certificate here is
+    parts = []
+    for _ in range(7):  # version, serial, algorithm, issuer, validity, subject, key
+        size, start = signed[position + 1], position + 2
+        if size >= 0x80:
+            count = size & 0x7F
+            size, start = int.from_bytes(signed[start : start + count], "big"), start + count
+        if start + size > len(signed):
+            raise ValueError("a field reaches over the end")
+        parts.append(signed[position : start + size])
+        position = start + size
+    return parts[3], parts[5], parts[6]
+
+
+def _name(encoded: bytes, certificate: x509.Certificate, which: str) -> x509.Name:
+    """A name as an object. There are a dozen of them, and each costs 20 µs to build."""
+    name = _NAMES.get(encoded)
+    if name is None:
+        if len(_NAMES) >= _MOST_NAMES:
+            _NAMES.clear()
+        built: x509.Name = getattr(certificate, which)
+        name = _NAMES[encoded] = built
+    return name
+
+
 def _declares_pss(certificate: Certificate) -> bool:
     """Whether both algorithm fields, inside and outside the signed part, are AMD's, byte by byte.
 
@@ -348,7 +383,8 @@ def _extension_values(certificate: Certificate) -> dict[str, bytes]:
         oid = extension.oid.dotted_string
         if not oid.startswith(AMD_ARC):
             continue
-        if oid not in _KNOWN or not isinstance(extension.value, x509.UnrecognizedExtension):
+        # Exact types: `isinstance` is slow for these, and none has subclasses.
+        if oid not in _KNOWN or type(extension.value) is not x509.UnrecognizedExtension:
             raise MalformedError("snp.certs.extension", f"the extension {oid} is not known")
         values[oid] = extension.value.value
     return values

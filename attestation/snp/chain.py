@@ -94,17 +94,18 @@ def check_constraints(chain: Chain) -> tuple[str, None]:
         rights = False
         key_usage = True
         for extension in certificate.extensions:
-            match extension.value:
-                case x509.BasicConstraints(ca=ca):
-                    rights = ca
-                case x509.KeyUsage(key_cert_sign=key_cert_sign):
-                    key_usage = key_cert_sign
-                case _ if extension.critical:
-                    raise VerificationError(
-                        "snp.chain.constraints",
-                        f"{_text(certificate.subject)} has a critical extension "
-                        f"{extension.oid.dotted_string} that is not understood",
-                    )
+            value = extension.value
+            # Exact types: `isinstance` is slow for these, and none has subclasses.
+            if type(value) is x509.BasicConstraints:
+                rights = value.ca
+            elif type(value) is x509.KeyUsage:
+                key_usage = value.key_cert_sign
+            elif extension.critical:
+                raise VerificationError(
+                    "snp.chain.constraints",
+                    f"{_text(certificate.subject)} has a critical extension "
+                    f"{extension.oid.dotted_string} that is not understood",
+                )
         if rights is not is_ca or (is_ca and not key_usage):
             raise VerificationError(
                 "snp.chain.constraints",

@@ -7,7 +7,7 @@ lines, and the intermediate for VCEKs from the one for VLEKs. Their order in a n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
@@ -15,6 +15,8 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from attestation.snp.abi import EndorsementKey, ProductLine
+
+_MOST_READ: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +30,9 @@ class VendorNames:
 
     common_name_prefix: str
     organization: Mapping[x509.ObjectIdentifier, str]
+    _read: dict[int, tuple[x509.Name, str | None]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def ark(self, line: ProductLine) -> str:
         """Common name of the root."""
@@ -44,12 +49,19 @@ class VendorNames:
 
     def common_name(self, name: x509.Name) -> str | None:
         """The common name, where `name` is one of this vendor's in every other attribute."""
+        known = self._read.get(id(name))
+        if known is not None and known[0] is name:
+            return known[1]
         attributes = [(attribute.oid, attribute.value) for attribute in name]
         rest = dict(attributes)
         common_name = rest.pop(NameOID.COMMON_NAME, None)
+        found = common_name if isinstance(common_name, str) else None
         if len(rest) + 1 != len(attributes) or rest != self.organization:
-            return None
-        return common_name if isinstance(common_name, str) else None
+            found = None
+        if len(self._read) >= _MOST_READ:
+            self._read.clear()
+        self._read[id(name)] = name, found  # with the name, so that its id stays its own
+        return found
 
     def name(self, common_name: str) -> x509.Name:
         """A full name of this vendor."""
