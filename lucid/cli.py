@@ -7,13 +7,14 @@ import importlib.metadata
 import click
 
 from lucid.demo.cli import demo
+from lucid.evidence import evidence
 from lucid.passport import passport
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(importlib.metadata.version("lucid-agent"), prog_name="lucid")
 def main() -> None:
-    """Verify AI Passports, and see the Lucid agent work.
+    """Verify AI Passports and hardware evidence, and see the Lucid agent work.
 
     \b
     Exit codes of every command:
@@ -25,6 +26,7 @@ def main() -> None:
 
 
 main.add_command(passport)
+main.add_command(evidence)
 main.add_command(demo)
 
 if __name__ == "__main__":

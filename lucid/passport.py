@@ -24,6 +24,7 @@ from attestation.errors import (
     VerificationError,
 )
 from attestation.verifier import Examination, examine_passport
+from lucid.options import Hex, Moment
 from lucid.sources import SourceError, read_source
 
 VALID: Final = 0
@@ -75,48 +76,6 @@ class Expectations:
         )
 
 
-class _Hex(click.ParamType[bytes]):
-    """Bytes in hexadecimal, of a fixed length where one is given."""
-
-    name = "hex"
-
-    def __init__(self, low: int, high: int) -> None:
-        self._low, self._high = low, high
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> bytes:
-        if isinstance(value, bytes):
-            return value
-        try:
-            data = bytes.fromhex(value)
-        except ValueError:
-            self.fail("not hexadecimal", param, ctx)
-        if not self._low <= len(data) <= self._high:
-            sizes = f"{self._low}" if self._low == self._high else f"{self._low} to {self._high}"
-            self.fail(f"{len(data)} bytes; {sizes} are needed", param, ctx)
-        return data
-
-
-class _Time(click.ParamType[datetime]):
-    """An ISO 8601 time (UTC if no zone is given) or Unix seconds."""
-
-    name = "time"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> datetime:
-        if isinstance(value, datetime):
-            return value
-        try:
-            if value.isascii() and value.isdigit():
-                return datetime.fromtimestamp(int(value), UTC)
-            moment = datetime.fromisoformat(value)
-        except (ValueError, OverflowError, OSError):
-            self.fail("not an ISO 8601 time or Unix seconds", param, ctx)
-        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
 def _options(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(
         (
@@ -132,21 +91,21 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
                 help="Root certificate of the simulated TEE (PEM or DER), from its state"
                 " directory: simulated-tee/root.pem.",
             ),
-            click.option("--nonce", type=_Hex(8, 64), help="The nonce that you challenged with."),
+            click.option("--nonce", type=Hex(8, 64), help="The nonce that you challenged with."),
             click.option("--audience", help="Yourself, as named in the challenge."),
             click.option(
                 "--measurement",
-                type=_Hex(48, 48),
+                type=Hex(48, 48),
                 help="The launch measurement that you expect. Without it the answer to"
                 " 'code measured as expected' is 'not checked'.",
             ),
             click.option(
                 "--bundle-digest",
-                type=_Hex(32, 32),
+                type=Hex(32, 32),
                 help="The policy bundle's digest that you expect.",
             ),
             click.option(
-                "--at", "now", type=_Time(), help="Verify as of this time instead of now."
+                "--at", "now", type=Moment(), help="Verify as of this time instead of now."
             ),
             click.option("--json", "as_json", is_flag=True, help="Print everything as JSON."),
         )

@@ -17,6 +17,45 @@ from attestation.snp.crl import CHECK as CRL_CHECK
 from attestation.snp.policy import SB_3019, SB_3019_MICROCODE, SnpPolicy
 from attestation.snp.verify import VerifiedReport
 
+_NAMES: Final = (
+    "snp.product_line.allowed",
+    "snp.crl.required",
+    "snp.tcb.minimum_reported",
+    "snp.tcb.minimum_committed",
+    "snp.tcb.minimum_launch",
+    "snp.tcb.sb_3019",
+    "snp.tcb.order",
+    "snp.tcb.not_provisional",
+    "snp.guest.no_debug",
+    "snp.guest.no_migration",
+    "snp.guest.no_smt",
+    "snp.guest.single_socket",
+    "snp.guest.ciphertext_hiding",
+    "snp.guest.rapl_disabled",
+    "snp.guest.aes_256_xts",
+    "snp.guest.minimum_abi",
+    "snp.guest.vmpl",
+    "snp.guest.minimum_svn",
+    "snp.platform.smt_off",
+    "snp.platform.tsme",
+    "snp.platform.ecc",
+    "snp.platform.rapl_disabled",
+    "snp.platform.ciphertext_hiding",
+    "snp.platform.alias_check",
+    "snp.platform.tio",
+    "snp.platform.unknown_bits",
+    "snp.platform.keeps_guest_policy",
+    "snp.measurement.allowed",
+    "snp.host_data.allowed",
+    "snp.family_id.allowed",
+    "snp.image_id.allowed",
+    "snp.report_id.allowed",
+    "snp.chip_id.allowed",
+    "snp.csp_id.allowed",
+    "snp.id_key.allowed",
+    "snp.mitigations.launch",
+    "snp.mitigations.current",
+)
 _NOT_DEMANDED: Final = "the policy demands nothing here"
 
 
@@ -32,6 +71,11 @@ def appraise_report(verified: VerifiedReport, policy: SnpPolicy) -> tuple[Check,
     for check in (_platform_kind, _tcb, _guest, _platform, _identity, _mitigations):
         check(ledger, verified, policy)
     return ledger.settle()
+
+
+def demands() -> tuple[str, ...]:
+    """The names of all checks that an appraisal makes, in their order."""
+    return _NAMES
 
 
 def _demand(ledger: Ledger, name: str, *, holds: bool, found: str, otherwise: str) -> None:
