@@ -79,7 +79,7 @@ _NAMES: Final[dict[bytes, x509.Name]] = {}
 
 # What the X.509 library raises over hostile bytes, found by fuzzing it; TypeError comes from a name
 # with a BIT STRING, UserWarning from an odd country where warnings are errors.
-_UNREADABLE: Final = (
+UNREADABLE: Final = (
     ValueError,
     IndexError,
     TypeError,
@@ -213,7 +213,7 @@ class Certificate:
                 public_key=parsed.public_key(),
                 extensions=parsed.extensions,
             )
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise MalformedError(
                 "snp.certs.certificate", f"the {what} is not an X.509 certificate: {error}"
             ) from None
@@ -355,11 +355,22 @@ def _declares_pss(certificate: Certificate) -> bool:
     [0] version (5 bytes), INTEGER serial, AlgorithmIdentifier.
     """
     signed = certificate.signed
-    # A SEQUENCE header of 4 bytes in front; tag, length (82 xx xx) and unused bits before the end.
+    if not ends_with_signature(certificate.der, certificate.signature):
+        return False
+    # A SEQUENCE header of 4 bytes in front.
     outer = certificate.der[4 + len(signed) : -(5 + len(certificate.signature))]
     serial = 4 + 5
     inner = serial + 2 + signed[serial + 1]
     return outer in PSS_SHA384_SALT48 and signed[inner : inner + len(outer)] == outer
+
+
+def ends_with_signature(der: bytes, signature: bytes) -> bool:
+    """Whether the end is exactly one BIT STRING of whole bytes: no signature covers its header, and
+    a number of unused bits other than zero passes as long as those bits happen to be zero.
+    """
+    size = len(signature)
+    header = b"\x03\x82" + (size + 1).to_bytes(2, "big") + b"\0"
+    return size >= 0x100 and der[-size:] == signature and der[-size - 5 : -size] == header
 
 
 def _rsa_key(certificate: Certificate, what: str) -> rsa.RSAPublicKey:

@@ -12,13 +12,13 @@ from datetime import UTC, datetime
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestation.errors import MalformedError, UncheckableError, VerificationError
-from attestation.snp.certs import PSS_SHA384_SALT48, Chain
+from attestation.snp.certs import PSS_SHA384_SALT48, UNREADABLE, Chain, ends_with_signature
 
 CHECK: Final = "snp.crl.not_revoked"
 MAX_CRL_SIZE: Final = 262_144  # bytes; AMD's have some 900
@@ -27,7 +27,6 @@ _PSS: Final = padding.PSS(mgf=padding.MGF1(_SHA384), salt_length=48)
 # What a list of AMD may say about itself. Others (delta, indirect, parted lists) change what it
 # means not to be listed.
 _KNOWN: Final = (x509.CRLNumber, x509.AuthorityKeyIdentifier)
-_UNREADABLE: Final = (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +70,7 @@ class Crl:
             signed, signature = crl.tbs_certlist_bytes, crl.signature
             issuer = crl.issuer.public_bytes()
             this_update = crl.last_update_utc
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise MalformedError(
                 "snp.crl.format", f"not a certificate revocation list: {error}"
             ) from None
@@ -80,7 +79,8 @@ class Crl:
         # SEQUENCE { tbs, AlgorithmIdentifier, BIT STRING }; the inner algorithm equals the outer
         # one, or `verify` would fail: what is signed includes it.
         outer = der[-(5 + len(signature) + 0x48) : -(5 + len(signature))]
-        if not any(outer.endswith(known) for known in PSS_SHA384_SALT48):
+        whole = ends_with_signature(der, signature)
+        if not whole or not any(outer.endswith(known) for known in PSS_SHA384_SALT48):
             raise MalformedError(
                 "snp.crl.format", "the list is not signed with RSASSA-PSS and AMD's parameters"
             )

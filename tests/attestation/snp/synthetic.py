@@ -16,6 +16,7 @@ from attestation.simulated.vendor import SimulatedVendor
 from attestation.snp.abi import EndorsementKey, ProductLine, Tcb
 from attestation.snp.certs import Chain
 from attestation.snp.names import SIMULATED
+from attestation.snp.table import CertTable, TableEntry
 from attestation.snp.verify import VerifiedReport, verify_report
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -110,3 +111,9 @@ def make(
 def with_fields(**changes: object) -> Callable[[ReportFields], ReportFields]:
     """For `change_fields`."""
     return lambda fields: replace(fields, **changes)  # type: ignore[arg-type] # a test's own names
+
+
+def table_of(*, ark: bytes, ica: bytes, ek: bytes) -> bytes:
+    """The host's certificate table with these three; `ek` as VCEK."""
+    contents = {TableEntry.ARK: ark, TableEntry.ICA: ica, TableEntry.VCEK: ek}
+    return CertTable(contents).encode()
