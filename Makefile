@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check test-real test-crash bench proto requirements clean
+.PHONY: help demo test check test-real test-crash bench bench-snp fuzz proto requirements clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -64,6 +64,27 @@ test-real: $(VENV)/.dev .venv-real/.done ## A real model server and the openai c
 bench: $(VENV)/.dev ## nginx, the bare gateway and everything on, side by side (about 3 minutes; needs nginx and wrk)
 	$(BIN)/python -m benchmarks --write
 
+.venv-peers/.done: requirements/peers.txt | $(VENV)/bin/pip
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/pip install -qq --disable-pip-version-check --require-hashes -r requirements/peers.txt
+	touch $@
+
+bench-snp: $(VENV)/.dev .venv-peers/.done ## Verifying SNP reports beside its floor and a peer (about 1 minute)
+	$(BIN)/python -m benchmarks.snp --write
+
+# Coverage-guided fuzzing of the SNP parsers, in an environment of its own. FUZZ_SECONDS may be set.
+FUZZ_SECONDS ?= 120
+LUCID_VECTORS ?= ../shared/vectors
+.venv-fuzz/.done: requirements/runtime.txt requirements/fuzz.txt | $(VENV)/bin/pip
+	$(PYTHON) -m venv .venv-fuzz
+	.venv-fuzz/bin/pip install -qq --disable-pip-version-check --require-hashes -r requirements/runtime.txt
+	.venv-fuzz/bin/pip install -qq --disable-pip-version-check --require-hashes -r requirements/fuzz.txt
+	touch $@
+
+fuzz: .venv-fuzz/.done ## Fuzz what reads hostile SNP bytes (FUZZ_SECONDS=120)
+	.venv-fuzz/bin/python -m tests.fuzz.corpus $(LUCID_VECTORS) .fuzz/snp
+	.venv-fuzz/bin/python -m tests.fuzz.snp -max_total_time=$(FUZZ_SECONDS) -max_len=16384 -timeout=1 -rss_limit_mb=1024 .fuzz/snp
+
 proto: $(VENV)/.dev ## Generate the stream's message code again
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. attestation/wire/observer.proto
 
@@ -71,6 +92,8 @@ requirements: ## Pin and hash again (needs uv on the PATH)
 	uv pip compile -q pyproject.toml --extra observer --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/runtime.txt
 	uv pip compile -q pyproject.toml --extra observer --group pyproject.toml:dev -c requirements/runtime.txt --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/dev.txt
 	uv pip compile -q requirements/real.in --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/real.txt
+	uv pip compile -q requirements/peers.in --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/peers.txt
+	uv pip compile -q requirements/fuzz.in --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/fuzz.txt
 
 clean: ## Remove environments and caches
-	rm -rf .venv .venv-real .mypy_cache .pytest_cache .ruff_cache .hypothesis build ./*.egg-info
+	rm -rf .venv .venv-real .venv-peers .venv-fuzz .fuzz .mypy_cache .pytest_cache .ruff_cache .hypothesis build ./*.egg-info

@@ -88,8 +88,9 @@ def main() -> int:
         RESULT.write_text(
             f"# Measured on {when}, two cores, loopback\n\nThe proxy has one core; the load"
             " generator, the model server's stand-in (nginx with a fixed reply) and the Observer"
-            f" share the other; where root runs it, the first two at a real-time priority. Medians of {args.rounds} interleaved rounds. 1 KiB chat requests."
-            " Made by `make bench`; read the ratios.\n\n" + text + "\n"
+            " share the other; where root runs it, the first two at a real-time priority. Medians"
+            f" of {args.rounds} interleaved rounds. 1 KiB chat requests. Made by `make bench`; read"
+            " the ratios.\n\n" + text + "\n"
         )
     return 0
 

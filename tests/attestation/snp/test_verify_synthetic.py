@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import pytest
 from cryptography import x509
 
+from attestation.checks import CheckStatus
 from attestation.errors import AttestationError, UncheckableError, VerificationError
 from attestation.simulated import ca
 from attestation.simulated.vendor import SimulatedVendor
@@ -432,3 +433,39 @@ def test_reserved_bytes_in_the_tcb_are_refused(simulated_vendor: SimulatedVendor
     with pytest.raises(AttestationError) as caught:
         make(simulated_vendor, change_fields=with_fields(tcb=bytes(tcb))).verify()
     assert caught.value.code == "snp.report.tcb"
+
+
+# --- hardware that no sample exists of
+
+
+def test_a_cpu_that_is_not_known_is_not_guessed(simulated_vendor: SimulatedVendor) -> None:
+    later = make(simulated_vendor, line=TURIN, change_fields=with_fields(cpuid=(0x1A, 0x50, 0)))
+    with pytest.raises(UncheckableError) as caught:
+        later.verify()
+    assert caught.value.code == "snp.chain.product_line"
+    ran = {check.name: check.status for check in caught.value.checks}
+    assert ran["snp.report.signature"] is CheckStatus.PASSED
+    # The layout of its patch levels is not known either: they are not compared by guess.
+    assert ran["snp.tcb.matches_certificate"] is CheckStatus.SKIPPED
+
+
+def test_a_version_5_report_by_a_providers_key_verifies(simulated_vendor: SimulatedVendor) -> None:
+    verified = make(simulated_vendor, kind=VLEK).verify()
+    assert (verified.report.version, verified.csp_id) == (5, CSP)
+    assert verified.report.current_mit_vector is not None
+
+
+def test_every_failed_check_of_bad_evidence_is_listed(simulated_vendor: SimulatedVendor) -> None:
+    bent = make(
+        simulated_vendor,
+        chip_id=bytes(63) + b"\1",
+        change_fields=with_fields(tcb=bytes(8)),
+    )
+    with pytest.raises(VerificationError) as caught:
+        bent.verify(datetime(2000, 1, 1, tzinfo=UTC))
+    failed = [c.name for c in caught.value.checks if c.status is CheckStatus.FAILED]
+    assert failed == [
+        "snp.chip.matches_certificate",
+        "snp.tcb.matches_certificate",
+        "snp.chain.validity",
+    ]
