@@ -77,6 +77,8 @@ PSS_SHA384_SALT48: Final = frozenset(
 _MOST_NAMES: Final = 64
 _NAMES: Final[dict[bytes, x509.Name]] = {}
 
+_VERSION_3: Final = bytes.fromhex("a003020102")
+
 # What the X.509 library raises over hostile bytes, found by fuzzing it; TypeError comes from a name
 # with a BIT STRING, UserWarning from an odd country where warnings are errors.
 UNREADABLE: Final = (
@@ -196,12 +198,13 @@ class Certificate:
             raise MalformedError("snp.certs.length", f"the {what} has {len(data)} bytes")
         try:
             parsed = _load(data, what)
-            signed = parsed.tbs_certificate_bytes
+            der = data if data[:1] == b"\x30" else parsed.public_bytes(Encoding.DER)
+            signed, signature = _parts(der)
             issuer_der, subject_der, spki = _slices(signed)
             certificate = cls(
-                der=data if data[:1] == b"\x30" else parsed.public_bytes(Encoding.DER),
+                der=der,
                 signed=signed,
-                signature=parsed.signature,
+                signature=signature,
                 subject=_name(subject_der, parsed, "subject"),
                 issuer=_name(issuer_der, parsed, "issuer"),
                 subject_der=subject_der,
@@ -217,7 +220,7 @@ class Certificate:
             raise MalformedError(
                 "snp.certs.certificate", f"the {what} is not an X.509 certificate: {error}"
             ) from None
-        if parsed.version is not x509.Version.v3:
+        if signed[4:9] != _VERSION_3:
             raise MalformedError("snp.certs.certificate", f"the {what} is not X.509 version 3")
         if not _declares_pss(certificate):
             raise MalformedError(
@@ -317,6 +320,16 @@ def _load(data: bytes, what: str) -> x509.Certificate:
     return found[0]
 
 
+def _parts(der: bytes) -> tuple[bytes, bytes]:
+    """What is signed, and the signature: cut out, because to encode them again takes 7 µs each.
+
+    SEQUENCE { SEQUENCE tbs, AlgorithmIdentifier, BIT STRING of an RSA-4096 signature }, the first
+    two with lengths of two bytes. What is not so is refused by `_declares_pss`.
+    """
+    size = int.from_bytes(der[6:8], "big")
+    return der[4 : 8 + size], der[-RSA_BITS // 8 :]
+
+
 def _slices(signed: bytes) -> tuple[bytes, bytes, bytes]:
     """Issuer, subject and SubjectPublicKeyInfo as encoded in a TBSCertificate (RFC 5280, 4.1).
 
@@ -356,6 +369,8 @@ def _declares_pss(certificate: Certificate) -> bool:
     """
     signed = certificate.signed
     if not ends_with_signature(certificate.der, certificate.signature):
+        return False
+    if signed[:2] != b"\x30\x82" or certificate.der[:2] != b"\x30\x82":
         return False
     # A SEQUENCE header of 4 bytes in front.
     outer = certificate.der[4 + len(signed) : -(5 + len(certificate.signature))]
