@@ -150,10 +150,48 @@ def check_signatures(chain: Chain) -> tuple[str, None]:
     return "root, intermediate, endorsement key", None
 
 
+def check_intermediate(
+    ica: Certificate,
+    ark: Certificate,
+    *,
+    line: ProductLine,
+    key: EndorsementKey,
+    roots: Roots,
+    now: datetime,
+) -> None:
+    """That these two are the pinned root of a line and its intermediate for a kind of key.
+
+    Raises:
+        VerificationError, UncheckableError: they are not; the codes are those of whole chains.
+    """
+    names = vendor(roots)
+    pins = roots.get(line, frozenset()) if isinstance(roots, Mapping) else roots
+    if ark.spki_sha256 not in pins:
+        raise VerificationError("snp.chain.ark_pinned", f"not the pinned root of {line}")
+    right = (
+        names.common_name(ark.subject) == names.ark(line)
+        and names.common_name(ica.subject) == names.ica(line, key)
+        and ica.issuer_der == ark.subject_der == ark.issuer_der
+    )
+    if not right:
+        raise VerificationError(
+            "snp.chain.names", f"not root and {key.upper()} intermediate of {line}"
+        )
+    for certificate in (ica, ark):
+        if not certificate.not_before <= now <= certificate.not_after:
+            raise VerificationError(
+                "snp.chain.validity", f"{_text(certificate.subject)} is not valid at {_utc(now)}"
+            )
+    _check_self_signed(ark.der)
+    assert isinstance(ark.public_key, rsa.RSAPublicKey)  # or it had not signed itself
+    _check_issued(ica, ark.public_key, "intermediate is not signed by the root")
+
+
 @lru_cache(maxsize=16)  # there are three roots; what raises is not kept
 def _check_self_signed(der: bytes) -> None:
     root = Certificate.parse(der, "ARK")
-    assert isinstance(root.public_key, rsa.RSAPublicKey)  # as `Chain.parse` has seen
+    if not isinstance(root.public_key, rsa.RSAPublicKey):
+        raise VerificationError("snp.chain.signatures", "the root's key is not an RSA key")
     _check_issued(root, root.public_key, "root is not signed by itself")
 
 

@@ -14,11 +14,17 @@ from typing import Final
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestation.errors import MalformedError, UncheckableError, VerificationError
-from attestation.snp.certs import PSS_SHA384_SALT48, UNREADABLE, Chain, ends_with_signature
+from attestation.snp.certs import (
+    PSS_SHA384_SALT48,
+    UNREADABLE,
+    Certificate,
+    Chain,
+    ends_with_signature,
+)
 
 CHECK: Final = "snp.crl.not_revoked"
 MAX_CRL_SIZE: Final = 262_144  # bytes; AMD's have some 900
@@ -112,12 +118,7 @@ def check_crls(crls: Sequence[Crl], chain: Chain, now: datetime) -> tuple[str, C
             remedy="give the list of the same product line (AMD's KDS has it beside the chain)",
         )
     for crl in own:
-        try:
-            chain.ark_key.verify(crl.signature, crl.signed, _PSS, _SHA384)
-        except InvalidSignature:
-            raise VerificationError(
-                CHECK, "the revocation list is not signed by the root"
-            ) from None
+        check_list(crl, chain.ark)
     serial = chain.ica.serial_number
     for crl in own:
         if serial in crl.revoked:
@@ -139,6 +140,22 @@ def check_crls(crls: Sequence[Crl], chain: Chain, now: datetime) -> tuple[str, C
         )
     best = max(fresh, key=lambda crl: crl.next_update)
     return f"{len(best.revoked)} revoked, this one not; good until {_utc(best.next_update)}", best
+
+
+def check_list(crl: Crl, root: Certificate) -> None:
+    """That a list is by this root.
+
+    Raises:
+        VerificationError: `snp.crl.not_revoked`: it is not.
+    """
+    otherwise = VerificationError(CHECK, "the revocation list is not signed by the root")
+    key = root.public_key
+    if crl.issuer != root.subject.public_bytes() or not isinstance(key, rsa.RSAPublicKey):
+        raise otherwise
+    try:
+        key.verify(crl.signature, crl.signed, _PSS, _SHA384)
+    except InvalidSignature:
+        raise otherwise from None
 
 
 def _utc(moment: datetime) -> str:
