@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -31,6 +31,7 @@ from attestation.passport import (
     results_of,
     tenant_salt,
 )
+from attestation.tsm import Quote
 from attestation.verifier import Appraisal, verify_evidence, verify_passport
 from enforcement.outcome import Platform
 
@@ -64,7 +65,12 @@ class Issued:
 
 
 class Attester:
-    """Issues passports for one boot. One quote at a time."""
+    """Issues passports for one boot. One quote at a time.
+
+    Attributes:
+        complete: adds to the host's certificate table (second) what a report (first) needs beside
+            it; None: the host's table has to have everything.
+    """
 
     def __init__(
         self,
@@ -91,6 +97,7 @@ class Attester:
         self._wall = wall
         self._boot = boot
         self._turn = trio.Lock()
+        self.complete: Callable[[bytes, bytes], Awaitable[bytes]] | None = None
 
     async def issue(
         self, stated: Stated, *, nonce: bytes | None = None, audience: str | None = None
@@ -103,25 +110,49 @@ class Attester:
             FatalError: the TEE is not the one that was asked for.
         """
         async with self._turn:
-            work = functools.partial(self._issue, stated, nonce=nonce, audience=audience)
+            buffer = self._buffer(stated, nonce)
+            fetch = functools.partial(fetch_quote, self._platform.tree, report_data(buffer))
             # Abandoned, not awaited: a thread inside a kernel read cannot be interrupted.
             with trio.move_on_after(self._quote_seconds):
+                quote = await trio.to_thread.run_sync(fetch, abandon_on_cancel=True)
+                self._platform.tee_of(quote.provider)
+                certificates = quote.auxblob
+                if self.complete is not None:
+                    certificates = await self.complete(quote.outblob, certificates)
+                work = functools.partial(
+                    self._issue,
+                    stated,
+                    buffer,
+                    quote,
+                    certificates,
+                    nonce=nonce,
+                    audience=audience,
+                )
                 return await trio.to_thread.run_sync(work, abandon_on_cancel=True)
         raise QuoteError(
             "quote.timeout", f"no quote within {self._quote_seconds:g} seconds", final=False
         )
 
-    def _issue(self, stated: Stated, *, nonce: bytes | None, audience: str | None) -> Issued:
-        key_thumbprint = thumbprint(self.key.public_key())
-        buffer = ClaimsBuffer(
+    def _buffer(self, stated: Stated, nonce: bytes | None) -> bytes:
+        return ClaimsBuffer(
             purpose="passport" if nonce is None else "challenge",
-            key_thumbprint=key_thumbprint,
+            key_thumbprint=thumbprint(self.key.public_key()),
             nonce=nonce or b"",
             boot_seed=self.boot_seed,
             bundle_digest=stated.bundle[2],
             journal_head=stated.journal_head,
         ).encode()
-        quote = fetch_quote(self._platform.tree, report_data(buffer))
+
+    def _issue(
+        self,
+        stated: Stated,
+        buffer: bytes,
+        quote: Quote,
+        certificates: bytes,
+        *,
+        nonce: bytes | None,
+        audience: str | None,
+    ) -> Issued:
         tee = self._platform.tee_of(quote.provider)
         # The clocks are read after the quote: a slow quote must not shorten a passport's life
         # on one clock and not on the other.
@@ -130,7 +161,7 @@ class Attester:
         evidence = Evidence(
             format="sev-snp",
             quote=quote.outblob,
-            certificates=quote.auxblob,
+            certificates=certificates,
             claims_buffer=buffer,
         )
         verified = verify_evidence(

@@ -62,6 +62,13 @@ class TeeTable(_Table, frozen=True):
     quote_seconds: Seconds = 60.0  # bound on one quote, retries included
 
 
+class KdsTable(_Table, frozen=True):
+    """`[kds]`: certificates that the host does not supply, from AMD's key distribution service."""
+
+    fetch: bool = False  # True: the agent asks kdsintf.amd.com, and keeps what it got in state_dir
+    offline: str = ""  # a directory with what the service has; nothing is fetched then
+
+
 class PassportTable(_Table, frozen=True):
     """`[passport]`: what is issued."""
 
@@ -145,6 +152,7 @@ class Config(_Table, frozen=True):
 
     agent: AgentTable = AgentTable()
     tee: TeeTable = TeeTable()
+    kds: KdsTable = KdsTable()
     passport: PassportTable = PassportTable()
     policy: PolicyTable = PolicyTable()
     gateway: GatewayTable = GatewayTable()
@@ -282,6 +290,7 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
     return replace(
         config,
         agent=replace(config.agent, state_dir=absolute(config.agent.state_dir)),
+        kds=replace(config.kds, offline=absolute(config.kds.offline)),
         policy=replace(config.policy, bundle=absolute(config.policy.bundle)),
         api=replace(config.api, socket=absolute(config.api.socket)),
         observer=replace(

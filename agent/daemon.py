@@ -25,6 +25,7 @@ from agent.api import Api
 from agent.attester import Attester, Issued, Stated
 from agent.boottime import boot_ns
 from agent.config import Config
+from agent.endorsing import endorsing
 from agent.errors import FatalError
 from agent.identity import Identifier
 from agent.lifecycle import Event, Lifecycle
@@ -89,7 +90,11 @@ class Daemon:
         self.gateway_address = "{}:{}".format(*gateway_socket.getsockname()[:2])
         listener = local_api.bind(Path(config.api.socket))
         try:
-            async with self._journaling(), trio.open_nursery() as services:
+            async with (
+                self._journaling(),
+                endorsing(config, platform) as self.attester.complete,
+                trio.open_nursery() as services,
+            ):
                 if self.stream is not None:
                     services.start_soon(self.stream.run)
                 api = Api(self, Exposition(lambda: health.metrics(self)), self._challenge)

@@ -65,15 +65,27 @@ class Target:
 
 @dataclass(slots=True)
 class StreamStatus:
-    """For metrics and `status`. `lag`: durable here, not acknowledged there."""
+    """For metrics and `status`.
 
+    Attributes:
+        durable: the last durable seq of this boot.
+        acked_seq: of this boot.
+        older: durable records of earlier boots that are not acknowledged.
+    """
+
+    durable: Callable[[], int] = lambda: 0
     connected: bool = False
     problem: str = "not connected yet"
     alarms: int = 0
     alarm: str = ""
     streams: int = 0
     acked_seq: int = 0
-    lag: int = 0
+    older: int = 0
+
+    @property
+    def lag(self) -> int:
+        """How many decisions are durable here and not acknowledged there."""
+        return self.older + self.durable() - self.acked_seq
 
     def as_json(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -114,7 +126,7 @@ class ObserverStream:
         self.finish = trio.Event()
         self.finished = trio.Event()
         self.attempts = 0  # streams of this process; part of the epoch, so that the newest wins
-        self.status = StreamStatus()
+        self.status = StreamStatus(durable=lambda: journal.durable_seq)
 
     async def run(self) -> None:
         """Connect, deliver, connect again with back-off."""
@@ -209,6 +221,7 @@ class _Session:
         passport = owner.passport()
         self._boots = {boot.boot_id: boot for boot in boots}
         self._acked = {boot.boot_id: boot.acked_seq for boot in boots}
+        self._measure_older()
         self._checkpointed = {boot.boot_id: max(boot.acked_seq - 1, 0) for boot in boots}
         self._passport_sent = passport
         self._protocol = StreamProtocol(
@@ -280,16 +293,15 @@ class _Session:
         status = self._owner.status
         if boot_id == self._journal.boot_id:
             status.acked_seq = max(status.acked_seq, seq)
-        self._measure_lag()
+        self._measure_older()
 
-    def _measure_lag(self) -> None:
-        old = sum(
+    def _measure_older(self) -> None:
+        running = self._journal.boot_id
+        self._owner.status.older = sum(
             boot.last_seq - self._acked[boot.boot_id]
             for boot in self._boots.values()
-            if boot.boot_id != self._journal.boot_id
+            if boot.boot_id != running
         )
-        mine = self._journal.durable_seq - self._acked[self._journal.boot_id]
-        self._owner.status.lag = old + mine
 
     async def _deliver(self) -> None:
         """Send what there is, then wait for news; the caller's nursery ends it."""
@@ -299,7 +311,6 @@ class _Session:
             self._send_passport()
             sent = await self._send_batches()
             await self._send_checkpoints()
-            self._measure_lag()
             if sent:
                 continue
             if owner.finish.is_set() and self._complete():
