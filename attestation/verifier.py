@@ -12,7 +12,7 @@ The two sets never meet.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -26,15 +26,19 @@ from attestation.errors import AttestationError, UncheckableError, VerificationE
 from attestation.evidence import Evidence
 from attestation.passport import DEBUG_DISABLED, HardwareClaims, Passport
 from attestation.snp.abi import Report
+from attestation.snp.appraise import appraise_report, demands
 from attestation.snp.certs import Chain
+from attestation.snp.crl import Crl
+from attestation.snp.policy import SnpPolicy
 from attestation.snp.table import CertTable
 from attestation.snp.verify import VerifiedReport, verify_report
 from attestation.tee import TeeType
 
 CLOCK_SKEW_SECONDS: Final = 60  # a passport may be this far from the future. A guess.
 MAX_LIFETIME_SECONDS: Final = 86_400 + CLOCK_SKEW_SECONDS
-# No minimum TCB is compared yet; policies see this word and can refuse it.
+# Nobody said which TCB is good enough; policies see this word and can refuse it.
 TCB_NOT_APPRAISED: Final = "not_appraised"
+TCB_APPRAISED: Final = "appraised"
 
 
 class AnswerStatus(StrEnum):
@@ -158,9 +162,17 @@ Appraisal = Examination  # of a passport for which every step held
 
 
 def verify_evidence(
-    evidence: Evidence, *, simulated: bool, anchors: TrustAnchors, now: datetime
+    evidence: Evidence,
+    *,
+    simulated: bool,
+    anchors: TrustAnchors,
+    now: datetime,
+    crls: Sequence[Crl] = (),
 ) -> VerifiedReport:
     """Verify evidence with one of the two sets of roots.
+
+    Args:
+        crls: revocation lists; where any is given, one of this root's must be fresh.
 
     Raises:
         MalformedError, VerificationError: it does not prove what it claims.
@@ -184,6 +196,7 @@ def verify_evidence(
         roots=anchors.simulated if simulated else anchors.amd,
         now=now,
         expected_report_data=report_data(evidence.claims_buffer),
+        crls=crls,
     )
 
 
@@ -199,6 +212,8 @@ class _Steps:
     audience: str | None
     measurement: bytes | None
     bundle_digest: bytes | None
+    hardware_policy: SnpPolicy | None
+    crls: Sequence[Crl]
     verified: VerifiedReport | None = None
     checks: dict[str, list[Check]] = field(default_factory=dict)
 
@@ -224,11 +239,23 @@ class _Steps:
             simulated=self.passport.claims.simulated,
             anchors=self.anchors,
             now=self.now,
+            crls=self.crls,
         )
         for check in verified.checks:
             chain = check.name.startswith(("snp.chain", "snp.tcb", "snp.crl", "snp.policy"))
             self.note("chain_and_tcb" if chain else "genuine_hardware", check)
         self.verified = verified
+
+    # Whether what the report says is good enough, where somebody said what is.
+    def appraisal(self) -> None:
+        assert self.verified is not None
+        if self.hardware_policy is None:
+            for name in demands():
+                self.note("chain_and_tcb", skipped(name, "no policy for the hardware was given"))
+            return
+        for check in appraise_report(self.verified, self.hardware_policy):
+            if check not in self.verified.checks:
+                self.note("chain_and_tcb", check)
 
     # 2. What the passport repeats of the report is what the report says, and the guest is not
     #    open to its host.
@@ -383,6 +410,8 @@ def examine_passport(
     audience: str | None = None,
     measurement: bytes | None = None,
     bundle_digest: bytes | None = None,
+    hardware_policy: SnpPolicy | None = None,
+    crls: Sequence[Crl] = (),
 ) -> Examination:
     """Run every step and report on each.
 
@@ -404,10 +433,13 @@ def examine_passport(
         audience=audience,
         measurement=measurement,
         bundle_digest=bundle_digest,
+        hardware_policy=hardware_policy,
+        crls=crls,
     )
     order: tuple[tuple[str, Callable[[], None]], ...] = (
         ("genuine_hardware", steps.hardware),
         ("chain_and_tcb", steps.repeated),
+        ("chain_and_tcb", steps.appraisal),
         ("binding_and_freshness", steps.binding),
         ("binding_and_freshness", steps.signature),
         ("binding_and_freshness", steps.freshness),
@@ -424,7 +456,11 @@ def examine_passport(
             break
     answers = tuple(_answer(name, steps, begun, broken, error) for name in QUESTIONS)
     return Examination(
-        passport=steps.passport, answers=answers, error=error, verified=steps.verified
+        passport=steps.passport,
+        answers=answers,
+        error=error,
+        verified=steps.verified,
+        tcb_status=TCB_NOT_APPRAISED if hardware_policy is None or error else TCB_APPRAISED,
     )
 
 
@@ -462,7 +498,8 @@ def _answer(
     if not ran:
         detail = left[0].detail if left else "no check ran"
         return Answer(name=name, status=AnswerStatus.NOT_CHECKED, detail=detail, checks=checks)
-    detail = "not checked: " + "; ".join(check.detail or check.name for check in left)
+    reasons = dict.fromkeys(check.detail or check.name for check in left)
+    detail = "not checked: " + "; ".join(reasons)
     return Answer(
         name=name, status=AnswerStatus.PASSED, detail=detail if left else "", checks=checks
     )
@@ -478,6 +515,8 @@ def verify_passport(
     audience: str | None = None,
     measurement: bytes | None = None,
     bundle_digest: bytes | None = None,
+    hardware_policy: SnpPolicy | None = None,
+    crls: Sequence[Crl] = (),
 ) -> Appraisal:
     """Verify a passport: the same steps as `examine_passport`, raising where one does not hold.
 
@@ -495,6 +534,8 @@ def verify_passport(
         audience=audience,
         measurement=measurement,
         bundle_digest=bundle_digest,
+        hardware_policy=hardware_policy,
+        crls=crls,
     )
     if examination.error is not None:
         raise examination.error

@@ -23,6 +23,8 @@ from attestation.errors import (
     UncheckableError,
     VerificationError,
 )
+from attestation.snp.crl import Crl
+from attestation.snp.policy import SnpPolicy
 from attestation.verifier import Examination, examine_passport
 from lucid.options import Hex, Moment
 from lucid.sources import SourceError, read_source
@@ -44,6 +46,8 @@ class Expectations:
     audience: str | None
     measurement: bytes | None
     bundle_digest: bytes | None
+    hardware_policy: SnpPolicy | None = None
+    crls: tuple[Crl, ...] = ()
 
     @classmethod
     def for_simulated(cls, root: bytes) -> Expectations:
@@ -73,6 +77,8 @@ class Expectations:
             audience=self.audience,
             measurement=self.measurement,
             bundle_digest=self.bundle_digest,
+            hardware_policy=self.hardware_policy,
+            crls=self.crls,
         )
 
 
@@ -103,6 +109,19 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
                 "--bundle-digest",
                 type=Hex(32, 32),
                 help="The policy bundle's digest that you expect.",
+            ),
+            click.option(
+                "--hardware-policy",
+                type=click.Path(path_type=Path, dir_okay=False, exists=True),
+                help="Appraise the hardware by this policy (TOML, see docs/checks.md). Without it"
+                " no TCB or platform setting is demanded.",
+            ),
+            click.option(
+                "--crl",
+                "crl_files",
+                type=click.Path(path_type=Path, dir_okay=False, exists=True),
+                multiple=True,
+                help="Revocation list of the vendor's root (PEM or DER). May be repeated.",
             ),
             click.option(
                 "--at", "now", type=Moment(), help="Verify as of this time instead of now."
@@ -224,6 +243,8 @@ def _examine(
     allow_simulated: bool,
     simulated_root: Path | None,
     now: datetime | None,
+    hardware_policy: Path | None,
+    crl_files: tuple[Path, ...],
     **expected: Any,
 ) -> Examination:
     try:
@@ -238,7 +259,14 @@ def _examine(
             raise click.UsageError("--allow-simulated needs --simulated-root FILE")
     except (AttestationError, ValueError, OSError) as error:
         raise click.UsageError(f"--simulated-root {simulated_root}: {error}") from None
+    try:
+        policy = None if hardware_policy is None else SnpPolicy.parse(hardware_policy.read_bytes())
+        crls = tuple(Crl.parse(path.read_bytes()) for path in crl_files)
+    except (MalformedError, OSError) as error:
+        raise click.UsageError(str(error)) from None
     expectations = Expectations(
+        hardware_policy=policy,
+        crls=crls,
         now=now if now is not None else datetime.now(UTC),
         anchors=anchors,
         allow_simulated=allow_simulated,

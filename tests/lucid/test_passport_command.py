@@ -88,3 +88,33 @@ def test_text_of_a_passport_does_not_drive_the_terminal(
     done = ask("show", token, "--allow-simulated", "--simulated-root", str(root))
     assert "\x1b" not in done.output
     assert "Hardware Attested: true" not in done.output.splitlines()
+
+
+def test_a_hardware_policy_refuses_what_it_does_not_allow(
+    token: bytes, root: Path, tmp_path: Path
+) -> None:
+    allowed = ("--allow-simulated", "--simulated-root", str(root))
+    policy = tmp_path / "policy.toml"
+    policy.write_text("")
+    done = ask("verify", token, *allowed, "--hardware-policy", str(policy), "--json")
+    answer = json.loads(done.stdout)
+    assert done.exit_code == 0
+    assert answer["tcb_status"] == "appraised"
+    policy.write_text('chip_ids = ["' + "ab" * 64 + '"]')
+    done = ask("verify", token, *allowed, "--hardware-policy", str(policy), "--json")
+    answer = json.loads(done.stdout)
+    assert done.exit_code == 1
+    assert answer["error"]["code"] == "snp.chip_id.allowed"
+    assert answer["answers"]["chain_and_tcb"]["status"] == "failed"
+    assert answer["tcb_status"] == "not_appraised"
+    policy.write_text("nonsense")
+    assert ask("verify", token, *allowed, "--hardware-policy", str(policy)).exit_code == 2
+    policy.write_text("require_crl = true")
+    assert ask("verify", token, *allowed, "--hardware-policy", str(policy)).exit_code == 3
+
+
+def test_what_nobody_demanded_of_the_hardware_is_listed(token: bytes, root: Path) -> None:
+    done = ask("show", token, "--allow-simulated", "--simulated-root", str(root), "--json")
+    checks = json.loads(done.stdout)["answers"]["chain_and_tcb"]["checks"]
+    left = {check["name"] for check in checks if check["status"] == "skipped"}
+    assert {"snp.crl.not_revoked", "snp.tcb.minimum_reported", "snp.guest.vmpl"} <= left
