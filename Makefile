@@ -61,7 +61,7 @@ test-crash: $(VENV)/.dev ## kill -9 and outages under load (about 3 minutes)
 test-real: $(VENV)/.dev .venv-real/.done ## A real model server and the openai client through the gateway (1 minute after the build)
 	$(BIN)/python -m pytest -m real tests/real
 
-bench: $(VENV)/.dev ## nginx, the bare gateway and everything on, side by side (about 3 minutes; needs nginx and wrk)
+bench: $(VENV)/.dev bench-snp ## bench-snp, then nginx, the bare gateway and everything on (about 4 minutes; needs nginx and wrk)
 	$(BIN)/python -m benchmarks --write
 
 .venv-peers/.done: requirements/peers.txt | $(VENV)/bin/pip

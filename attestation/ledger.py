@@ -46,11 +46,6 @@ class Ledger:
         """A check that nobody asked for, or that has nothing to look at."""
         self.checks.append(skipped(name, reason))
 
-    @property
-    def clean(self) -> bool:
-        """Nothing failed and nothing that had to run could not run."""
-        return not (self._refusal or self._doubt)
-
     def settle(self) -> tuple[Check, ...]:
         """All checks, if everything holds.
 

@@ -161,7 +161,12 @@ def verify(
     except (AttestationError, SourceError) as caught:
         error = caught if isinstance(caught, AttestationError) else _unread(caught)
         checks = _listed(error)
-    _print(report, verified, checks, error, simulated=options["allow_simulated"], as_json=as_json)
+    marks = []
+    if signature_only:
+        marks.append("NOT APPRAISED: a guest that its host can read is accepted too")
+    if options["allow_simulated"]:
+        marks.append("SIMULATED: proves nothing about hardware")
+    _print(report, verified, checks, error, marks=marks, as_json=as_json)
     sys.exit(exit_code(error))
 
 
@@ -253,7 +258,7 @@ def _print(
     checks: tuple[Check, ...],
     error: AttestationError | None,
     *,
-    simulated: bool,
+    marks: list[str],
     as_json: bool,
 ) -> None:
     line = verified.product_line if verified is not None else None
@@ -261,7 +266,7 @@ def _print(
         value = {
             "accepted": error is None,
             "tee_type": "sev-snp",
-            "simulated": simulated,
+            "marks": marks,
             "product_line": line,
             "error": None
             if error is None
@@ -276,7 +281,7 @@ def _print(
         return
     for check in checks:
         click.echo(f"{_MARKS[check.status]} {check.name}: {printable(check.detail)}")
-    mark = " (SIMULATED: proves nothing about hardware)" if simulated else ""
+    mark = f" ({'; '.join(marks)})" if marks else ""
     if error is None:
         click.echo(f"accepted: SEV-SNP on {line}{mark}")
     else:
@@ -289,7 +294,7 @@ def _stop(code: int, name: str, message: str, *, as_json: bool) -> NoReturn:
         value = {
             "accepted": False,
             "tee_type": "sev-snp",
-            "simulated": False,
+            "marks": [],
             "product_line": None,
             "error": {"code": name, "message": message, "remedy": ""},
             "checks": [{"id": name, "status": "failed", "detail": message}],

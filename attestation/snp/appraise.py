@@ -12,7 +12,7 @@ from typing import Final
 from attestation.checks import Check, CheckStatus
 from attestation.errors import UncheckableError, VerificationError
 from attestation.ledger import Ledger
-from attestation.snp.abi import EndorsementKey, Tcb
+from attestation.snp.abi import EndorsementKey, Tcb, product_line
 from attestation.snp.crl import CHECK as CRL_CHECK
 from attestation.snp.policy import SB_3019, SB_3019_MICROCODE, SnpPolicy
 from attestation.snp.verify import VerifiedReport
@@ -200,14 +200,10 @@ def _microcode(verified: VerifiedReport) -> int:
     levels = {
         cpu: level
         for cpu, level in SB_3019_MICROCODE.items()
-        if _line_of(cpu) == verified.product_line
+        if product_line(*cpu[:2]) is verified.product_line
     }
     cpuid = verified.report.cpuid
     return levels.get(cpuid, max(levels.values())) if cpuid else max(levels.values())
-
-
-def _line_of(cpu: tuple[int, int, int]) -> str:
-    return "Milan" if cpu[1] <= 0x0F else "Genoa"
 
 
 # --- the guest's own policy

@@ -43,7 +43,7 @@ def collect_chain(ek: bytes | None, others: Iterable[bytes]) -> Chain:
     """The chain of an endorsement key.
 
     Args:
-        ek: VCEK or VLEK, DER or PEM; None: the host gave none.
+        ek: VCEK or VLEK, DER or PEM, in which a chain may follow; None: the host gave none.
         others: intermediates and roots, in any order; those that do not fit are left out.
 
     Raises:
@@ -52,9 +52,9 @@ def collect_chain(ek: bytes | None, others: Iterable[bytes]) -> Chain:
     """
     if ek is None:
         raise _missing("no endorsement key (VCEK or VLEK)", "--endorsement-key")
-    (ek_der,) = split_certificates(ek)[:1]
+    ek_der, *with_it = split_certificates(ek)
     leaf = Certificate.parse(ek_der, "VCEK or VLEK")
-    known = [Certificate.parse(der, "certificate of the chain") for der in others]
+    known = [Certificate.parse(der, "certificate of the chain") for der in (*with_it, *others)]
     icas = [c for c in known if c.subject_der == leaf.issuer_der and c.issuer_der != c.subject_der]
     if not icas:
         raise _missing("no intermediate (ASK or ASVK) that could have issued it", "--chain")

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from attestation.simulated.vendor import SimulatedVendor
 from attestation.snp.abi import Report
 from attestation.snp.appraise import demands
 from lucid.evidence import evidence
@@ -67,6 +68,7 @@ def test_every_real_case_is_accepted_in_its_window_and_refused_outside(snp: SnpV
             assert code == 0, answer["error"]
             assert answer["product_line"] == case["product_ext"].split("-")[0]
             assert set(demands()) <= set(ended(answer, "skipped"))
+            assert "NOT APPRAISED" in answer["marks"][0]
         for now in (start - SECOND, end + SECOND):
             code, answer = verify(*common, "--at", now.isoformat())
             assert code == 1
@@ -218,3 +220,17 @@ def test_every_check_is_documented(snp: SnpVectors) -> None:
     text = (Path(__file__).parents[2] / "docs" / "checks.md").read_text()
     documented = set(re.findall(r"^\| `(snp\.[a-z0-9_.]+)`(?: †)? \|", text, re.MULTILINE))
     assert {check["id"] for check in answer["checks"]} <= documented
+
+
+def test_simulated_evidence_is_accepted_only_with_its_root_and_marked(
+    simulated_vendor: SimulatedVendor, tmp_path: Path
+) -> None:
+    root = tmp_path / "root.pem"
+    root.write_bytes(simulated_vendor.root_certificate_pem())
+    data = simulated_vendor.sign_report(bytes(64)) + simulated_vendor.certificate_table()
+    code, answer = verify("-", data=data)
+    assert code == 1
+    assert "snp.chain.product_line" in ended(answer, "failed")
+    code, answer = verify("-", "--allow-simulated", "--simulated-root", root, data=data)
+    assert code == 0
+    assert "SIMULATED" in answer["marks"][0]
