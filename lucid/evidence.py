@@ -35,6 +35,11 @@ REFUSED: Final = 1
 MALFORMED: Final = 2
 UNCHECKABLE: Final = 3
 
+_VERDICTS: Final = {
+    REFUSED: "refused",
+    MALFORMED: "malformed input",
+    UNCHECKABLE: "could not be checked",
+}
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _MARKS: Final = {
     CheckStatus.PASSED: "passed ",
@@ -285,7 +290,7 @@ def _print(
     if error is None:
         click.echo(f"accepted: SEV-SNP on {line}{mark}")
     else:
-        word = "could not be checked" if isinstance(error, UncheckableError) else "refused"
+        word = _VERDICTS[exit_code(error)]
         click.echo(f"{word}: {error.diagnostics()}{mark}", err=True)
 
 
