@@ -1,0 +1,311 @@
+"""Intel's signed documents about TDX: TCB info and the identity of the quoting enclave.
+
+Source: Intel PCS API version 4, "Get TDX TCB Info" and "Get TDX QE Identity". What is signed are
+the exact bytes of the inner JSON value as received, so they are cut out, never written again.
+Signature, signer and dates are not judged here: `SignedDocument` keeps what that needs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Final, TypeVar
+
+from attestation.errors import MalformedError
+
+MAX_DOCUMENT_SIZE: Final = 512 * 1024  # bytes; real ones have up to 20 KiB
+MAX_LEVELS: Final = 256
+CODE: Final = "tdx.collateral.format"
+
+T = TypeVar("T")
+
+
+class TcbStatus(StrEnum):
+    """What Intel says of a level. Any other word is refused."""
+
+    UP_TO_DATE = "UpToDate"
+    SW_HARDENING_NEEDED = "SWHardeningNeeded"
+    CONFIGURATION_NEEDED = "ConfigurationNeeded"
+    CONFIGURATION_AND_SW_HARDENING_NEEDED = "ConfigurationAndSWHardeningNeeded"
+    OUT_OF_DATE = "OutOfDate"
+    OUT_OF_DATE_CONFIGURATION_NEEDED = "OutOfDateConfigurationNeeded"
+    REVOKED = "Revoked"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedDocument:
+    """A document with the bytes that its signature (r ‖ s, P-256 with SHA-256) covers."""
+
+    signed: bytes = field(repr=False)
+    signature: bytes = field(repr=False)
+    issued: datetime
+    next_update: datetime
+    evaluation_number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """One row of a document, with what it says of itself."""
+
+    status: TcbStatus
+    date: datetime
+    advisories: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlatformLevel(Level):
+    """A row of TCB info: 16 SGX levels, the PCE's, 16 TDX levels."""
+
+    sgx: bytes
+    pcesvn: int
+    tdx: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnclaveLevel(Level):
+    """A row of an identity, of the quoting enclave or of a TDX module."""
+
+    isvsvn: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleIdentity:
+    """Who may be the TDX module; `number` is the major version in its id (`TDX_0A` is 10)."""
+
+    number: int
+    mrsigner: bytes
+    attributes: bytes
+    attributes_mask: bytes
+    levels: tuple[EnclaveLevel, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TcbInfo(SignedDocument):
+    """TCB info of version 3 for TDX. `module` is for modules that have no number."""
+
+    fmspc: bytes
+    pceid: bytes
+    module: ModuleIdentity
+    modules: tuple[ModuleIdentity, ...]
+    levels: tuple[PlatformLevel, ...]
+
+    @classmethod
+    def parse(cls, data: bytes) -> TcbInfo:
+        """Read a document as served: `{"tcbInfo":{…},"signature":"…"}`.
+
+        Raises:
+            MalformedError: `tdx.collateral.format`: something else, also TCB info for SGX.
+        """
+        signed, signature, value = _outer(data, "tcbInfo")
+        fields = _Fields(value, "tcbInfo")
+        if fields.text("id") != "TDX" or fields.number("version", 99) != 3:
+            raise _wrong("this is not TCB info of version 3 for TDX")
+        if fields.number("tcbType", 99) != 0:
+            raise _wrong("an unknown way to compare TCBs (tcbType)")
+        module = fields.table("tdxModule")
+        return cls(
+            signed=signed,
+            signature=signature,
+            issued=fields.time("issueDate"),
+            next_update=fields.time("nextUpdate"),
+            evaluation_number=fields.number("tcbEvaluationDataNumber", 2**31),
+            fmspc=fields.octets("fmspc", 6),
+            pceid=fields.octets("pceId", 2),
+            module=_module(module, 0, ()),
+            modules=tuple(
+                _module(item, _module_number(item), item.levels(_enclave_level))
+                for item in fields.tables("tdxModuleIdentities", optional=True)
+            ),
+            levels=fields.levels(_platform_level),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QeIdentity(SignedDocument):
+    """Identity of version 2 of the TD quoting enclave."""
+
+    miscselect: int
+    miscselect_mask: int
+    attributes: bytes
+    attributes_mask: bytes
+    mrsigner: bytes
+    isvprodid: int
+    levels: tuple[EnclaveLevel, ...]
+
+    @classmethod
+    def parse(cls, data: bytes) -> QeIdentity:
+        """Read a document as served: `{"enclaveIdentity":{…},"signature":"…"}`.
+
+        Raises:
+            MalformedError: `tdx.collateral.format`: something else, also of another enclave.
+        """
+        signed, signature, value = _outer(data, "enclaveIdentity")
+        fields = _Fields(value, "enclaveIdentity")
+        if fields.text("id") != "TD_QE" or fields.number("version", 99) != 2:
+            raise _wrong("this is not an identity of version 2 of the TD quoting enclave")
+        return cls(
+            signed=signed,
+            signature=signature,
+            issued=fields.time("issueDate"),
+            next_update=fields.time("nextUpdate"),
+            evaluation_number=fields.number("tcbEvaluationDataNumber", 2**31),
+            miscselect=int.from_bytes(fields.octets("miscselect", 4), "big"),
+            miscselect_mask=int.from_bytes(fields.octets("miscselectMask", 4), "big"),
+            attributes=fields.octets("attributes", 16),
+            attributes_mask=fields.octets("attributesMask", 16),
+            mrsigner=fields.octets("mrsigner", 32),
+            isvprodid=fields.number("isvprodid", 0xFFFF),
+            levels=fields.levels(_enclave_level),
+        )
+
+
+def _outer(data: bytes, name: str) -> tuple[bytes, bytes, dict[str, Any]]:
+    """The inner value's exact bytes, the signature, and the value.
+
+    The layout is the service's own, byte by byte: with anything else between the parts, what is
+    signed and what is read could be two things.
+    """
+    data = data.strip(b" \t\r\n")
+    head, tail = b'{"' + name.encode() + b'":', b',"signature":"'
+    if len(data) > MAX_DOCUMENT_SIZE:
+        raise _wrong(f"{len(data)} bytes")
+    end = len(data) - len(tail) - 128 - 2
+    if not data.startswith(head) or data[end : end + len(tail)] != tail or data[-2:] != b'"}':
+        raise _wrong(f'not {{"{name}":{{…}},"signature":"…"}}')
+    signed = data[len(head) : end]
+    try:
+        signature = bytes.fromhex(data[end + len(tail) : -2].decode("ascii"))
+        value = json.loads(signed, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise _wrong(f"not JSON: {error}") from None
+    if len(signature) != 64 or not isinstance(value, dict):
+        raise _wrong("the signature has not 64 bytes, or what is signed is no object")
+    return signed, signature, value
+
+
+def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name!r} is given twice")
+        found[name] = value
+    return found
+
+
+class _Fields:
+    """Typed access to an object; every mismatch names the field."""
+
+    def __init__(self, value: dict[str, Any], where: str) -> None:
+        self._value, self._where = value, where
+
+    def _take(self, name: str, kind: type[T]) -> T:
+        value = self._value.get(name)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise _wrong(f"{self._where}.{name} is missing or of another type")
+        return value
+
+    def text(self, name: str) -> str:
+        return self._take(name, str)
+
+    def number(self, name: str, most: int) -> int:
+        number = self._take(name, int)
+        if not 0 <= number <= most:
+            raise _wrong(f"{self._where}.{name} is not between 0 and {most}")
+        return number
+
+    def octets(self, name: str, size: int) -> bytes:
+        text = self.text(name)
+        try:
+            raw = bytes.fromhex(text)
+        except ValueError:
+            raw = b""
+        if len(raw) != size or len(text) != 2 * size:
+            raise _wrong(f"{self._where}.{name} is not hex of {size} bytes")
+        return raw
+
+    def time(self, name: str) -> datetime:
+        try:
+            return datetime.strptime(self.text(name), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+        except ValueError:
+            raise _wrong(f"{self._where}.{name} is not a time like 2026-01-31T00:00:00Z") from None
+
+    def table(self, name: str) -> _Fields:
+        found: dict[str, Any] = self._take(name, dict)
+        return _Fields(found, f"{self._where}.{name}")
+
+    def tables(self, name: str, *, optional: bool = False) -> list[_Fields]:
+        if optional and name not in self._value:
+            return []
+        items: list[Any] = self._take(name, list)
+        if len(items) > MAX_LEVELS or not all(isinstance(item, dict) for item in items):
+            raise _wrong(f"{self._where}.{name} is not a list of up to {MAX_LEVELS} objects")
+        return [_Fields(item, f"{self._where}.{name}[{n}]") for n, item in enumerate(items)]
+
+    def levels(self, read: Callable[[_Fields], T]) -> tuple[T, ...]:
+        return tuple(read(item) for item in self.tables("tcbLevels"))
+
+    def strings(self, name: str) -> tuple[str, ...]:
+        items: list[Any] = self._take(name, list) if name in self._value else []
+        if len(items) > MAX_LEVELS or not all(isinstance(item, str) for item in items):
+            raise _wrong(f"{self._where}.{name} is not a list of strings")
+        return tuple(items)
+
+
+def _status(fields: _Fields) -> dict[str, Any]:
+    word = fields.text("tcbStatus")
+    try:
+        status = TcbStatus(word)
+    except ValueError:
+        raise _wrong(f"the status {word[:40]!r} is not known") from None
+    return {
+        "status": status,
+        "date": fields.time("tcbDate"),
+        "advisories": fields.strings("advisoryIDs"),
+    }
+
+
+def _platform_level(fields: _Fields) -> PlatformLevel:
+    tcb = fields.table("tcb")
+    return PlatformLevel(
+        sgx=_components(tcb, "sgxtcbcomponents"),
+        pcesvn=tcb.number("pcesvn", 0xFFFF),
+        tdx=_components(tcb, "tdxtcbcomponents"),
+        **_status(fields),
+    )
+
+
+def _components(tcb: _Fields, name: str) -> bytes:
+    levels = [item.number("svn", 255) for item in tcb.tables(name)]
+    if len(levels) != 16:
+        raise _wrong(f"{name} has {len(levels)} levels, not 16")
+    return bytes(levels)
+
+
+def _enclave_level(fields: _Fields) -> EnclaveLevel:
+    return EnclaveLevel(isvsvn=fields.table("tcb").number("isvsvn", 0xFFFF), **_status(fields))
+
+
+def _module_number(fields: _Fields) -> int:
+    """The id is `TDX_` and the number in *hexadecimal*."""
+    name = fields.text("id")
+    digits = name.removeprefix("TDX_")
+    if len(name) != 6 or len(digits) != 2 or not all(c in "0123456789abcdefABCDEF" for c in digits):
+        raise _wrong(f"the id {name[:40]!r} of a TDX module is not TDX_ and two hex digits")
+    return int(digits, 16)
+
+
+def _module(fields: _Fields, number: int, levels: tuple[EnclaveLevel, ...]) -> ModuleIdentity:
+    return ModuleIdentity(
+        number=number,
+        mrsigner=fields.octets("mrsigner", 48),
+        attributes=fields.octets("attributes", 8),
+        attributes_mask=fields.octets("attributesMask", 8),
+        levels=levels,
+    )
+
+
+def _wrong(what: str) -> MalformedError:
+    return MalformedError(CODE, f"Intel's document cannot be read: {what}")

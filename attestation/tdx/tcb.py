@@ -1,0 +1,174 @@
+"""Which status Intel's documents give a platform: pure comparison, of documents already verified.
+
+Source: Intel PCS API version 4, "Get TDX TCB Info" (the algorithm), and Intel's quote verification
+library. Levels are looked through in the documents' order, which is descending. Where no level
+matches there is no status, and the platform is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from attestation.errors import VerificationError
+from attestation.tdx.abi import QeReport, TdReport
+from attestation.tdx.collateral import (
+    EnclaveLevel,
+    Level,
+    ModuleIdentity,
+    PlatformLevel,
+    QeIdentity,
+    TcbInfo,
+    TcbStatus,
+)
+from attestation.tdx.pck import PckExtensions
+
+_S = TcbStatus
+# What an old module or quoting enclave makes of the platform's own status.
+_WITH_OLD_PART: Final = {
+    _S.UP_TO_DATE: _S.OUT_OF_DATE,
+    _S.SW_HARDENING_NEEDED: _S.OUT_OF_DATE,
+    _S.CONFIGURATION_NEEDED: _S.OUT_OF_DATE_CONFIGURATION_NEEDED,
+    _S.CONFIGURATION_AND_SW_HARDENING_NEEDED: _S.OUT_OF_DATE_CONFIGURATION_NEEDED,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assessment:
+    """What Intel says of a platform, its TDX module and its quoting enclave together.
+
+    Attributes:
+        status: of the three together.
+        date: the earliest of the three; from then on the next level was known to be better.
+        advisories: of the three together, sorted.
+        platform, module, enclave: the rows that matched; no module row before modules had numbers.
+    """
+
+    status: TcbStatus
+    date: datetime
+    advisories: tuple[str, ...]
+    platform: PlatformLevel
+    module: EnclaveLevel | None
+    enclave: EnclaveLevel
+
+
+def assess(
+    report: TdReport,
+    qe_report: QeReport,
+    pck: PckExtensions,
+    tcb_info: TcbInfo,
+    qe_identity: QeIdentity,
+) -> Assessment:
+    """The status of a quote's platform.
+
+    Raises:
+        VerificationError: `tdx.tcb.platform`: TCB info of another platform;
+            `tdx.tcb.not_supported`: no level matches; `tdx.module.identity`, `tdx.qe.identity`:
+            not Intel's.
+    """
+    if tcb_info.fmspc != pck.fmspc or tcb_info.pceid != pck.pceid:
+        raise VerificationError(
+            "tdx.tcb.platform",
+            f"the TCB info is for the platform {tcb_info.fmspc.hex()}/{tcb_info.pceid.hex()}, the"
+            f" quote is from {pck.fmspc.hex()}/{pck.pceid.hex()}",
+        )
+    module = _module_level(report, tcb_info)
+    _check_enclave(qe_report, qe_identity)
+    enclave = _by_isvsvn(qe_identity.levels, qe_report.isvsvn, "the quoting enclave")
+    platform = _platform_level(report.tee_tcb_svn, pck, tcb_info.levels)
+    parts: list[Level] = [platform, enclave] if module is None else [platform, module, enclave]
+    return Assessment(
+        status=converge(platform.status, [part.status for part in parts[1:]]),
+        date=min(part.date for part in parts),
+        advisories=tuple(sorted({name for part in parts for name in part.advisories})),
+        platform=platform,
+        module=module,
+        enclave=enclave,
+    )
+
+
+def converge(platform: TcbStatus, parts: Sequence[TcbStatus]) -> TcbStatus:
+    """The status of a platform with the statuses of its module and quoting enclave."""
+    if _S.REVOKED in (platform, *parts):
+        return _S.REVOKED
+    if _S.OUT_OF_DATE in parts:
+        return _WITH_OLD_PART.get(platform, platform)
+    return platform
+
+
+def _module_level(report: TdReport, tcb_info: TcbInfo) -> EnclaveLevel | None:
+    """That the TDX module is Intel's, and its row; None for modules that have no number."""
+    number = report.tee_tcb_svn[1]
+    identity = tcb_info.module
+    if number:
+        found = [module for module in tcb_info.modules if module.number == number]
+        if len(found) != 1:
+            raise VerificationError(
+                "tdx.module.identity", f"the TCB info names no TDX module TDX_{number:02X}"
+            )
+        identity = found[0]
+    _check_module(report, identity)
+    if not number:
+        return None
+    return _by_isvsvn(identity.levels, report.tee_tcb_svn[0], "the TDX module")
+
+
+def _check_module(report: TdReport, identity: ModuleIdentity) -> None:
+    masked = bytes(
+        a & m for a, m in zip(report.seam_attributes, identity.attributes_mask, strict=True)
+    )
+    if report.mrsignerseam != identity.mrsigner or masked != identity.attributes:
+        raise VerificationError(
+            "tdx.module.identity", "the TDX module is not signed or configured as Intel's"
+        )
+
+
+def _check_enclave(report: QeReport, identity: QeIdentity) -> None:
+    """The quoting enclave is Intel's: without this anybody's could sign (CVE-2026-22696)."""
+    masked = bytes(a & m for a, m in zip(report.attributes, identity.attributes_mask, strict=True))
+    for what, holds in (
+        ("MRSIGNER", report.mrsigner == identity.mrsigner),
+        ("ISVPRODID", report.isvprodid == identity.isvprodid),
+        ("MISCSELECT", report.miscselect & identity.miscselect_mask == identity.miscselect),
+        ("attributes", masked == identity.attributes),
+    ):
+        if not holds:
+            raise VerificationError(
+                "tdx.qe.identity", f"{what} of the quoting enclave is not that of Intel's"
+            )
+
+
+def _platform_level(
+    svn: bytes, pck: PckExtensions, levels: Sequence[PlatformLevel]
+) -> PlatformLevel:
+    # With a numbered module its own rows judge the first two TDX levels.
+    first = 2 if svn[1] else 0
+    for level in levels:
+        if (
+            _covers(pck.components, level.sgx)
+            and pck.pcesvn >= level.pcesvn
+            and _covers(svn[first:], level.tdx[first:])
+        ):
+            return level
+    raise _not_supported("the platform")
+
+
+def _covers(have: bytes, need: bytes) -> bool:
+    return all(a >= b for a, b in zip(have, need, strict=True))
+
+
+def _by_isvsvn(levels: Sequence[EnclaveLevel], isvsvn: int, what: str) -> EnclaveLevel:
+    for level in levels:
+        if isvsvn >= level.isvsvn:
+            return level
+    raise _not_supported(what)
+
+
+def _not_supported(what: str) -> VerificationError:
+    return VerificationError(
+        "tdx.tcb.not_supported",
+        f"no TCB level of Intel's matches {what}",
+        remedy="the platform's owner has to update it; or the documents are of another time",
+    )

@@ -1,0 +1,164 @@
+"""Status, date and advisories of real platforms, as Intel's algorithm gives them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from contextlib import suppress
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attestation.errors import MalformedError, VerificationError
+from attestation.tdx.abi import Quote
+from attestation.tdx.collateral import QeIdentity, TcbInfo, TcbStatus
+from attestation.tdx.pck import PckExtensions
+from attestation.tdx.tcb import Assessment, assess, converge
+from tests.attestation.tdx.test_pck import leaf_of
+
+S = TcbStatus
+
+
+@pytest.fixture(scope="module")
+def cases(vectors: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((vectors / "tdx" / "cases.json").read_text())
+    return found
+
+
+@cache
+def quote_of(vectors: Path, name: str) -> tuple[Quote, PckExtensions]:
+    quote = Quote.parse((vectors / "tdx" / "quotes" / f"{name}.bin").read_bytes())
+    return quote, PckExtensions.parse(leaf_of(quote))
+
+
+def document(vectors: Path, kind: str, name: str) -> bytes:
+    return (vectors / "tdx" / "collateral" / f"{kind}_{name}.json").read_bytes()
+
+
+def judge(vectors: Path, case: dict[str, Any]) -> Assessment:
+    quote, pck = quote_of(vectors, case["quote"])
+    return assess(
+        quote.report,
+        quote.qe_report,
+        pck,
+        TcbInfo.parse(document(vectors, "tcb", case["tcb"])),
+        QeIdentity.parse(document(vectors, "qe", case["qe"])),
+    )
+
+
+def test_every_case_has_the_status_date_and_advisories_of_intels_algorithm(
+    vectors: Path, cases: list[dict[str, Any]]
+) -> None:
+    seen: Counter[str] = Counter()
+    for case in cases:
+        wanted = case["intel_algo"]
+        seen[wanted["status"]] += 1
+        if wanted["status"] == "NotSupported":
+            with pytest.raises(VerificationError) as caught:
+                judge(vectors, case)
+            assert caught.value.code == "tdx.tcb.not_supported"
+            continue
+        found = judge(vectors, case)
+        assert found.status == wanted["status"]
+        assert list(found.advisories) == sorted(set(wanted["adv"]))  # a union
+        assert found.date == datetime.fromisoformat(wanted["tcbDate"])
+    assert len(cases) == seen.total() == 161
+    assert len(seen) == 3
+
+
+def test_documents_of_another_platform_are_refused(
+    vectors: Path, cases: list[dict[str, Any]]
+) -> None:
+    refused = 0
+    for case in cases:
+        _, pck = quote_of(vectors, case["quote"])
+        for other in cases[::20]:
+            info = TcbInfo.parse(document(vectors, "tcb", other["tcb"]))
+            if info.fmspc != pck.fmspc:
+                with pytest.raises(VerificationError) as caught:
+                    judge(vectors, {**case, "tcb": other["tcb"]})
+                assert caught.value.code == "tdx.tcb.platform"
+                refused += 1
+    assert refused > 50
+
+
+@pytest.mark.parametrize(
+    ("platform", "part", "together"),
+    [
+        (S.UP_TO_DATE, S.UP_TO_DATE, S.UP_TO_DATE),
+        (S.UP_TO_DATE, S.OUT_OF_DATE, S.OUT_OF_DATE),
+        (S.SW_HARDENING_NEEDED, S.OUT_OF_DATE, S.OUT_OF_DATE),
+        (S.CONFIGURATION_NEEDED, S.OUT_OF_DATE, S.OUT_OF_DATE_CONFIGURATION_NEEDED),
+        (
+            S.CONFIGURATION_AND_SW_HARDENING_NEEDED,
+            S.OUT_OF_DATE,
+            S.OUT_OF_DATE_CONFIGURATION_NEEDED,
+        ),
+        (S.OUT_OF_DATE, S.UP_TO_DATE, S.OUT_OF_DATE),
+        (S.UP_TO_DATE, S.REVOKED, S.REVOKED),
+        (S.REVOKED, S.UP_TO_DATE, S.REVOKED),
+        (S.REVOKED, S.OUT_OF_DATE, S.REVOKED),
+    ],
+)
+def test_an_old_or_revoked_part_makes_the_whole_so(
+    platform: TcbStatus, part: TcbStatus, together: TcbStatus
+) -> None:
+    assert converge(platform, [part]) is together
+    assert converge(platform, [S.UP_TO_DATE, part]) is together
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (b'"id":"TDX"', b'"id":"SGX"', "not TCB info"),
+        (b'"version":3', b'"version":2', "not TCB info"),
+        (b'"tcbType":0', b'"tcbType":1', "tcbType"),
+        (b'"tcbStatus":"', b'"tcbStatus":"Very', "not known"),
+        (b'"fmspc":"', b'"fmspc":"00', "hex of 6"),
+        (b'"pcesvn":', b'"pcesvn":-', "between"),
+        (b'"issueDate":"', b'"issueDate":"x', "time"),
+        (b'{"tcbInfo":', b'{ "tcbInfo":', "not {"),
+        (b'"id":"TDX",', b'"id":"TDX","id":"TDX",', "twice"),
+        (b'"TDX_01"', b'"TDX_1"', "two hex digits"),
+    ],
+)
+def test_a_document_that_is_not_as_it_should_be_is_refused(
+    vectors: Path, old: bytes, new: bytes, says: str
+) -> None:
+    data = document(vectors, "tcb", "369f99a122169e85")
+    assert old in data
+    with pytest.raises(MalformedError, match=says):
+        TcbInfo.parse(data.replace(old, new))
+
+
+def test_one_document_is_not_taken_for_the_other(
+    vectors: Path, cases: list[dict[str, Any]]
+) -> None:
+    with pytest.raises(MalformedError):
+        TcbInfo.parse(document(vectors, "qe", cases[0]["qe"]))
+    with pytest.raises(MalformedError):
+        QeIdentity.parse(document(vectors, "tcb", cases[0]["tcb"]))
+
+
+@given(st.data())
+def test_a_bent_document_ends_in_our_own_error_or_is_read(
+    vectors: Path, data: st.DataObject
+) -> None:
+    real = bytearray(document(vectors, "tcb", "369f99a122169e85"))
+    for _ in range(data.draw(st.integers(1, 6))):
+        real[data.draw(st.integers(0, len(real) - 1))] = data.draw(st.integers(0, 255))
+    with suppress(MalformedError):
+        TcbInfo.parse(bytes(real))
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_end_in_our_own_error(data: bytes) -> None:
+    with pytest.raises(MalformedError):
+        TcbInfo.parse(data)
+    with pytest.raises(MalformedError):
+        QeIdentity.parse(b'{"enclaveIdentity":' + data)
