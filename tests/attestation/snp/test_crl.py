@@ -27,7 +27,7 @@ from attestation.errors import (
 from attestation.simulated.vendor import SimulatedVendor
 from attestation.snp.abi import EndorsementKey, ProductLine
 from attestation.snp.certs import Chain
-from attestation.snp.chain import check_names, vendor
+from attestation.snp.chain import check_intermediate
 from attestation.snp.crl import MAX_CRL_SIZE, Crl, check_crls
 from attestation.snp.names import SIMULATED
 from attestation.snp.verify import verify_report
@@ -103,13 +103,14 @@ def evidence(simulated_vendor: SimulatedVendor) -> Evidence:
 
 def test_the_revoked_intermediate_of_genoa_is_refused_by_its_list_alone(snp: SnpVectors) -> None:
     chain = genoa(snp, ica=snp.cert(REVOKED_ASK))
-    # All else about it is right: the root signed it, its names and dates are AMD's.
-    check_names(chain, ProductLine.GENOA, EndorsementKey.VCEK, vendor(AMD))
-    chain.ark_key.verify(
-        chain.ica.signature,
-        chain.ica.signed,
-        padding.PSS(mgf=padding.MGF1(hashes.SHA384()), salt_length=48),
-        hashes.SHA384(),
+    # All else about it is right: the pinned root signed it, its names and dates are AMD's.
+    check_intermediate(
+        chain.ica,
+        chain.ark,
+        line=ProductLine.GENOA,
+        key=EndorsementKey.VCEK,
+        roots=AMD,
+        now=IN_2025,
     )
     with pytest.raises(VerificationError) as caught:
         check_crls([crl(snp, NEW_GENOA_CRL)], chain, IN_2025)
