@@ -26,7 +26,8 @@ SB_3019: Final[Mapping[ProductLine, Tcb]] = MappingProxyType(
         ProductLine.GENOA: Tcb(bootloader=0, tee=0, snp=0x17, microcode=0),
     }
 )
-# Its microcode levels differ by part: (family, model, stepping) → level.
+# Its microcode levels differ by part: (family, model, stepping) → level. Those of the X parts and
+# the steppings could not be compared with AMD's own page: doubtful until somebody does.
 SB_3019_MICROCODE: Final[Mapping[tuple[int, int, int], int]] = MappingProxyType(
     {
         (0x19, 0x01, 1): 0xDB,  # Milan
