@@ -361,19 +361,21 @@ def _identity(ledger: Ledger, verified: VerifiedReport, policy: SnpPolicy) -> No
     ):
         _one_of(ledger, name, allowed, value, bytes.hex)
     _keys(ledger, verified, policy)
-    vlek = verified.endorsement_key is EndorsementKey.VLEK
-    for name, allowed_ids, applies, why in (
-        ("snp.chip_id.allowed", policy.chip_ids, not vlek, "a VLEK names no chip"),
-        ("snp.csp_id.allowed", policy.csp_ids, vlek, "a VCEK names no provider"),
-    ):
-        if not (policy.chip_ids or policy.csp_ids):
-            ledger.skip(name, _NOT_DEMANDED)
-        elif not applies:
-            ledger.skip(name, why)
-        elif name == "snp.chip_id.allowed":
-            _one_of(ledger, name, allowed_ids, report.chip_id, bytes.hex, always=True)
-        else:
-            _one_of(ledger, name, allowed_ids, verified.csp_id, str, always=True)
+    _machine(ledger, verified, policy)
+
+
+def _machine(ledger: Ledger, verified: VerifiedReport, policy: SnpPolicy) -> None:
+    """A known chip (VCEK) or provider (VLEK). A list of the one allows none of the other."""
+    chip, csp = "snp.chip_id.allowed", "snp.csp_id.allowed"
+    if not (policy.chip_ids or policy.csp_ids):
+        ledger.skip(chip, _NOT_DEMANDED)
+        ledger.skip(csp, _NOT_DEMANDED)
+    elif verified.endorsement_key is EndorsementKey.VLEK:
+        ledger.skip(chip, "a VLEK names no chip")
+        _one_of(ledger, csp, policy.csp_ids, verified.csp_id, str, always=True)
+    else:
+        _one_of(ledger, chip, policy.chip_ids, verified.report.chip_id, bytes.hex, always=True)
+        ledger.skip(csp, "a VCEK names no provider")
 
 
 def _one_of(
