@@ -7,6 +7,7 @@ writer from emptying the WAL.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,36 @@ class Segment:
     previous_head: bytes
     head: bytes
     records: tuple[bytes, ...]
+
+    @classmethod
+    def of(
+        cls,
+        boot_id: bytes,
+        first_seq: int,
+        previous_head: bytes,
+        rows: Iterable[tuple[bytes, bytes]],
+        *,
+        size: int,
+    ) -> Segment | None:
+        """As many rows (head after the record, record) as `size` bytes hold, one at least; None
+        where there is none."""
+        taken: list[bytes] = []
+        head, total = previous_head, 0
+        for after, record in rows:
+            total += len(record)
+            if taken and total > size:
+                break
+            taken.append(record)
+            head = after
+        if not taken:
+            return None
+        return cls(
+            boot_id=boot_id,
+            first_seq=first_seq,
+            previous_head=previous_head,
+            head=head,
+            records=tuple(taken),
+        )
 
     @property
     def last_seq(self) -> int:
@@ -98,24 +129,9 @@ class JournalReader:
             "SELECT head, record FROM records WHERE place >= ? AND place < ? ORDER BY place",
             (base + first_seq, base + first_seq + records),
         )
-        taken: list[bytes] = []
-        head, total = previous, 0
-        for stored, record in cursor:
-            total += len(record)
-            if taken and total > size:
-                break
-            taken.append(record)
-            head = stored
+        segment = Segment.of(boot_id, first_seq, previous, cursor, size=size)
         cursor.close()
-        if not taken:
-            return None
-        return Segment(
-            boot_id=boot_id,
-            first_seq=first_seq,
-            previous_head=previous,
-            head=head,
-            records=tuple(taken),
-        )
+        return segment
 
     def _base(self, boot_id: bytes) -> int | None:
         row = self._db.execute("SELECT base FROM boots WHERE boot_id = ?", (boot_id,)).fetchone()

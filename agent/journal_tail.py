@@ -57,18 +57,5 @@ class Tail:
         if boot_id != self._boot_id or not 0 <= place < len(kept):
             return None
         previous = kept[place - 1][0] if place else self._before
-        taken: list[bytes] = []
-        head, total = previous, 0
-        for after, record in islice(kept, place, place + records):
-            total += len(record)
-            if taken and total > size:
-                break
-            taken.append(record)
-            head = after
-        return Segment(
-            boot_id=boot_id,
-            first_seq=first_seq,
-            previous_head=previous,
-            head=head,
-            records=tuple(taken),
-        )
+        rows = islice(kept, place, place + records)
+        return Segment.of(boot_id, first_seq, previous, rows, size=size)

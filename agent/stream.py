@@ -73,7 +73,7 @@ class StreamStatus:
         older: durable records of earlier boots that are not acknowledged.
     """
 
-    durable: Callable[[], int] = lambda: 0
+    durable: Callable[[], int]
     connected: bool = False
     problem: str = "not connected yet"
     alarms: int = 0

@@ -28,7 +28,7 @@ from attestation.snp.table import CertTable, TableEntry
 from attestation.snp.verify import VerifiedReport, verify_report
 from lucid.options import Hex, Moment
 from lucid.passport import printable
-from lucid.sources import SourceError, read_source
+from lucid.sources import SourceError, read_file
 
 ACCEPTED: Final = 0
 REFUSED: Final = 1
@@ -237,7 +237,7 @@ def _verify(
 
 def _read_evidence(source: str, *, as_json: bool) -> tuple[Report, CertTable]:
     try:
-        data = read_source(source)
+        data = read_file(source)
         return Report.parse(data[:REPORT_SIZE]), CertTable.parse(data[REPORT_SIZE:])
     except SourceError as error:
         _stop(UNCHECKABLE, "source", str(error), as_json=as_json)
@@ -250,7 +250,7 @@ def _policy(path: Path | None) -> SnpPolicy:
 
 
 def _read(path: Path) -> bytes:
-    return read_source(str(path))
+    return read_file(str(path))
 
 
 def _unread(error: SourceError) -> UncheckableError:

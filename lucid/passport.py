@@ -27,7 +27,7 @@ from attestation.snp.crl import Crl
 from attestation.snp.policy import SnpPolicy
 from attestation.verifier import Examination, examine_passport
 from lucid.options import Hex, Moment
-from lucid.sources import SourceError, read_source
+from lucid.sources import SourceError, read_file, read_source
 
 VALID: Final = 0
 NOT_VALID: Final = 1
@@ -260,9 +260,11 @@ def _examine(
     except (AttestationError, ValueError, OSError) as error:
         raise click.UsageError(f"--simulated-root {simulated_root}: {error}") from None
     try:
-        policy = None if hardware_policy is None else SnpPolicy.parse(hardware_policy.read_bytes())
-        crls = tuple(Crl.parse(path.read_bytes()) for path in crl_files)
-    except (MalformedError, OSError) as error:
+        policy = (
+            None if hardware_policy is None else SnpPolicy.parse(read_file(str(hardware_policy)))
+        )
+        crls = tuple(Crl.parse(read_file(str(path))) for path in crl_files)
+    except (MalformedError, SourceError) as error:
         raise click.UsageError(str(error)) from None
     expectations = Expectations(
         hardware_policy=policy,

@@ -22,10 +22,22 @@ def read_source(source: str) -> bytes:
     Raises:
         SourceError: missing, unreadable, too large, or an HTTP answer other than 200.
     """
+    if source.startswith(("http://", "https://")):
+        data = _fetch(source)
+        if len(data) > MAX_SIZE:
+            raise SourceError(f"{source}: larger than {MAX_SIZE} bytes")
+        return data
+    return read_file(source)
+
+
+def read_file(source: str) -> bytes:
+    """The bytes of `-` (standard input) or a file; never of a URL.
+
+    Raises:
+        SourceError: missing, unreadable or too large.
+    """
     if source == "-":
         data = sys.stdin.buffer.read(MAX_SIZE + 1)
-    elif source.startswith(("http://", "https://")):
-        data = _fetch(source)
     else:
         try:
             with Path(source).open("rb") as file:

@@ -11,7 +11,7 @@ the other way round, even if a pin were put in the wrong place.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import lru_cache
 from typing import Final
 
@@ -24,6 +24,7 @@ from attestation.errors import UncheckableError, VerificationError
 from attestation.snp.abi import EndorsementKey, ProductLine
 from attestation.snp.certs import Certificate, Chain
 from attestation.snp.names import AMD, SIMULATED, VendorNames
+from attestation.text import name_text, utc
 
 Roots = frozenset[bytes] | Mapping[str, frozenset[bytes]]
 
@@ -42,22 +43,26 @@ def check_product_line(chain: Chain, names: VendorNames) -> ProductLine:
     if names.common_name(chain.ark.subject) != names.ark(line):
         raise VerificationError(
             "snp.chain.product_line",
-            f"the endorsement key is for {line}, the root is {_text(chain.ark.subject)}",
+            f"the endorsement key is for {line}, the root is {name_text(chain.ark.subject)}",
         )
     return line
 
 
 def check_root(chain: Chain, line: ProductLine, roots: Roots) -> tuple[str, None]:
     """The root's key is the pinned one; a self-signature alone would accept anybody's root."""
+    _require_pinned(chain.ark, line, roots)
+    return f"ARK-{line}, key {chain.ark.spki_sha256.hex()}", None
+
+
+def _require_pinned(ark: Certificate, line: ProductLine, roots: Roots) -> None:
     pins = roots.get(line, frozenset()) if isinstance(roots, Mapping) else roots
     if not pins:
         raise UncheckableError("snp.chain.ark_pinned", f"no root is pinned for {line}")
-    if chain.ark.spki_sha256 not in pins:
+    if ark.spki_sha256 not in pins:
         raise VerificationError(
             "snp.chain.ark_pinned",
-            f"the root key {chain.ark.spki_sha256.hex()} is not the pinned one of {line}",
+            f"the root key {ark.spki_sha256.hex()} is not the pinned one of {line}",
         )
-    return f"ARK-{line}, key {chain.ark.spki_sha256.hex()}", None
 
 
 def check_names(
@@ -68,12 +73,12 @@ def check_names(
         raise VerificationError(
             "snp.chain.names",
             f"the report is signed by a {key.upper()}, the certificate is for "
-            f"{_text(chain.ek.subject)}",
+            f"{name_text(chain.ek.subject)}",
         )
     if names.common_name(chain.ica.subject) != names.ica(line, key):
         raise VerificationError(
             "snp.chain.names",
-            f"the intermediate of a {key.upper()} of {line} is not {_text(chain.ica.subject)}",
+            f"the intermediate of a {key.upper()} of {line} is not {name_text(chain.ica.subject)}",
         )
     for certificate, issuer in (
         (chain.ark, chain.ark),
@@ -83,7 +88,8 @@ def check_names(
         if certificate.issuer_der != issuer.subject_der:
             raise VerificationError(
                 "snp.chain.names",
-                f"{_text(certificate.subject)} names another issuer, {_text(certificate.issuer)}",
+                f"{name_text(certificate.subject)} names another issuer,"
+                f" {name_text(certificate.issuer)}",
             )
     return f"{key.upper()} of {line}", None
 
@@ -91,27 +97,31 @@ def check_names(
 def check_constraints(chain: Chain) -> tuple[str, None]:
     """CA rights where they belong, and no critical extension that nobody here understands."""
     for certificate, is_ca in ((chain.ark, True), (chain.ica, True), (chain.ek, False)):
-        rights = False
-        key_usage = True
-        for extension in certificate.extensions:
-            value = extension.value
-            # Exact types: `isinstance` is slow for these, and none has subclasses.
-            if type(value) is x509.BasicConstraints:
-                rights = value.ca
-            elif type(value) is x509.KeyUsage:
-                key_usage = value.key_cert_sign
-            elif extension.critical:
-                raise VerificationError(
-                    "snp.chain.constraints",
-                    f"{_text(certificate.subject)} has a critical extension "
-                    f"{extension.oid.dotted_string} that is not understood",
-                )
-        if rights is not is_ca or (is_ca and not key_usage):
+        _require_rights(certificate, is_ca=is_ca)
+    return "only root and intermediate certify others", None
+
+
+def _require_rights(certificate: Certificate, *, is_ca: bool) -> None:
+    rights = False
+    key_usage = True
+    for extension in certificate.extensions:
+        value = extension.value
+        # Exact types: `isinstance` is slow for these, and none has subclasses.
+        if type(value) is x509.BasicConstraints:
+            rights = value.ca
+        elif type(value) is x509.KeyUsage:
+            key_usage = value.key_cert_sign
+        elif extension.critical:
             raise VerificationError(
                 "snp.chain.constraints",
-                f"{_text(certificate.subject)} {'may not' if is_ca else 'may'} certify others",
+                f"{name_text(certificate.subject)} has a critical extension "
+                f"{extension.oid.dotted_string} that is not understood",
             )
-    return "only root and intermediate certify others", None
+    if rights is not is_ca or (is_ca and not key_usage):
+        raise VerificationError(
+            "snp.chain.constraints",
+            f"{name_text(certificate.subject)} {'may not' if is_ca else 'may'} certify others",
+        )
 
 
 def check_validity(chain: Chain, now: datetime) -> tuple[str, None]:
@@ -120,18 +130,18 @@ def check_validity(chain: Chain, now: datetime) -> tuple[str, None]:
         if now < certificate.not_before:
             raise VerificationError(
                 "snp.chain.validity",
-                f"{_text(certificate.subject)} is valid from {_utc(certificate.not_before)}, "
-                f"it is {_utc(now)}",
+                f"{name_text(certificate.subject)} is valid from {utc(certificate.not_before)}, "
+                f"it is {utc(now)}",
                 remedy="check the clock",
             )
         if now > certificate.not_after:
             raise VerificationError(
                 "snp.chain.validity",
-                f"{_text(certificate.subject)} was valid until {_utc(certificate.not_after)}, "
-                f"it is {_utc(now)}",
+                f"{name_text(certificate.subject)} was valid until {utc(certificate.not_after)}, "
+                f"it is {utc(now)}",
                 remedy="check the clock; the host has to supply a current certificate",
             )
-    return f"until {_utc(window(chain)[1])}", None
+    return f"until {utc(window(chain)[1])}", None
 
 
 def window(chain: Chain) -> tuple[datetime, datetime]:
@@ -165,9 +175,7 @@ def check_intermediate(
         VerificationError, UncheckableError: they are not; the codes are those of whole chains.
     """
     names = vendor(roots)
-    pins = roots.get(line, frozenset()) if isinstance(roots, Mapping) else roots
-    if ark.spki_sha256 not in pins:
-        raise VerificationError("snp.chain.ark_pinned", f"not the pinned root of {line}")
+    _require_pinned(ark, line, roots)
     right = (
         names.common_name(ark.subject) == names.ark(line)
         and names.common_name(ica.subject) == names.ica(line, key)
@@ -178,9 +186,10 @@ def check_intermediate(
             "snp.chain.names", f"not root and {key.upper()} intermediate of {line}"
         )
     for certificate in (ica, ark):
+        _require_rights(certificate, is_ca=True)
         if not certificate.not_before <= now <= certificate.not_after:
             raise VerificationError(
-                "snp.chain.validity", f"{_text(certificate.subject)} is not valid at {_utc(now)}"
+                "snp.chain.validity", f"{name_text(certificate.subject)} is not valid at {utc(now)}"
             )
     _check_self_signed(ark.der)
     assert isinstance(ark.public_key, rsa.RSAPublicKey)  # or it had not signed itself
@@ -200,12 +209,3 @@ def _check_issued(certificate: Certificate, key: rsa.RSAPublicKey, otherwise: st
         key.verify(certificate.signature, certificate.signed, _PSS, _SHA384)
     except InvalidSignature:
         raise VerificationError("snp.chain.signatures", f"the {otherwise}") from None
-
-
-def _utc(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _text(name: x509.Name) -> str:
-    """A name for people; it is hostile, so it is bounded and printable."""
-    return repr(name.rfc4514_string()[:160])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 from cryptography import x509
@@ -25,6 +25,7 @@ from attestation.snp.certs import (
     Chain,
     ends_with_signature,
 )
+from attestation.text import utc
 
 CHECK: Final = "snp.crl.not_revoked"
 MAX_CRL_SIZE: Final = 262_144  # bytes; AMD's have some 900
@@ -134,12 +135,12 @@ def check_crls(crls: Sequence[Crl], chain: Chain, now: datetime) -> tuple[str, C
         when = "not yet" if now < newest.this_update else "no longer"
         raise UncheckableError(
             CHECK,
-            f"the revocation list ({_utc(newest.this_update)} to {_utc(newest.next_update)}) is"
-            f" {when} good at {_utc(now)}",
+            f"the revocation list ({utc(newest.this_update)} to {utc(newest.next_update)}) is"
+            f" {when} good at {utc(now)}",
             remedy="fetch the present list, or check the clock",
         )
     best = max(fresh, key=lambda crl: crl.next_update)
-    return f"{len(best.revoked)} revoked, this one not; good until {_utc(best.next_update)}", best
+    return f"{len(best.revoked)} revoked, this one not; good until {utc(best.next_update)}", best
 
 
 def check_list(crl: Crl, root: Certificate) -> None:
@@ -156,7 +157,3 @@ def check_list(crl: Crl, root: Certificate) -> None:
         key.verify(crl.signature, crl.signed, _PSS, _SHA384)
     except InvalidSignature:
         raise otherwise from None
-
-
-def _utc(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"

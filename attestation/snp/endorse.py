@@ -7,6 +7,8 @@ to providers only: for these the host has to supply everything.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -44,17 +46,19 @@ class Endorser:
         offline: Path | None,
         base_url: str = BASE_URL,
         patience: float = 60.0,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
         rng: random.Random | None = None,
     ) -> None:
         self._chains: dict[ProductLine, bytes] = {}
         self._kds = KdsClient(
             nursery,
             client,
-            RootJudge(roots, chain_of=self._chains.get),
+            RootJudge(roots, chain_of=self._chains.get, now=now),
             cache=cache,
             offline=offline,
             base_url=base_url,
             patience=patience,
+            now=now,
             rng=rng,
         )
 

@@ -164,7 +164,7 @@ class KdsClient:
         self._base, self._patience, self._now = base_url.rstrip("/"), patience, now
         self._rng = rng or random.Random()  # noqa: S311 - spreads retries, keeps no secret
         self._flights: dict[str, _Flight] = {}
-        self._memory: dict[str, bytes] = {}
+        self._memory: dict[str, tuple[bytes, datetime]] = {}  # with when it was fetched
         self._turn = trio.Lock()
         self._next_request = -math.inf
 
@@ -233,37 +233,35 @@ class KdsClient:
                 f"the offline directory has no usable {path.name}: {error.strerror}",
                 remedy=f"put what KDS has under {thing.path} into it",
             ) from None
-        until = thing.judge(data)
-        if until is not None and self._now() > until:
-            raise UncheckableError(
-                "kds.stale",
-                f"{path.name} of the offline directory was good until {until:%Y-%m-%d %H:%M} UTC",
-                remedy=f"put the present one there ({thing.path})",
-            )
+        _require_fresh(thing, thing.judge(data), self._now())
         return data
 
     def _kept(self, thing: Thing) -> tuple[bytes | None, bool]:
         """What was kept and the judge accepts still, and whether it need not be asked for again."""
-        data, age = self._memory.get(thing.name), timedelta(0)
+        kept = self._memory.get(thing.name)
         path = None if self._cache is None else self._cache / thing.name
         if path is not None:
             with suppress(OSError):
-                data = _read(path)
-                age = self._now() - datetime.fromtimestamp(path.stat().st_mtime, UTC)
-        if data is None:
+                kept = _read(path), datetime.fromtimestamp(path.stat().st_mtime, UTC)
+        if kept is None:
             return None, False
+        data, fetched = kept
         try:
             until = thing.judge(data)
+        except UncheckableError:
+            raise  # it could not be judged: that says nothing against it
         except AttestationError:
             self._memory.pop(thing.name, None)
             if path is not None:
-                path.unlink(missing_ok=True)
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
             return None, False
         if until is None:
             return data, True
         if self._now() > until:
             return None, False
-        return data, age < LIST_LIFE and self._now() < until - LIST_LIFE
+        fresh = self._now() - fetched < LIST_LIFE and self._now() < until - LIST_LIFE
+        return data, fresh
 
     async def _flight(self, thing: Thing) -> bytes:
         flight = self._flights.get(thing.name)
@@ -303,7 +301,7 @@ class KdsClient:
                         raise _unavailable(thing, last, tries) from None
                     wait = min(2.0**tries, LONGEST_WAIT_SECONDS) * self._rng.uniform(0.5, 1.0)
                     await trio.sleep(again.wait if again.wait is not None else wait)
-            thing.judge(data)
+            _require_fresh(thing, thing.judge(data), self._now())
             self._keep(thing, data)
             return data
         raise _unavailable(thing, last, tries)
@@ -353,7 +351,7 @@ class KdsClient:
         )
 
     def _keep(self, thing: Thing, data: bytes) -> None:
-        self._memory[thing.name] = data
+        self._memory[thing.name] = data, self._now()
         if self._cache is None:
             return
         # A cache that cannot be written costs a request next time, not this answer.
@@ -372,6 +370,15 @@ class KdsClient:
 
 
 _MISSING: Final = "it answered 404"
+
+
+def _require_fresh(thing: Thing, until: datetime | None, now: datetime) -> None:
+    if until is not None and now > until:
+        raise UncheckableError(
+            "kds.stale",
+            f"the list {thing.name} was good until {until:%Y-%m-%d %H:%M} UTC",
+            remedy=f"check the clock, or get the present one ({thing.path})",
+        )
 
 
 def _unavailable(thing: Thing, last: str, tries: int) -> UncheckableError:

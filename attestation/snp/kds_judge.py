@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from attestation.errors import UncheckableError, VerificationError
 from attestation.snp import chain as chains
 from attestation.snp.abi import EndorsementKey, ProductLine, Tcb
-from attestation.snp.certs import Certificate, Chain
+from attestation.snp.certs import Certificate
 from attestation.snp.chain import Roots, check_intermediate
 from attestation.snp.collect import collect_chain, split_certificates
 from attestation.snp.crl import Crl, check_list
@@ -82,6 +82,10 @@ class RootJudge:
         )
         crl = Crl.parse(der)
         check_list(crl, ark)
+        if crl.this_update > self._now():
+            raise UncheckableError(
+                "kds.stale", "KDS sent a list from the future", remedy="check the clock"
+            )
         return crl.next_update
 
     def _pair(self, pem: bytes) -> tuple[Certificate, Certificate]:
@@ -91,8 +95,3 @@ class RootJudge:
                 "kds.other", f"KDS sends intermediate and root, this is {len(found)} certificates"
             )
         return Certificate.parse(found[0], "ASK or ASVK"), Certificate.parse(found[1], "ARK")
-
-
-def assemble(vcek: bytes, chain: bytes) -> Chain:
-    """The chain of a VCEK and a chain file, to verify a report with."""
-    return collect_chain(vcek, split_certificates(chain))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 from cryptography import x509
@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
 
 from attestation.errors import MalformedError, VerificationError
+from attestation.text import name_text, utc
 
 # SHA-256 of the SubjectPublicKeyInfo of CN=Intel SGX Root CA. Two certificates of this key exist.
 INTEL_ROOT: Final = bytes.fromhex(
@@ -119,13 +120,14 @@ def check_names(chain: PckChain) -> tuple[str, None]:
     for certificate, names in ((leaf, (_LEAF,)), (intermediate, _INTERMEDIATES), (root, (_ROOT,))):
         if _common_name(certificate.subject) not in names:
             raise VerificationError(
-                "tdx.chain.names", f"{_text(certificate.subject)} is not {' or '.join(names)}"
+                "tdx.chain.names", f"{name_text(certificate.subject)} is not {' or '.join(names)}"
             )
     for certificate, issuer in ((leaf, intermediate), (intermediate, root), (root, root)):
         if certificate.issuer.public_bytes() != issuer.subject.public_bytes():
             raise VerificationError(
                 "tdx.chain.names",
-                f"{_text(certificate.subject)} names another issuer, {_text(certificate.issuer)}",
+                f"{name_text(certificate.subject)} names another issuer,"
+                f" {name_text(certificate.issuer)}",
             )
     return f"{_LEAF} by {_common_name(intermediate.subject)}", None
 
@@ -146,13 +148,13 @@ def check_constraints(chain: PckChain) -> tuple[str, None]:
             elif extension.critical:
                 raise VerificationError(
                     "tdx.chain.constraints",
-                    f"{_text(certificate.subject)} has a critical extension"
+                    f"{name_text(certificate.subject)} has a critical extension"
                     f" {extension.oid.dotted_string} that is not understood",
                 )
         if rights is not is_ca or may_sign is not is_ca:
             raise VerificationError(
                 "tdx.chain.constraints",
-                f"{_text(certificate.subject)} {'may not' if is_ca else 'may'} certify others",
+                f"{name_text(certificate.subject)} {'may not' if is_ca else 'may'} certify others",
             )
     return "only root and intermediate certify others", None
 
@@ -168,11 +170,11 @@ def check_validity(chain: PckChain, now: datetime) -> tuple[str, None]:
         if not start <= now <= end:
             raise VerificationError(
                 "tdx.chain.validity",
-                f"{_text(certificate.subject)} is valid from {_utc(start)} to {_utc(end)}, it is"
-                f" {_utc(now)}",
+                f"{name_text(certificate.subject)} is valid from {utc(start)} to {utc(end)}, it is"
+                f" {utc(now)}",
                 remedy="check the clock",
             )
-    return f"until {_utc(min(c.not_valid_after_utc for c in chain.certificates))}", None
+    return f"until {utc(min(c.not_valid_after_utc for c in chain.certificates))}", None
 
 
 def check_signatures(chain: PckChain) -> tuple[str, None]:
@@ -188,13 +190,15 @@ def check_signatures(chain: PckChain) -> tuple[str, None]:
     ):
         if certificate.signature_algorithm_oid != SignatureAlgorithmOID.ECDSA_WITH_SHA256:
             raise VerificationError(
-                "tdx.chain.signatures", f"{_text(certificate.subject)} is not signed by ECDSA P-256"
+                "tdx.chain.signatures",
+                f"{name_text(certificate.subject)} is not signed by ECDSA P-256",
             )
         try:
             key.verify(certificate.signature, certificate.tbs_certificate_bytes, _ECDSA)
         except InvalidSignature:
             raise VerificationError(
-                "tdx.chain.signatures", f"{_text(certificate.subject)} is not signed by its issuer"
+                "tdx.chain.signatures",
+                f"{name_text(certificate.subject)} is not signed by its issuer",
             ) from None
     return "root, intermediate, PCK", None
 
@@ -214,15 +218,6 @@ def _common_name(name: x509.Name) -> str | None:
     if len(rest) + 1 != len(attributes) or rest != _ORGANIZATION:
         return None
     return common_name if isinstance(common_name, str) else None
-
-
-def _utc(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _text(name: x509.Name) -> str:
-    """A name for people; it is hostile, so it is bounded and printable."""
-    return repr(name.rfc4514_string()[:160])
 
 
 def _malformed(what: str) -> MalformedError:

@@ -21,7 +21,7 @@ from attestation.errors import AttestationError, UncheckableError, VerificationE
 from attestation.snp.abi import EndorsementKey, ProductLine, Tcb
 from attestation.snp.certs import Chain
 from attestation.snp.kds import MAX_ANSWER, KdsClient, retry_after, vcek_path
-from attestation.snp.kds_judge import RootJudge, assemble
+from attestation.snp.kds_judge import RootJudge
 from tests.attestation.snp.conftest import SnpVectors
 from tests.attestation.snp.fake_kds import NOW, FakeJudge, Script, on_loopback
 
@@ -278,6 +278,45 @@ async def test_a_list_is_renewed_in_time_and_used_on_when_kds_is_away(
             await kds.crl(MILAN, VCEK)
 
 
+async def test_a_list_is_asked_for_anew_after_a_day_without_a_cache_too(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    moment, judge = NOW, FakeJudge()
+    script = Script(answer(200, b"good 1"), answer(200, b"good 2"))
+    async with client(script, judge=judge, now=lambda: moment) as kds:
+        assert await kds.crl(MILAN, VCEK) == b"good 1"
+        moment += timedelta(hours=23)
+        assert await kds.crl(MILAN, VCEK) == b"good 1"
+        moment += timedelta(hours=2)
+        assert await kds.crl(MILAN, VCEK) == b"good 2"
+
+
+async def test_a_list_that_is_past_its_time_is_no_answer(
+    autojump_clock: trio.testing.MockClock, tmp_path: Path
+) -> None:
+    judge = FakeJudge()
+    judge.until = NOW - timedelta(seconds=1)
+    async with client(Script(GOOD), judge=judge, cache=tmp_path) as kds:
+        with pytest.raises(UncheckableError) as caught:
+            await kds.crl(MILAN, VCEK)
+    assert caught.value.code == "kds.stale"
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_what_cannot_be_judged_now_is_not_deleted(tmp_path: Path) -> None:
+    class Blind(FakeJudge):
+        def _judge(self, data: bytes) -> None:
+            del data
+            raise UncheckableError("fake.blind", "there is nothing to judge it by")
+
+    kept = tmp_path / "chain-vcek-Milan.pem"
+    kept.write_bytes(b"good")
+    async with client(Script(GOOD), judge=Blind(), cache=tmp_path) as kds:
+        with pytest.raises(UncheckableError, match="nothing to judge"):
+            await kds.chain(MILAN, VCEK)
+    assert kept.read_bytes() == b"good"
+
+
 # --- without a network
 
 
@@ -377,7 +416,6 @@ def test_amds_own_certificates_are_accepted(
     judge.vcek(snp.cert(case["ek"]), line=MILAN, hwid=ek.hwid, tcb=ek.tcb)
     crl = (snp.folder / "crls" / "53a61dc059e525ef.crl").read_bytes()
     assert judge.crl(crl, line=MILAN, key=VCEK) == datetime(2026, 5, 12, tzinfo=UTC)
-    assert assemble(snp.cert(case["ek"]), chain).extensions == ek
 
 
 def test_what_belongs_to_another_chip_line_or_kind_is_refused(
