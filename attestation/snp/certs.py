@@ -15,11 +15,11 @@ from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.utils import CryptographyDeprecationWarning
 
+from attestation.certificates import UNREADABLE
 from attestation.errors import MalformedError, UncheckableError
 from attestation.snp.abi import EndorsementKey, ProductLine, Tcb
 from attestation.snp.table import MAX_CERTIFICATE_SIZE, CertTable, TableEntry
@@ -78,19 +78,6 @@ _MOST_NAMES: Final = 64
 _NAMES: Final[dict[bytes, x509.Name]] = {}
 
 _VERSION_3: Final = bytes.fromhex("a003020102")
-
-# What the X.509 library raises over hostile bytes, found by fuzzing it; TypeError comes from a name
-# with a BIT STRING, UserWarning from an odd country where warnings are errors.
-UNREADABLE: Final = (
-    ValueError,
-    IndexError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.InvalidVersion,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-    UserWarning,
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,11 +20,11 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
+from attestation.certificates import name_text, utc
 from attestation.errors import UncheckableError, VerificationError
 from attestation.snp.abi import EndorsementKey, ProductLine
 from attestation.snp.certs import Certificate, Chain
 from attestation.snp.names import AMD, SIMULATED, VendorNames
-from attestation.text import name_text, utc
 
 Roots = frozenset[bytes] | Mapping[str, frozenset[bytes]]
 

@@ -7,51 +7,32 @@ the ASK or ASVK. Source: RFC 5280 section 5, AMD publication 57230 section 4.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
-from cryptography.hazmat.primitives.serialization import Encoding
 
+from attestation.certificates import utc
+from attestation.crl import RevocationList
 from attestation.errors import MalformedError, UncheckableError, VerificationError
 from attestation.snp.certs import (
     PSS_SHA384_SALT48,
-    UNREADABLE,
     Certificate,
     Chain,
     ends_with_signature,
 )
-from attestation.text import utc
 
 CHECK: Final = "snp.crl.not_revoked"
-MAX_CRL_SIZE: Final = 262_144  # bytes; AMD's have some 900
 _SHA384: Final = hashes.SHA384()
 _PSS: Final = padding.PSS(mgf=padding.MGF1(_SHA384), salt_length=48)
-# What a list of AMD may say about itself. Others (delta, indirect, parted lists) change what it
-# means not to be listed.
-_KNOWN: Final = (x509.CRLNumber, x509.AuthorityKeyIdentifier)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Crl:
-    """One list, read and not verified.
+class Crl(RevocationList):
+    """One list of AMD's kind, read and not verified."""
 
-    Attributes:
-        issuer: the name as encoded (DER).
-        this_update, next_update: inclusive, UTC.
-        revoked: serial numbers.
-    """
-
-    issuer: bytes
-    this_update: datetime
-    next_update: datetime
-    revoked: frozenset[int]
-    signed: bytes = field(repr=False)
-    signature: bytes = field(repr=False)
+    __slots__ = ()
 
     @classmethod
     def parse(cls, data: bytes) -> Crl:
@@ -60,45 +41,17 @@ class Crl:
         Raises:
             MalformedError: `snp.crl.format`: not one list of AMD's kind.
         """
-        if len(data) > MAX_CRL_SIZE:
-            raise MalformedError("snp.crl.format", f"a revocation list of {len(data)} bytes")
-        try:
-            pem = data.lstrip().startswith(b"-----BEGIN")
-            crl = (x509.load_pem_x509_crl if pem else x509.load_der_x509_crl)(data)
-            for extension in crl.extensions:
-                if extension.critical or not isinstance(extension.value, _KNOWN):
-                    raise MalformedError(
-                        "snp.crl.format",
-                        f"the list's extension {extension.oid.dotted_string} is not understood",
-                    )
-            next_update = crl.next_update_utc
-            revoked = frozenset(entry.serial_number for entry in crl)
-            der = crl.public_bytes(Encoding.DER)
-            signed, signature = crl.tbs_certlist_bytes, crl.signature
-            issuer = crl.issuer.public_bytes()
-            this_update = crl.last_update_utc
-        except UNREADABLE as error:
-            raise MalformedError(
-                "snp.crl.format", f"not a certificate revocation list: {error}"
-            ) from None
-        if next_update is None:
-            raise MalformedError("snp.crl.format", "the list does not say until when it holds")
+        crl = cls.read(data, "snp.crl.format")
         # SEQUENCE { tbs, AlgorithmIdentifier, BIT STRING }; the inner algorithm equals the outer
         # one, or `verify` would fail: what is signed includes it.
-        outer = der[-(5 + len(signature) + 0x48) : -(5 + len(signature))]
-        whole = ends_with_signature(der, signature)
+        der, size = crl.der, len(crl.signature)
+        outer = der[-(5 + size + 0x48) : -(5 + size)]
+        whole = ends_with_signature(der, crl.signature)
         if not whole or not any(outer.endswith(known) for known in PSS_SHA384_SALT48):
             raise MalformedError(
                 "snp.crl.format", "the list is not signed with RSASSA-PSS and AMD's parameters"
             )
-        return cls(
-            issuer=issuer,
-            this_update=this_update,
-            next_update=next_update,
-            revoked=revoked,
-            signed=signed,
-            signature=signature,
-        )
+        return crl
 
 
 def check_crls(crls: Sequence[Crl], chain: Chain, now: datetime) -> tuple[str, Crl]:

@@ -2,19 +2,26 @@
 
 Source: Intel PCS API version 4, "Get TDX TCB Info" and "Get TDX QE Identity". What is signed are
 the exact bytes of the inner JSON value as received, so they are cut out, never written again.
-Signature, signer and dates are not judged here: `SignedDocument` keeps what that needs.
+`check_signed` and `check_current` judge signature and dates; the signer's certificates are in
+`attestation.tdx.chain`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final, TypeVar
 
-from attestation.errors import MalformedError
+from cryptography.exceptions import InvalidSignature
+
+from attestation.certificates import name_text, utc
+from attestation.errors import MalformedError, VerificationError
+from attestation.tdx.chain import Certificate
+from attestation.tdx.signatures import raw_signature
 
 MAX_DOCUMENT_SIZE: Final = 512 * 1024  # bytes; real ones have up to 20 KiB
 MAX_LEVELS: Final = 256
@@ -24,7 +31,7 @@ T = TypeVar("T")
 
 
 class TcbStatus(StrEnum):
-    """What Intel says of a level. Any other word is refused."""
+    """What Intel says of a level. In a document any other word is refused."""
 
     UP_TO_DATE = "UpToDate"
     SW_HARDENING_NEEDED = "SWHardeningNeeded"
@@ -33,6 +40,19 @@ class TcbStatus(StrEnum):
     OUT_OF_DATE = "OutOfDate"
     OUT_OF_DATE_CONFIGURATION_NEEDED = "OutOfDateConfigurationNeeded"
     REVOKED = "Revoked"
+    # No document says these: they are found by comparing a TD's launch with now (TD 1.5).
+    TD_RELAUNCH_ADVISED = "TDRelaunchAdvised"
+    TD_RELAUNCH_ADVISED_CONFIGURATION_NEEDED = "TDRelaunchAdvisedConfigurationNeeded"
+
+
+_S: Final = TcbStatus
+# The words that Intel's own library knows in each kind of row.
+_OF_MODULE: Final = frozenset({_S.UP_TO_DATE, _S.OUT_OF_DATE, _S.REVOKED})
+_OF_ENCLAVE: Final = _OF_MODULE | {_S.CONFIGURATION_NEEDED, _S.OUT_OF_DATE_CONFIGURATION_NEEDED}
+_OF_PLATFORM: Final = _OF_ENCLAVE | {
+    _S.SW_HARDENING_NEEDED,
+    _S.CONFIGURATION_AND_SW_HARDENING_NEEDED,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +136,7 @@ class TcbInfo(SignedDocument):
             pceid=fields.octets("pceId", 2),
             module=_module(module, 0, ()),
             modules=tuple(
-                _module(item, _module_number(item), item.levels(_enclave_level))
+                _module(item, _module_number(item), item.levels(_module_level))
                 for item in fields.tables("tdxModuleIdentities", optional=True)
             ),
             levels=fields.levels(_platform_level),
@@ -160,6 +180,37 @@ class QeIdentity(SignedDocument):
             isvprodid=fields.number("isvprodid", 0xFFFF),
             levels=fields.levels(_enclave_level),
         )
+
+
+def check_signed(
+    name: str, document: SignedDocument, signers: Sequence[Certificate]
+) -> tuple[str, None]:
+    """One of these keys signed the document.
+
+    Raises:
+        VerificationError: `name`: none did.
+    """
+    for signer in signers:
+        with suppress(InvalidSignature):
+            signer.key.holds(raw_signature(document.signature), document.signed)
+            return f"by {name_text(signer.subject)}", None
+    raise VerificationError(name, "Intel's document is not signed by Intel's key for documents")
+
+
+def check_current(name: str, document: SignedDocument, now: datetime) -> tuple[str, None]:
+    """`now` is between the document's issue and its next update.
+
+    Raises:
+        VerificationError: `name`: it is not.
+    """
+    if not document.issued <= now <= document.next_update:
+        raise VerificationError(
+            name,
+            f"Intel's document is good from {utc(document.issued)} to"
+            f" {utc(document.next_update)}, it is {utc(now)}",
+            remedy="fetch the present document, or check the clock",
+        )
+    return f"number {document.evaluation_number}, until {utc(document.next_update)}", None
 
 
 def _outer(data: bytes, name: str) -> tuple[bytes, bytes, dict[str, Any]]:
@@ -227,10 +278,14 @@ class _Fields:
         return raw
 
     def time(self, name: str) -> datetime:
+        text = self.text(name)
         try:
-            return datetime.strptime(self.text(name), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-        except ValueError:
-            raise _wrong(f"{self._where}.{name} is not a time like 2026-01-31T00:00:00Z") from None
+            moment = datetime.fromisoformat(text).astimezone(UTC)
+        except (ValueError, OverflowError):
+            moment = None
+        if moment is None or f"{moment:%Y-%m-%dT%H:%M:%SZ}" != text:
+            raise _wrong(f"{self._where}.{name} is not a time like 2026-01-31T00:00:00Z")
+        return moment
 
     def table(self, name: str) -> _Fields:
         found: dict[str, Any] = self._take(name, dict)
@@ -254,12 +309,14 @@ class _Fields:
         return tuple(items)
 
 
-def _status(fields: _Fields) -> dict[str, Any]:
+def _status(fields: _Fields, known: frozenset[TcbStatus]) -> dict[str, Any]:
     word = fields.text("tcbStatus")
     try:
         status = TcbStatus(word)
     except ValueError:
-        raise _wrong(f"the status {word[:40]!r} is not known") from None
+        status = None
+    if status not in known:
+        raise _wrong(f"the status {word[:40]!r} is not known here")
     return {
         "status": status,
         "date": fields.time("tcbDate"),
@@ -273,7 +330,7 @@ def _platform_level(fields: _Fields) -> PlatformLevel:
         sgx=_components(tcb, "sgxtcbcomponents"),
         pcesvn=tcb.number("pcesvn", 0xFFFF),
         tdx=_components(tcb, "tdxtcbcomponents"),
-        **_status(fields),
+        **_status(fields, _OF_PLATFORM),
     )
 
 
@@ -285,7 +342,16 @@ def _components(tcb: _Fields, name: str) -> bytes:
 
 
 def _enclave_level(fields: _Fields) -> EnclaveLevel:
-    return EnclaveLevel(isvsvn=fields.table("tcb").number("isvsvn", 0xFFFF), **_status(fields))
+    return _by_isvsvn(fields, _OF_ENCLAVE)
+
+
+def _module_level(fields: _Fields) -> EnclaveLevel:
+    return _by_isvsvn(fields, _OF_MODULE)
+
+
+def _by_isvsvn(fields: _Fields, known: frozenset[TcbStatus]) -> EnclaveLevel:
+    isvsvn = fields.table("tcb").number("isvsvn", 0xFFFF)
+    return EnclaveLevel(isvsvn=isvsvn, **_status(fields, known))
 
 
 def _module_number(fields: _Fields) -> int:

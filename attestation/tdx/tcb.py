@@ -8,7 +8,7 @@ matches there is no status, and the platform is refused.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
@@ -35,6 +35,15 @@ _WITH_OLD_PART: Final = {
 }
 
 
+# What a TD should do whose launch was out of date while the same machine is not any more.
+_RELAUNCH: Final = {
+    _S.UP_TO_DATE: _S.TD_RELAUNCH_ADVISED,
+    _S.SW_HARDENING_NEEDED: _S.TD_RELAUNCH_ADVISED,
+    _S.CONFIGURATION_NEEDED: _S.TD_RELAUNCH_ADVISED_CONFIGURATION_NEEDED,
+    _S.CONFIGURATION_AND_SW_HARDENING_NEEDED: _S.TD_RELAUNCH_ADVISED_CONFIGURATION_NEEDED,
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assessment:
     """What Intel says of a platform, its TDX module and its quoting enclave together.
@@ -54,6 +63,57 @@ class Assessment:
     enclave: EnclaveLevel
 
 
+def check_platform(pck: PckExtensions, tcb_info: TcbInfo) -> tuple[str, None]:
+    """The TCB info is for this kind of platform.
+
+    Raises:
+        VerificationError: `tdx.tcb.platform`: it is for another.
+    """
+    if tcb_info.fmspc != pck.fmspc or tcb_info.pceid != pck.pceid:
+        raise VerificationError(
+            "tdx.tcb.platform",
+            f"the TCB info is for the platform {tcb_info.fmspc.hex()}/{tcb_info.pceid.hex()}, the"
+            f" quote is from {pck.fmspc.hex()}/{pck.pceid.hex()}",
+            remedy="fetch the TCB info for the quote's FMSPC",
+        )
+    return f"FMSPC {pck.fmspc.hex()}, PCE {pck.pceid.hex()}", None
+
+
+def check_module(report: TdReport, tcb_info: TcbInfo) -> tuple[str, None]:
+    """The TDX module is one of Intel's.
+
+    Raises:
+        VerificationError: `tdx.module.identity`.
+    """
+    number = report.tee_tcb_svn[1]
+    identity = _module(number, tcb_info)
+    masked = _masked(report.seam_attributes, identity.attributes_mask)
+    if report.mrsignerseam != identity.mrsigner or masked != identity.attributes:
+        raise VerificationError(
+            "tdx.module.identity", "the TDX module is not signed or configured as Intel's"
+        )
+    return f"TDX_{number:02X}, version {report.tee_tcb_svn[0]}", None
+
+
+def check_enclave(report: QeReport, identity: QeIdentity) -> tuple[str, None]:
+    """The quoting enclave is Intel's: without this anybody's could sign (CVE-2026-22696).
+
+    Raises:
+        VerificationError: `tdx.qe.identity`.
+    """
+    for what, holds in (
+        ("MRSIGNER", report.mrsigner == identity.mrsigner),
+        ("ISVPRODID", report.isvprodid == identity.isvprodid),
+        ("MISCSELECT", report.miscselect & identity.miscselect_mask == identity.miscselect),
+        ("attributes", _masked(report.attributes, identity.attributes_mask) == identity.attributes),
+    ):
+        if not holds:
+            raise VerificationError(
+                "tdx.qe.identity", f"{what} of the quoting enclave is not that of Intel's"
+            )
+    return f"Intel's quoting enclave, version {report.isvsvn}", None
+
+
 def assess(
     report: TdReport,
     qe_report: QeReport,
@@ -61,23 +121,33 @@ def assess(
     tcb_info: TcbInfo,
     qe_identity: QeIdentity,
 ) -> Assessment:
-    """The status of a quote's platform.
+    """The status of a quote's platform, where module, enclave and TCB info are the right ones.
 
     Raises:
-        VerificationError: `tdx.tcb.platform`: TCB info of another platform;
-            `tdx.tcb.not_supported`: no level matches; `tdx.module.identity`, `tdx.qe.identity`:
-            not Intel's.
+        VerificationError: `tdx.tcb.level`: no level matches.
     """
-    if tcb_info.fmspc != pck.fmspc or tcb_info.pceid != pck.pceid:
-        raise VerificationError(
-            "tdx.tcb.platform",
-            f"the TCB info is for the platform {tcb_info.fmspc.hex()}/{tcb_info.pceid.hex()}, the"
-            f" quote is from {pck.fmspc.hex()}/{pck.pceid.hex()}",
-        )
-    module = _module_level(report, tcb_info)
-    _check_enclave(qe_report, qe_identity)
-    enclave = _by_isvsvn(qe_identity.levels, qe_report.isvsvn, "the quoting enclave")
-    platform = _platform_level(report.tee_tcb_svn, pck, tcb_info.levels)
+    launch = _assess(report.tee_tcb_svn, qe_report, pck, tcb_info, qe_identity)
+    if report.tee_tcb_svn2 is None:
+        return launch
+    current = _assess(report.tee_tcb_svn2, qe_report, pck, tcb_info, qe_identity)
+    return replace(launch, status=relaunch(launch.status, current.status))
+
+
+def _assess(
+    svn: bytes,
+    qe_report: QeReport,
+    pck: PckExtensions,
+    tcb_info: TcbInfo,
+    qe_identity: QeIdentity,
+) -> Assessment:
+    number = svn[1]
+    module = None
+    if number:  # older modules are judged by the platform's own rows
+        module = _by_isvsvn(_module(number, tcb_info).levels, svn[0], f"the TDX module {svn.hex()}")
+    enclave = _by_isvsvn(
+        qe_identity.levels, qe_report.isvsvn, f"the quoting enclave's version {qe_report.isvsvn}"
+    )
+    platform = _platform_level(svn, pck, tcb_info.levels)
     parts: list[Level] = [platform, enclave] if module is None else [platform, module, enclave]
     return Assessment(
         status=converge(platform.status, [part.status for part in parts[1:]]),
@@ -98,46 +168,33 @@ def converge(platform: TcbStatus, parts: Sequence[TcbStatus]) -> TcbStatus:
     return platform
 
 
-def _module_level(report: TdReport, tcb_info: TcbInfo) -> EnclaveLevel | None:
-    """That the TDX module is Intel's, and its row; None for modules that have no number."""
-    number = report.tee_tcb_svn[1]
-    identity = tcb_info.module
-    if number:
-        found = [module for module in tcb_info.modules if module.number == number]
-        if len(found) != 1:
-            raise VerificationError(
-                "tdx.module.identity", f"the TCB info names no TDX module TDX_{number:02X}"
-            )
-        identity = found[0]
-    _check_module(report, identity)
+def relaunch(launch: TcbStatus, current: TcbStatus) -> TcbStatus:
+    """The status of a TD by what its machine was at the launch and is now (TD 1.5).
+
+    Source: Intel's quote verification library, `checkForRelaunch`.
+    """
+    if current not in _RELAUNCH:
+        return launch
+    if launch is _S.OUT_OF_DATE:
+        return _RELAUNCH[current]
+    if launch is _S.OUT_OF_DATE_CONFIGURATION_NEEDED:
+        return _S.TD_RELAUNCH_ADVISED_CONFIGURATION_NEEDED
+    return launch
+
+
+def _module(number: int, tcb_info: TcbInfo) -> ModuleIdentity:
     if not number:
-        return None
-    return _by_isvsvn(identity.levels, report.tee_tcb_svn[0], "the TDX module")
-
-
-def _check_module(report: TdReport, identity: ModuleIdentity) -> None:
-    masked = bytes(
-        a & m for a, m in zip(report.seam_attributes, identity.attributes_mask, strict=True)
-    )
-    if report.mrsignerseam != identity.mrsigner or masked != identity.attributes:
+        return tcb_info.module
+    found = [module for module in tcb_info.modules if module.number == number]
+    if len(found) != 1:
         raise VerificationError(
-            "tdx.module.identity", "the TDX module is not signed or configured as Intel's"
+            "tdx.module.identity", f"the TCB info names no TDX module TDX_{number:02X}"
         )
+    return found[0]
 
 
-def _check_enclave(report: QeReport, identity: QeIdentity) -> None:
-    """The quoting enclave is Intel's: without this anybody's could sign (CVE-2026-22696)."""
-    masked = bytes(a & m for a, m in zip(report.attributes, identity.attributes_mask, strict=True))
-    for what, holds in (
-        ("MRSIGNER", report.mrsigner == identity.mrsigner),
-        ("ISVPRODID", report.isvprodid == identity.isvprodid),
-        ("MISCSELECT", report.miscselect & identity.miscselect_mask == identity.miscselect),
-        ("attributes", masked == identity.attributes),
-    ):
-        if not holds:
-            raise VerificationError(
-                "tdx.qe.identity", f"{what} of the quoting enclave is not that of Intel's"
-            )
+def _masked(value: bytes, mask: bytes) -> bytes:
+    return bytes(a & b for a, b in zip(value, mask, strict=True))
 
 
 def _platform_level(
@@ -152,7 +209,9 @@ def _platform_level(
             and _covers(svn[first:], level.tdx[first:])
         ):
             return level
-    raise _not_supported("the platform")
+    raise _not_supported(
+        f"the platform: SGX {pck.components.hex()}, PCE {pck.pcesvn}, TDX {svn.hex()}"
+    )
 
 
 def _covers(have: bytes, need: bytes) -> bool:
@@ -168,7 +227,7 @@ def _by_isvsvn(levels: Sequence[EnclaveLevel], isvsvn: int, what: str) -> Enclav
 
 def _not_supported(what: str) -> VerificationError:
     return VerificationError(
-        "tdx.tcb.not_supported",
+        "tdx.tcb.level",
         f"no TCB level of Intel's matches {what}",
         remedy="the platform's owner has to update it; or the documents are of another time",
     )

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from attestation.anchors import TrustAnchors
 from attestation.checks import CheckStatus
+from attestation.crl import MAX_CRL_SIZE
 from attestation.errors import (
     AttestationError,
     MalformedError,
@@ -27,7 +28,7 @@ from attestation.simulated.vendor import SimulatedVendor
 from attestation.snp.abi import EndorsementKey, ProductLine
 from attestation.snp.certs import Chain
 from attestation.snp.chain import check_intermediate
-from attestation.snp.crl import MAX_CRL_SIZE, Crl, check_crls
+from attestation.snp.crl import Crl, check_crls
 from attestation.snp.names import SIMULATED
 from attestation.snp.verify import verify_report
 from tests.attestation.snp.conftest import SnpVectors

@@ -1,0 +1,76 @@
+"""Certificate revocation lists, as far as all vendors' are alike: read, and not verified.
+
+Source: RFC 5280 section 5. Lists with extensions that change what it means not to be listed (delta,
+indirect, parted ones) are refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final, Self
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from attestation.certificates import UNREADABLE
+from attestation.errors import MalformedError
+
+MAX_CRL_SIZE: Final = 262_144  # bytes; AMD's have some 900, Intel's up to 20,000
+_KNOWN: Final = (x509.CRLNumber, x509.AuthorityKeyIdentifier)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevocationList:
+    """One list.
+
+    Attributes:
+        issuer: the name as encoded (DER).
+        this_update, next_update: inclusive, UTC.
+        revoked: serial numbers.
+        algorithm: the signature's, as a dotted OID.
+        der: the whole list.
+    """
+
+    issuer: bytes
+    this_update: datetime
+    next_update: datetime
+    revoked: frozenset[int]
+    algorithm: str
+    signed: bytes = field(repr=False)
+    signature: bytes = field(repr=False)
+    der: bytes = field(repr=False)
+
+    @classmethod
+    def read(cls, data: bytes, code: str) -> Self:
+        """Read one DER or PEM list.
+
+        Raises:
+            MalformedError: `code`: not one list that is understood.
+        """
+        if len(data) > MAX_CRL_SIZE:
+            raise MalformedError(code, f"a revocation list of {len(data)} bytes")
+        try:
+            pem = data.lstrip().startswith(b"-----BEGIN")
+            crl = (x509.load_pem_x509_crl if pem else x509.load_der_x509_crl)(data)
+            for extension in crl.extensions:
+                if extension.critical or not isinstance(extension.value, _KNOWN):
+                    raise MalformedError(
+                        code,
+                        f"the list's extension {extension.oid.dotted_string} is not understood",
+                    )
+            next_update = crl.next_update_utc
+            if next_update is None:
+                raise MalformedError(code, "the list does not say until when it holds")
+            return cls(
+                issuer=crl.issuer.public_bytes(),
+                this_update=crl.last_update_utc,
+                next_update=next_update,
+                revoked=frozenset(entry.serial_number for entry in crl),
+                algorithm=crl.signature_algorithm_oid.dotted_string,
+                signed=crl.tbs_certlist_bytes,
+                signature=crl.signature,
+                der=crl.public_bytes(Encoding.DER),
+            )
+        except UNREADABLE as error:
+            raise MalformedError(code, f"not a certificate revocation list: {error}") from None
