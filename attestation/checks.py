@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class CheckStatus(StrEnum):
@@ -14,8 +14,7 @@ class CheckStatus(StrEnum):
     SKIPPED = "skipped"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
+class Check(NamedTuple):
     """A check by its stable name.
 
     Attributes:
@@ -30,14 +29,14 @@ class Check:
 
 def passed(name: str, detail: str = "") -> Check:
     """A check that ran and found what it should."""
-    return Check(name=name, status=CheckStatus.PASSED, detail=detail)
+    return Check(name, CheckStatus.PASSED, detail)
 
 
 def failed(name: str, detail: str) -> Check:
     """A check that ran and found something else."""
-    return Check(name=name, status=CheckStatus.FAILED, detail=detail)
+    return Check(name, CheckStatus.FAILED, detail)
 
 
 def skipped(name: str, reason: str) -> Check:
     """A check that did not run, with the reason."""
-    return Check(name=name, status=CheckStatus.SKIPPED, detail=reason)
+    return Check(name, CheckStatus.SKIPPED, reason)

@@ -13,11 +13,12 @@ from typing import Final, Self
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from attestation.certificates import UNREADABLE
+from attestation.certificates import UNREADABLE, elements, header_size
 from attestation.errors import MalformedError
 
 MAX_CRL_SIZE: Final = 262_144  # bytes; AMD's have some 900, Intel's up to 20,000
 _KNOWN: Final = (x509.CRLNumber, x509.AuthorityKeyIdentifier)
+_VERSION_2: Final = b"\x02\x01\x01"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +28,6 @@ class RevocationList:
     Attributes:
         issuer: the name as encoded (DER).
         this_update, next_update: inclusive, UTC.
-        revoked: serial numbers.
         algorithm: the signature's, as a dotted OID.
         der: the whole list.
     """
@@ -35,11 +35,22 @@ class RevocationList:
     issuer: bytes
     this_update: datetime
     next_update: datetime
-    revoked: frozenset[int]
     algorithm: str
     signed: bytes = field(repr=False)
     signature: bytes = field(repr=False)
     der: bytes = field(repr=False)
+    parsed: x509.CertificateRevocationList = field(repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.parsed)
+
+    def revokes(self, serial_number: int) -> bool:
+        """Whether the certificate of this number is on the list."""
+        return self.parsed.get_revoked_certificate_by_serial_number(serial_number) is not None
+
+    def __bool__(self) -> bool:
+        """A list without entries is a list."""
+        return True
 
     @classmethod
     def read(cls, data: bytes, code: str) -> Self:
@@ -62,15 +73,25 @@ class RevocationList:
             next_update = crl.next_update_utc
             if next_update is None:
                 raise MalformedError(code, "the list does not say until when it holds")
+            der = crl.public_bytes(Encoding.DER) if pem else bytes(data)
+            signed, _, bits = elements(der, header_size(der), 3)
             return cls(
-                issuer=crl.issuer.public_bytes(),
+                issuer=_issuer(signed),
                 this_update=crl.last_update_utc,
                 next_update=next_update,
-                revoked=frozenset(entry.serial_number for entry in crl),
                 algorithm=crl.signature_algorithm_oid.dotted_string,
-                signed=crl.tbs_certlist_bytes,
-                signature=crl.signature,
-                der=crl.public_bytes(Encoding.DER),
+                signed=signed,
+                signature=bits[header_size(bits) + 1 :],
+                der=der,
+                parsed=crl,
             )
         except UNREADABLE as error:
             raise MalformedError(code, f"not a certificate revocation list: {error}") from None
+
+
+def _issuer(signed: bytes) -> bytes:
+    """The issuer as encoded in a TBSCertList of version 2 (RFC 5280, 5.1)."""
+    version, _, issuer = elements(signed, header_size(signed), 3)
+    if version != _VERSION_2:
+        raise ValueError("it is not of version 2")
+    return issuer

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.utils import CryptographyDeprecationWarning
 
-from attestation.certificates import UNREADABLE
+from attestation.certificates import UNREADABLE, issuer_subject_key, known_name
 from attestation.errors import MalformedError, UncheckableError
 from attestation.snp.abi import EndorsementKey, ProductLine, Tcb
 from attestation.snp.table import MAX_CERTIFICATE_SIZE, CertTable, TableEntry
@@ -74,8 +74,6 @@ PSS_SHA384_SALT48: Final = frozenset(
     }
 )
 
-_MOST_NAMES: Final = 64
-_NAMES: Final[dict[bytes, x509.Name]] = {}
 
 _VERSION_3: Final = bytes.fromhex("a003020102")
 
@@ -187,13 +185,13 @@ class Certificate:
             parsed = _load(data, what)
             der = data if data[:1] == b"\x30" else parsed.public_bytes(Encoding.DER)
             signed, signature = _parts(der)
-            issuer_der, subject_der, spki = _slices(signed)
+            issuer_der, subject_der, spki = issuer_subject_key(signed)
             certificate = cls(
                 der=der,
                 signed=signed,
                 signature=signature,
-                subject=_name(subject_der, parsed, "subject"),
-                issuer=_name(issuer_der, parsed, "issuer"),
+                subject=known_name(subject_der, parsed, "subject"),
+                issuer=known_name(issuer_der, parsed, "issuer"),
                 subject_der=subject_der,
                 issuer_der=issuer_der,
                 serial_number=parsed.serial_number,
@@ -315,37 +313,6 @@ def _parts(der: bytes) -> tuple[bytes, bytes]:
     """
     size = int.from_bytes(der[6:8], "big")
     return der[4 : 8 + size], der[-RSA_BITS // 8 :]
-
-
-def _slices(signed: bytes) -> tuple[bytes, bytes, bytes]:
-    """Issuer, subject and SubjectPublicKeyInfo as encoded in a TBSCertificate (RFC 5280, 4.1).
-
-    Raises:
-        ValueError: not the structure that the X.509 library has just read.
-    """
-    position = 4  # in a SEQUENCE with a length of two bytes, as every certificate here is
-    parts = []
-    for _ in range(7):  # version, serial, algorithm, issuer, validity, subject, key
-        size, start = signed[position + 1], position + 2
-        if size >= 0x80:
-            count = size & 0x7F
-            size, start = int.from_bytes(signed[start : start + count], "big"), start + count
-        if start + size > len(signed):
-            raise ValueError("a field reaches over the end")
-        parts.append(signed[position : start + size])
-        position = start + size
-    return parts[3], parts[5], parts[6]
-
-
-def _name(encoded: bytes, certificate: x509.Certificate, which: str) -> x509.Name:
-    """A name as an object. There are a dozen of them, and each costs 20 µs to build."""
-    name = _NAMES.get(encoded)
-    if name is None:
-        if len(_NAMES) >= _MOST_NAMES:
-            _NAMES.clear()
-        built: x509.Name = getattr(certificate, which)
-        name = _NAMES[encoded] = built
-    return name
 
 
 def _declares_pss(certificate: Certificate) -> bool:

@@ -75,7 +75,7 @@ def check_crls(crls: Sequence[Crl], chain: Chain, now: datetime) -> tuple[str, C
         check_list(crl, chain.ark)
     serial = chain.ica.serial_number
     for crl in own:
-        if serial in crl.revoked:
+        if crl.revokes(serial):
             raise VerificationError(
                 CHECK,
                 f"the vendor revoked the intermediate with serial {serial:#x}",
@@ -93,7 +93,7 @@ def check_crls(crls: Sequence[Crl], chain: Chain, now: datetime) -> tuple[str, C
             remedy="fetch the present list, or check the clock",
         )
     best = max(fresh, key=lambda crl: crl.next_update)
-    return f"{len(best.revoked)} revoked, this one not; good until {utc(best.next_update)}", best
+    return f"{len(best)} revoked, this one not; good until {utc(best.next_update)}", best
 
 
 def check_list(crl: Crl, root: Certificate) -> None:

@@ -1,27 +1,27 @@
 """Intel's certificate chains: of a platform's PCK, and of the key that signs TCB documents.
 
 Source: Intel "SGX PCK Certificate and Certificate Revocation List Profile Specification". What is
-trusted is the root's key; the root's certificate in a quote only has to carry it.
+trusted is the root's key; the root's certificate in a quote only has to carry it, so its signature
+of itself proves nothing and is not looked at (RFC 5280 section 6.1: a trust anchor is a name and a
+key).
 """
 
 from __future__ import annotations
 
-import hashlib
+import binascii
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
+from itertools import pairwise
 from typing import Final
 
-from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
 
-from attestation.certificates import UNREADABLE, name_text, utc
+from attestation.certificates import UNREADABLE, utc
 from attestation.errors import MalformedError, VerificationError
-from attestation.tdx.signatures import PublicKey
+from attestation.tdx.certs import Certificate
 
 # SHA-256 of the SubjectPublicKeyInfo of CN=Intel SGX Root CA. Two certificates of this key exist.
 INTEL_ROOT: Final = bytes.fromhex(
@@ -29,12 +29,9 @@ INTEL_ROOT: Final = bytes.fromhex(
 )
 INTEL_ROOTS: Final = frozenset({INTEL_ROOT})
 MAX_CHAIN_SIZE: Final = 32 * 1024  # bytes of PEM
-_ORGANIZATION: Final = {
-    NameOID.COUNTRY_NAME: "US",
-    NameOID.STATE_OR_PROVINCE_NAME: "CA",
-    NameOID.LOCALITY_NAME: "Santa Clara",
-    NameOID.ORGANIZATION_NAME: "Intel Corporation",
-}
+_BLOCK: Final = re.compile(
+    rb"\s*-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----\s*"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,21 +59,6 @@ PCK: Final = Kind(
 SIGNER: Final = Kind(check="tdx.signer", subjects=(("Intel SGX TCB Signing",), _ROOT))
 
 
-@dataclass(frozen=True, slots=True)
-class Certificate:
-    """One certificate whose parts can all be read; its key is on P-256."""
-
-    parsed: x509.Certificate
-    der: bytes
-    key: PublicKey
-    spki_sha256: bytes
-
-    @property
-    def subject(self) -> x509.Name:
-        """Whom it is for."""
-        return self.parsed.subject
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chain:
     """Certificates in their order, the root last; read, not verified."""
@@ -97,9 +79,8 @@ class Chain:
     @property
     def window(self) -> tuple[datetime, datetime]:
         """When all are valid, inclusive."""
-        starts = [certificate.parsed.not_valid_before_utc for certificate in self.certificates]
-        ends = [certificate.parsed.not_valid_after_utc for certificate in self.certificates]
-        return max(starts), min(ends)
+        every = self.certificates
+        return max(c.not_before for c in every), min(c.not_after for c in every)
 
     @classmethod
     def parse(cls, pem: bytes, kind: Kind = PCK) -> Chain:
@@ -111,12 +92,12 @@ class Chain:
         try:
             if len(pem) > MAX_CHAIN_SIZE:
                 raise ValueError(f"it has {len(pem)} bytes")
-            found = x509.load_pem_x509_certificates(pem.rstrip(b"\0"))
-            if len(found) != len(kind.subjects):
-                raise ValueError(f"it has {len(found)} certificates, not {len(kind.subjects)}")
-            ders = [certificate.public_bytes(Encoding.DER) for certificate in found]
+            ders = _pem_blocks(pem.rstrip(b"\0"))
+            if len(ders) != len(kind.subjects):
+                raise ValueError(f"it has {len(ders)} certificates, not {len(kind.subjects)}")
             # The platform's own comes once; those above it come with every quote.
-            certificates = (_read(ders[0]), *(_read_again(der) for der in ders[1:]))
+            first = Certificate.parse(ders[0])
+            certificates = (first, *(_read_again(der) for der in ders[1:]))
         except UNREADABLE as error:
             raise MalformedError(
                 f"{kind.check}.format", f"the certificate chain cannot be read: {error}"
@@ -124,21 +105,18 @@ class Chain:
         return cls(kind=kind, certificates=certificates)
 
 
-def _read(der: bytes) -> Certificate:
-    certificate = x509.load_der_x509_certificate(der)
-    key = certificate.public_key()
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise ValueError("a key is not on P-256")  # noqa: TRY004 - not a mistake of a caller
-    if certificate.version is not x509.Version.v3:
-        raise ValueError("a certificate is not X.509 version 3")
-    # What is lazy fails here, or never.
-    _ = certificate.extensions, certificate.subject, certificate.issuer
-    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    point = key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-    return Certificate(certificate, der, PublicKey(point), hashlib.sha256(spki).digest())
+def _pem_blocks(pem: bytes) -> list[bytes]:
+    """Certificates one after another, and nothing else (RFC 7468, section 2)."""
+    found, position = [], 0
+    while block := _BLOCK.match(pem, position):
+        found.append(binascii.a2b_base64(block[1]))
+        position = block.end()
+    if position != len(pem):
+        raise ValueError("something else than certificates in PEM")
+    return found
 
 
-_read_again = lru_cache(maxsize=16)(_read)
+_read_again = lru_cache(maxsize=16)(Certificate.parse)  # what raises is not kept
 
 
 def check_root(chain: Chain, pins: Collection[bytes] = INTEL_ROOTS) -> tuple[str, None]:
@@ -152,7 +130,7 @@ def check_root(chain: Chain, pins: Collection[bytes] = INTEL_ROOTS) -> tuple[str
         raise VerificationError(
             f"{chain.kind.check}.root_pinned", f"the root key {pin.hex()} is not the pinned one"
         )
-    return f"{_common_name(chain.root.subject) or 'the root'}, key {pin.hex()}", None
+    return f"{chain.root.common_name or 'the root'}, key {pin.hex()}", None
 
 
 def check_names(chain: Chain) -> tuple[str, None]:
@@ -161,20 +139,17 @@ def check_names(chain: Chain) -> tuple[str, None]:
     Raises:
         VerificationError: `….names`.
     """
-    name = f"{chain.kind.check}.names"
-    for certificate, allowed in zip(chain.certificates, chain.kind.subjects, strict=True):
-        if _common_name(certificate.subject) not in allowed:
-            raise VerificationError(
-                name, f"{name_text(certificate.subject)} is not {' or '.join(allowed)}"
-            )
-    for certificate, issuer in _issued(chain):
-        if certificate.parsed.issuer.public_bytes() != issuer.subject.public_bytes():
+    name, every = f"{chain.kind.check}.names", chain.certificates
+    for certificate, allowed in zip(every, chain.kind.subjects, strict=True):
+        if certificate.common_name not in allowed:
+            raise VerificationError(name, f"{certificate.subject} is not {' or '.join(allowed)}")
+    for certificate, issuer in pairwise((*every, chain.root)):
+        if certificate.issuer_der != issuer.subject_der:
             raise VerificationError(
                 name,
-                f"{name_text(certificate.subject)} names another issuer,"
-                f" {name_text(certificate.parsed.issuer)}",
+                f"{certificate.subject} names another issuer than {issuer.subject}",
             )
-    return " by ".join(str(_common_name(c.subject)) for c in chain.certificates), None
+    return " by ".join(str(certificate.common_name) for certificate in every), None
 
 
 def check_constraints(chain: Chain) -> tuple[str, None]:
@@ -186,22 +161,16 @@ def check_constraints(chain: Chain) -> tuple[str, None]:
     name = f"{chain.kind.check}.constraints"
     for certificate in chain.certificates:
         is_ca = certificate is not chain.leaf
-        rights = may_sign = False
-        for extension in certificate.parsed.extensions:
-            if isinstance(extension.value, x509.BasicConstraints):
-                rights = extension.value.ca
-            elif isinstance(extension.value, x509.KeyUsage):
-                may_sign = extension.value.key_cert_sign
-            elif extension.critical:
-                raise VerificationError(
-                    name,
-                    f"{name_text(certificate.subject)} has a critical extension"
-                    f" {extension.oid.dotted_string} that is not understood",
-                )
-        if rights is not is_ca or may_sign is not is_ca:
+        if certificate.unknown_critical is not None:
             raise VerificationError(
                 name,
-                f"{name_text(certificate.subject)} {'may not' if is_ca else 'may'} certify others",
+                f"{certificate.subject} has a critical extension"
+                f" {certificate.unknown_critical} that is not understood",
+            )
+        if certificate.is_ca is not is_ca or certificate.may_certify is not is_ca:
+            raise VerificationError(
+                name,
+                f"{certificate.subject} {'may not' if is_ca else 'may'} certify others",
             )
     return "only those above the first certify others", None
 
@@ -213,54 +182,31 @@ def check_validity(chain: Chain, now: datetime) -> tuple[str, None]:
         VerificationError: `….validity`.
     """
     for certificate in chain.certificates:
-        start = certificate.parsed.not_valid_before_utc
-        end = certificate.parsed.not_valid_after_utc
+        start, end = certificate.not_before, certificate.not_after
         if not start <= now <= end:
             raise VerificationError(
                 f"{chain.kind.check}.validity",
-                f"{name_text(certificate.subject)} is valid from {utc(start)} to {utc(end)}, it is"
-                f" {utc(now)}",
+                f"{certificate.subject} is valid from {utc(start)} to {utc(end)}, it is {utc(now)}",
                 remedy="check the clock",
             )
     return f"until {utc(chain.window[1])}", None
 
 
 def check_signatures(chain: Chain) -> tuple[str, None]:
-    """Each certificate is signed by the next key, the root by its own.
+    """Each certificate is signed by the next key; the root is what is pinned.
 
     Raises:
         VerificationError: `….signatures`.
     """
     name = f"{chain.kind.check}.signatures"
-    for certificate, issuer in _issued(chain):
-        signed = certificate.parsed
-        if signed.signature_algorithm_oid != SignatureAlgorithmOID.ECDSA_WITH_SHA256:
-            raise VerificationError(
-                name, f"{name_text(certificate.subject)} is not signed by ECDSA with SHA-256"
-            )
+    for certificate, issuer in pairwise(chain.certificates):
         # A PCK comes once; its issuers come again and again.
         again = issuer is chain.root
         verify = issuer.key.holds if again else issuer.key.verify
         try:
-            verify(signed.signature, signed.tbs_certificate_bytes)
+            verify(certificate.signature, certificate.signed)
         except InvalidSignature:
             raise VerificationError(
-                name, f"{name_text(certificate.subject)} is not signed by its issuer"
+                name, f"{certificate.subject} is not signed by its issuer"
             ) from None
-    return f"{len(chain.certificates)} by their issuers", None
-
-
-def _issued(chain: Chain) -> list[tuple[Certificate, Certificate]]:
-    """Each certificate with its issuer."""
-    every = chain.certificates
-    return list(zip(every, (*every[1:], every[-1]), strict=True))
-
-
-def _common_name(name: x509.Name) -> str | None:
-    """The common name, where everything else is Intel's."""
-    attributes = [(attribute.oid, attribute.value) for attribute in name]
-    rest = dict(attributes)
-    common_name = rest.pop(NameOID.COMMON_NAME, None)
-    if len(rest) + 1 != len(attributes) or rest != _ORGANIZATION:
-        return None
-    return common_name if isinstance(common_name, str) else None
+    return f"{len(chain.certificates) - 1} by their issuers", None

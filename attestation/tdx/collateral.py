@@ -18,9 +18,9 @@ from typing import Any, Final, TypeVar
 
 from cryptography.exceptions import InvalidSignature
 
-from attestation.certificates import name_text, utc
+from attestation.certificates import utc
 from attestation.errors import MalformedError, VerificationError
-from attestation.tdx.chain import Certificate
+from attestation.tdx.certs import Certificate
 from attestation.tdx.signatures import raw_signature
 
 MAX_DOCUMENT_SIZE: Final = 512 * 1024  # bytes; real ones have up to 20 KiB
@@ -193,7 +193,7 @@ def check_signed(
     for signer in signers:
         with suppress(InvalidSignature):
             signer.key.holds(raw_signature(document.signature), document.signed)
-            return f"by {name_text(signer.subject)}", None
+            return f"by {signer.common_name}", None
     raise VerificationError(name, "Intel's document is not signed by Intel's key for documents")
 
 
@@ -280,10 +280,10 @@ class _Fields:
     def time(self, name: str) -> datetime:
         text = self.text(name)
         try:
-            moment = datetime.fromisoformat(text).astimezone(UTC)
-        except (ValueError, OverflowError):
+            moment = datetime.fromisoformat(text)
+        except ValueError:
             moment = None
-        if moment is None or f"{moment:%Y-%m-%dT%H:%M:%SZ}" != text:
+        if moment is None or moment.tzinfo is not UTC or moment.isoformat()[:19] + "Z" != text:
             raise _wrong(f"{self._where}.{name} is not a time like 2026-01-31T00:00:00Z")
         return moment
 
@@ -298,6 +298,9 @@ class _Fields:
         if len(items) > MAX_LEVELS or not all(isinstance(item, dict) for item in items):
             raise _wrong(f"{self._where}.{name} is not a list of up to {MAX_LEVELS} objects")
         return [_Fields(item, f"{self._where}.{name}[{n}]") for n, item in enumerate(items)]
+
+    def items(self, name: str) -> list[Any]:
+        return self._take(name, list)
 
     def levels(self, read: Callable[[_Fields], T]) -> tuple[T, ...]:
         return tuple(read(item) for item in self.tables("tcbLevels"))
@@ -335,9 +338,10 @@ def _platform_level(fields: _Fields) -> PlatformLevel:
 
 
 def _components(tcb: _Fields, name: str) -> bytes:
-    levels = [item.number("svn", 255) for item in tcb.tables(name)]
-    if len(levels) != 16:
-        raise _wrong(f"{name} has {len(levels)} levels, not 16")
+    found = tcb.items(name)
+    levels: list[Any] = [item.get("svn") if isinstance(item, dict) else None for item in found]
+    if len(levels) != 16 or not all(type(svn) is int and 0 <= svn <= 255 for svn in levels):
+        raise _wrong(f"{name} is not 16 levels between 0 and 255")
     return bytes(levels)
 
 

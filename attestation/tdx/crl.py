@@ -14,10 +14,10 @@ from typing import Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import SignatureAlgorithmOID
 
-from attestation.certificates import name_text, utc
+from attestation.certificates import utc
 from attestation.crl import RevocationList
 from attestation.errors import VerificationError
-from attestation.tdx.chain import Certificate
+from attestation.tdx.certs import Certificate
 
 _ECDSA_WITH_SHA256: Final = SignatureAlgorithmOID.ECDSA_WITH_SHA256.dotted_string
 
@@ -40,19 +40,17 @@ def check_genuine(name: str, crl: RevocationList, issuer: Certificate) -> tuple[
     Raises:
         VerificationError: `name`: it is by somebody else.
     """
-    if crl.issuer != issuer.subject.public_bytes():
-        raise VerificationError(
-            name, f"the revocation list is not the one of {name_text(issuer.subject)}"
-        )
+    if crl.issuer != issuer.subject_der:
+        raise VerificationError(name, f"the revocation list is not the one of {issuer.subject}")
     if crl.algorithm != _ECDSA_WITH_SHA256:
         raise VerificationError(name, "the revocation list is not signed by ECDSA with SHA-256")
     try:
         issuer.key.holds(crl.signature, crl.signed)
     except InvalidSignature:
         raise VerificationError(
-            name, f"the revocation list is not signed by {name_text(issuer.subject)}"
+            name, f"the revocation list is not signed by {issuer.subject}"
         ) from None
-    return f"by {name_text(issuer.subject)}, {len(crl.revoked)} revoked", None
+    return f"by {issuer.common_name}, {len(crl)} revoked", None
 
 
 def check_fresh(name: str, crl: RevocationList, now: datetime) -> tuple[str, None]:
@@ -80,11 +78,10 @@ def check_not_revoked(
         VerificationError: `name`: one is.
     """
     for certificate, crl in pairs:
-        if certificate.parsed.serial_number in crl.revoked:
+        if crl.revokes(certificate.serial_number):
             raise VerificationError(
                 name,
-                f"Intel revoked {name_text(certificate.subject)} with serial"
-                f" {certificate.parsed.serial_number:#x}",
+                f"Intel revoked {certificate.subject} with serial {certificate.serial_number:#x}",
                 remedy="what its key signed may be forged: do not trust this platform",
             )
     return f"{len(pairs)} looked up", None

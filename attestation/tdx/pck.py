@@ -6,7 +6,6 @@ Reading proves nothing: the chain is verified elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,6 +24,8 @@ _PPID, _TCB, _PCEID, _FMSPC, _TYPE, _INSTANCE, _CONFIGURATION = (
 _PCESVN: Final = _TCB + bytes((17,))
 _CPUSVN: Final = _TCB + bytes((18,))
 _SEQUENCE, _OID, _OCTETS, _INTEGER, _ENUMERATED, _BOOLEAN = 0x30, 0x06, 0x04, 0x02, 0x0A, 0x01
+_COMPONENTS: Final = tuple(_TCB + bytes((number,)) for number in range(1, 17))
+_TCB_PARTS: Final = {*_COMPONENTS, _PCESVN, _CPUSVN}
 _MANDATORY: Final = (_PPID, _TCB, _PCEID, _FMSPC, _TYPE)
 
 
@@ -53,97 +54,87 @@ class PckExtensions:
     platform_instance: bytes | None
 
     @classmethod
-    def parse(cls, certificate: x509.Certificate) -> PckExtensions:
-        """Read the extensions of a PCK certificate, each exactly once and in exact DER.
+    def decode(cls, der: bytes) -> PckExtensions:
+        """Read the value of a PCK certificate's extension, each part exactly once, in exact DER.
 
         Raises:
             MalformedError: `tdx.pck.extension`: one is missing, doubled, of a wrong size, not DER.
         """
-        try:
-            extension = certificate.extensions.get_extension_for_oid(SGX_EXTENSIONS)
-        except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError) as error:
-            raise MalformedError(CODE, f"the PCK certificate: {error}") from None
-        if not isinstance(extension.value, x509.UnrecognizedExtension):
-            raise _wrong("it is of another kind")
-        return cls.decode(extension.value.value)
-
-    @classmethod
-    def decode(cls, der: bytes) -> PckExtensions:
-        """The same, from the extension's value."""
-        values = _pairs(_content(der, _SEQUENCE))
+        values = _pairs(der, 0, len(der))
         if missing := [oid for oid in _MANDATORY if oid not in values]:
             raise _wrong(f"{len(missing)} mandatory parts are missing")
-        tcb = _pairs(_content(values[_TCB], _SEQUENCE))
-        wanted = {_TCB + bytes((number,)) for number in range(1, 19)}
-        if set(tcb) != wanted:
+        tcb = _pairs(der, *values[_TCB])
+        if tcb.keys() != _TCB_PARTS:
             raise _wrong("the TCB has not exactly its 18 parts")
         instance = values.get(_INSTANCE)
         return cls(
-            ppid=_octets(values[_PPID], 16),
-            components=bytes(_number(tcb[_TCB + bytes((n,))], 255) for n in range(1, 17)),
-            pcesvn=_number(tcb[_PCESVN], 0xFFFF),
-            cpusvn=_octets(tcb[_CPUSVN], 16),
-            pceid=_octets(values[_PCEID], 2),
-            fmspc=_octets(values[_FMSPC], 6),
-            sgx_type=_number(values[_TYPE], 2, tag=_ENUMERATED),
-            platform_instance=None if instance is None else _octets(instance, 16),
+            ppid=_octets(der, values[_PPID], 16),
+            components=bytes(_number(der, tcb[oid], 255) for oid in _COMPONENTS),
+            pcesvn=_number(der, tcb[_PCESVN], 0xFFFF),
+            cpusvn=_octets(der, tcb[_CPUSVN], 16),
+            pceid=_octets(der, values[_PCEID], 2),
+            fmspc=_octets(der, values[_FMSPC], 6),
+            sgx_type=_number(der, values[_TYPE], 2, tag=_ENUMERATED),
+            platform_instance=None if instance is None else _octets(der, instance, 16),
         )
 
 
-def _pairs(data: bytes) -> dict[bytes, bytes]:
-    """SEQUENCE { OID, value } one after another: the value, still encoded, by the OID's octets."""
-    found: dict[bytes, bytes] = {}
-    for item in _items(data):
-        parts = list(_items(_content(item, _SEQUENCE)))
-        if len(parts) != 2:
+_Span = tuple[int, int]  # of one encoded element, its header included
+
+
+def _pairs(der: bytes, start: int, end: int) -> dict[bytes, _Span]:
+    """SEQUENCE of SEQUENCE { OID, value }: where the value is, by the OID's octets."""
+    found: dict[bytes, _Span] = {}
+    position = _content(der, (start, end), _SEQUENCE)
+    while position < end:
+        first, after = _header(der, position, end)
+        name, value = _header(der, first, after)
+        if der[position] != _SEQUENCE or der[first] != _OID or value >= after:
             raise _wrong("a part is not an OID with a value")
-        oid = _content(parts[0], _OID)
+        oid = der[name:value]
         if oid in found:
             raise _wrong("a part is doubled")
-        found[oid] = parts[1]
+        found[oid] = (value, after)
+        position = after
     return found
 
 
-def _items(data: bytes) -> Iterator[bytes]:
-    """The encoded items that `data` consists of; lengths in their shortest form."""
-    position = 0
-    while position < len(data):
-        start = position + 2
-        size = data[position + 1] if start <= len(data) else 0x80
-        if size >= 0x80:
-            count = size & 0x7F
-            size = int.from_bytes(data[start : start + count], "big")
-            if not 1 <= count <= 2 or size < (0x80 if count == 1 else 0x100):
-                raise _wrong("a length is not in DER")
-            start += count
-        end = start + size
-        if end > len(data):
-            raise _wrong("it ends too early")
-        yield data[position:end]
-        position = end
+def _header(der: bytes, position: int, limit: int) -> _Span:
+    """Where an element's content begins and ends; lengths in their shortest form."""
+    start = position + 2
+    size = der[position + 1] if start <= limit else 0x80
+    if size >= 0x80:
+        count = size & 0x7F
+        size = int.from_bytes(der[start : start + count], "big")
+        if not 1 <= count <= 2 or size < (0x80 if count == 1 else 0x100):
+            raise _wrong("a length is not in DER")
+        start += count
+    if start + size > limit:
+        raise _wrong("it ends too early")
+    return start, start + size
 
 
-def _content(item: bytes, tag: int) -> bytes:
-    if item[:1] != bytes((tag,)) or len(list(_items(item))) != 1:
-        raise _wrong(f"a part has not the tag {tag:#x}")
-    header = 2 + (item[1] & 0x7F if item[1] >= 0x80 else 0)
-    return item[header:]
+def _content(der: bytes, span: _Span, tag: int) -> int:
+    """Where the content begins of the one element, of this tag, that a span consists of."""
+    start, end = _header(der, *span)
+    if end != span[1] or der[span[0]] != tag:
+        raise _wrong(f"a part has not the tag {tag:#x}, or something follows it")
+    return start
 
 
-def _octets(item: bytes, size: int) -> bytes:
-    content = _content(item, _OCTETS)
+def _octets(der: bytes, span: _Span, size: int) -> bytes:
+    content = der[_content(der, span, _OCTETS) : span[1]]
     if len(content) != size:
         raise _wrong(f"a part has {len(content)} bytes, not {size}")
     return content
 
 
-def _number(item: bytes, most: int, *, tag: int = _INTEGER) -> int:
-    content = _content(item, tag)
-    number = int.from_bytes(content, "big", signed=True)
-    shortest = content == number.to_bytes(
-        max((number.bit_length() + 8) // 8, 1), "big", signed=True
-    )
-    if not content or not shortest or not 0 <= number <= most:
+def _number(der: bytes, span: _Span, most: int, *, tag: int = _INTEGER) -> int:
+    content = der[_content(der, span, tag) : span[1]]
+    # Shortest form, not negative: a zero byte leads only where the next one has its high bit.
+    extra = content[0] == 0 and len(content) > 1 and content[1] < 0x80 if content else True
+    number = int.from_bytes(content, "big")
+    if extra or content[0] >= 0x80 or number > most:
         raise _wrong(f"a number is not in DER, or not between 0 and {most}")
     return number
 

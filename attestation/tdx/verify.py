@@ -130,8 +130,8 @@ class _Run:
                 self.ledger.skip(name, "the PCK chain cannot be read")
         else:
             self._chain(chain)
-            parsed = chain.leaf.parsed
-            self.pck = run(EXTENSION, lambda: ("in exact DER", PckExtensions.parse(parsed)))
+            der = chain.leaf.sgx_extensions or b""
+            self.pck = run(EXTENSION, lambda: ("in exact DER", PckExtensions.decode(der)))
         if not self.given.signers:
             for name in _BY_CHAIN:
                 self._missing(f"tdx.signer.{name}", "the signing chain of Intel's documents")

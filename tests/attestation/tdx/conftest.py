@@ -52,11 +52,14 @@ class TdxVectors:
 
     def of(self, case: dict[str, Any]) -> Endorsements:
         """The same, read."""
-        return self.endorsements(
+        found: Endorsements = self.endorsements(
             case["tcb"], case["qe"], case["signer"][0], case["pckcrl"], case["rootcrl"]
         )
+        return found
 
-    def _endorsements(self, tcb: str, qe: str, signer: str, pckcrl: str, rootcrl: str) -> Any:
+    def _endorsements(
+        self, tcb: str, qe: str, signer: str, pckcrl: str, rootcrl: str
+    ) -> Endorsements:
         case = {"tcb": tcb, "qe": qe, "signer": (signer, signer)}
         return read(self.files({**case, "pckcrl": pckcrl, "rootcrl": rootcrl}))
 

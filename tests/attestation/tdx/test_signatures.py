@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.exceptions import InvalidSignature
 
 from attestation.errors import AttestationError, VerificationError
 from attestation.tdx.abi import Quote
+from attestation.tdx.chain import Chain
 from attestation.tdx.signatures import (
     P256_ORDER,
+    PublicKey,
     check_qe_binding,
     check_qe_signature,
     check_quote_signature,
 )
-from tests.attestation.tdx.test_pck import leaf_of
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +32,11 @@ def read(vectors: Path, name: str) -> Quote:
     return Quote.parse((vectors / "tdx" / "quotes" / f"{name}.bin").read_bytes())
 
 
-def pck_of(quote: Quote) -> ec.EllipticCurvePublicKey:
-    key = leaf_of(quote).public_key()
-    assert isinstance(key, ec.EllipticCurvePublicKey)
-    return key
+def pck_of(quote: Quote) -> PublicKey:
+    return Chain.parse(quote.pck_chain).leaf.key
 
 
-def holds(quote: Quote, pck: ec.EllipticCurvePublicKey) -> bool:
+def holds(quote: Quote, pck: PublicKey) -> bool:
     try:
         check_quote_signature(quote)
         check_qe_binding(quote)
@@ -108,8 +107,22 @@ def test_a_key_that_is_no_point_or_on_another_curve_is_refused(
     for key in (bytes(64), b"\xff" * 64, quote.attestation_key[:63] + b"\0"):
         with pytest.raises(VerificationError):
             check_quote_signature(replace(quote, attestation_key=key))
-    with pytest.raises(VerificationError, match="P-256"):
-        check_qe_signature(quote, ec.generate_private_key(ec.SECP384R1()).public_key())
+    for point in (bytes(65), b"\x04" + bytes(96), b""):
+        with pytest.raises(ValueError, match=r"."):
+            PublicKey(point)
+
+
+def test_what_held_once_is_remembered_and_what_did_not_is_not(
+    vectors: Path, rows: list[dict[str, Any]]
+) -> None:
+    leaf, issuer, _ = Chain.parse(read(vectors, rows[0]["h"]).pck_chain).certificates
+    for _ in range(2):
+        issuer.key.holds(leaf.signature, leaf.signed)
+        for signature, signed in ((leaf.signature[:-1], leaf.signed), (leaf.signature, b"other")):
+            with pytest.raises(InvalidSignature):
+                issuer.key.holds(signature, signed)
+        with pytest.raises(InvalidSignature):
+            leaf.key.holds(leaf.signature, leaf.signed)
 
 
 def test_another_attestation_key_is_not_the_one_that_was_vouched_for(

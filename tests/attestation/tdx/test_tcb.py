@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -18,8 +19,16 @@ from attestation.errors import MalformedError, VerificationError
 from attestation.tdx.abi import Quote
 from attestation.tdx.collateral import QeIdentity, TcbInfo, TcbStatus
 from attestation.tdx.pck import PckExtensions
-from attestation.tdx.tcb import Assessment, assess, converge
-from tests.attestation.tdx.test_pck import leaf_of
+from attestation.tdx.tcb import (
+    Assessment,
+    assess,
+    check_enclave,
+    check_module,
+    check_platform,
+    converge,
+    relaunch,
+)
+from tests.attestation.tdx.test_pck import extensions_of
 
 S = TcbStatus
 
@@ -33,7 +42,7 @@ def cases(vectors: Path) -> list[dict[str, Any]]:
 @cache
 def quote_of(vectors: Path, name: str) -> tuple[Quote, PckExtensions]:
     quote = Quote.parse((vectors / "tdx" / "quotes" / f"{name}.bin").read_bytes())
-    return quote, PckExtensions.parse(leaf_of(quote))
+    return quote, PckExtensions.decode(extensions_of(quote))
 
 
 def document(vectors: Path, kind: str, name: str) -> bytes:
@@ -61,7 +70,7 @@ def test_every_case_has_the_status_date_and_advisories_of_intels_algorithm(
         if wanted["status"] == "NotSupported":
             with pytest.raises(VerificationError) as caught:
                 judge(vectors, case)
-            assert caught.value.code == "tdx.tcb.not_supported"
+            assert caught.value.code == "tdx.tcb.level"
             continue
         found = judge(vectors, case)
         assert found.status == wanted["status"]
@@ -81,7 +90,7 @@ def test_documents_of_another_platform_are_refused(
             info = TcbInfo.parse(document(vectors, "tcb", other["tcb"]))
             if info.fmspc != pck.fmspc:
                 with pytest.raises(VerificationError) as caught:
-                    judge(vectors, {**case, "tcb": other["tcb"]})
+                    check_platform(pck, info)
                 assert caught.value.code == "tdx.tcb.platform"
                 refused += 1
     assert refused > 50
@@ -112,6 +121,106 @@ def test_an_old_or_revoked_part_makes_the_whole_so(
     assert converge(platform, [S.UP_TO_DATE, part]) is together
 
 
+@pytest.mark.parametrize("launch", list(S))
+@pytest.mark.parametrize("current", list(S))
+def test_a_launch_that_was_out_of_date_is_advised_again_where_the_machine_no_longer_is(
+    launch: TcbStatus, current: TcbStatus
+) -> None:
+    mended = {
+        S.UP_TO_DATE: S.TD_RELAUNCH_ADVISED,
+        S.SW_HARDENING_NEEDED: S.TD_RELAUNCH_ADVISED,
+        S.CONFIGURATION_NEEDED: S.TD_RELAUNCH_ADVISED_CONFIGURATION_NEEDED,
+        S.CONFIGURATION_AND_SW_HARDENING_NEEDED: S.TD_RELAUNCH_ADVISED_CONFIGURATION_NEEDED,
+    }
+    wanted = launch
+    if current in mended and launch is S.OUT_OF_DATE:
+        wanted = mended[current]
+    if current in mended and launch is S.OUT_OF_DATE_CONFIGURATION_NEEDED:
+        wanted = S.TD_RELAUNCH_ADVISED_CONFIGURATION_NEEDED
+    assert relaunch(launch, current) is wanted
+
+
+def test_the_levels_of_now_are_judged_beside_those_of_the_launch(
+    vectors: Path, cases: list[dict[str, Any]]
+) -> None:
+    case = next(c for c in cases if c["quote"] == "cf77a6e91e48291d")
+    quote, pck = quote_of(vectors, case["quote"])
+    info = TcbInfo.parse(document(vectors, "tcb", case["tcb"]))
+    identity = QeIdentity.parse(document(vectors, "qe", case["qe"]))
+    now = quote.report.tee_tcb_svn2
+    assert now is not None
+    assert now != quote.report.tee_tcb_svn
+
+    def status(**svns: Any) -> TcbStatus:
+        report = replace(quote.report, **svns)
+        return assess(report, quote.qe_report, pck, info, identity).status
+
+    (module,) = (module for module in info.modules if module.number == now[1])
+    lower = next(level for level in module.levels if level.status is S.OUT_OF_DATE)
+    old = bytes((lower.isvsvn,)) + now[1:]  # a module that was mended since
+    assert status() is S.UP_TO_DATE
+    assert status(tee_tcb_svn=old) is S.TD_RELAUNCH_ADVISED
+    assert status(tee_tcb_svn=old, tee_tcb_svn2=old) is S.OUT_OF_DATE
+    assert status(tee_tcb_svn2=old) is S.UP_TO_DATE
+    with pytest.raises(VerificationError):  # levels of now that nothing is known of
+        status(tee_tcb_svn2=bytes(16))
+
+
+def test_a_module_is_looked_up_by_its_number_in_hexadecimal(
+    vectors: Path, cases: list[dict[str, Any]]
+) -> None:
+    """Decimal and hexadecimal part from module 10 on."""
+    case = next(c for c in cases if c["intel_algo"]["status"] == "UpToDate")
+    quote, _ = quote_of(vectors, case["quote"])
+    report = replace(quote.report, tee_tcb_svn=bytes((5, 10)) + quote.report.tee_tcb_svn[2:])
+    data = document(vectors, "tcb", case["tcb"])
+    assert b'"TDX_01"' in data
+    named = {
+        name: TcbInfo.parse(data.replace(b'"TDX_01"', b'"%b"' % name))
+        for name in (b"TDX_0A", b"TDX_0a", b"TDX_10")
+    }
+    for name in (b"TDX_0A", b"TDX_0a"):
+        assert check_module(report, named[name])[0] == "TDX_0A, version 5"
+    with pytest.raises(VerificationError) as caught:
+        check_module(report, named[b"TDX_10"])
+    assert caught.value.code == "tdx.module.identity"
+
+
+@pytest.mark.parametrize(
+    "change", [{"mrsignerseam": b"\1" * 48}, {"seam_attributes": b"\1" + bytes(7)}]
+)
+def test_a_module_that_is_not_intels_is_refused(
+    vectors: Path, cases: list[dict[str, Any]], change: dict[str, Any]
+) -> None:
+    case = next(c for c in cases if c["intel_algo"]["status"] == "UpToDate")
+    quote, _ = quote_of(vectors, case["quote"])
+    info = TcbInfo.parse(document(vectors, "tcb", case["tcb"]))
+    check_module(quote.report, info)
+    with pytest.raises(VerificationError) as caught:
+        check_module(replace(quote.report, **change), info)
+    assert caught.value.code == "tdx.module.identity"
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"mrsigner": bytes(32)}, "MRSIGNER"),
+        ({"isvprodid": 1}, "ISVPRODID"),
+        ({"miscselect": 1}, "MISCSELECT"),
+        ({"attributes": b"\x13" + bytes(15)}, "attributes"),  # bit 1: a debug enclave
+    ],
+)
+def test_a_quoting_enclave_that_is_not_intels_is_refused(
+    vectors: Path, cases: list[dict[str, Any]], change: dict[str, Any], what: str
+) -> None:
+    quote, _ = quote_of(vectors, cases[0]["quote"])
+    identity = QeIdentity.parse(document(vectors, "qe", cases[0]["qe"]))
+    check_enclave(quote.qe_report, identity)
+    with pytest.raises(VerificationError, match=what) as caught:
+        check_enclave(replace(quote.qe_report, **change), identity)
+    assert caught.value.code == "tdx.qe.identity"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
@@ -119,6 +228,7 @@ def test_an_old_or_revoked_part_makes_the_whole_so(
         (b'"version":3', b'"version":2', "not TCB info"),
         (b'"tcbType":0', b'"tcbType":1', "tcbType"),
         (b'"tcbStatus":"', b'"tcbStatus":"Very', "not known"),
+        (b'"tcbStatus":"UpToDate"', b'"tcbStatus":"TDRelaunchAdvised"', "not known"),
         (b'"fmspc":"', b'"fmspc":"00', "hex of 6"),
         (b'"pcesvn":', b'"pcesvn":-', "between"),
         (b'"issueDate":"', b'"issueDate":"x', "time"),
