@@ -6,13 +6,14 @@ checks run that can; the first fault is raised at the end, and carries the whole
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Collection
+from typing import Any, Final, TypeVar
 
 from attestation.checks import Check, failed, passed, skipped
-from attestation.errors import AttestationError, UncheckableError
+from attestation.errors import AttestationError, UncheckableError, VerificationError
 
 T = TypeVar("T")
+NOT_DEMANDED: Final = "the policy demands nothing here"
 
 
 class Ledger:
@@ -45,6 +46,40 @@ class Ledger:
     def skip(self, name: str, reason: str) -> None:
         """A check that nobody asked for, or that has nothing to look at."""
         self.checks.append(skipped(name, reason))
+
+    def demand(self, name: str, *, holds: bool, found: str, otherwise: str) -> None:
+        """A check whose answer is known already: passed with `found`, or refused."""
+
+        def check() -> tuple[str, None]:
+            if not holds:
+                raise VerificationError(name, otherwise)
+            return found, None
+
+        self.run(name, check)
+
+    def one_of(
+        self,
+        name: str,
+        allowed: Collection[object],
+        value: Any,
+        show: Callable[[Any], str],
+        *,
+        always: bool = False,
+    ) -> None:
+        """That a value is one of those allowed. An empty list demands nothing.
+
+        Args:
+            always: an empty list allows nobody, because another list was given instead.
+        """
+        if not allowed and not always:
+            self.skip(name, NOT_DEMANDED)
+            return
+        self.demand(
+            name,
+            holds=value in allowed,
+            found=show(value),
+            otherwise=f"{show(value)} is none of the {len(allowed)} allowed",
+        )
 
     def settle(self) -> tuple[Check, ...]:
         """All checks, if everything holds.

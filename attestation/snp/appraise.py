@@ -6,12 +6,11 @@ looked at. Sources: AMD publication 56860 (guest policy, platform info, TCB), AM
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
 from typing import Final
 
 from attestation.checks import Check, CheckStatus
-from attestation.errors import UncheckableError, VerificationError
-from attestation.ledger import Ledger
+from attestation.errors import UncheckableError
+from attestation.ledger import NOT_DEMANDED, Ledger
 from attestation.snp.abi import EndorsementKey, Tcb, product_line
 from attestation.snp.crl import CHECK as CRL_CHECK
 from attestation.snp.policy import SB_3019, SB_3019_MICROCODE, SnpPolicy
@@ -56,7 +55,6 @@ _NAMES: Final = (
     "snp.mitigations.launch",
     "snp.mitigations.current",
 )
-_NOT_DEMANDED: Final = "the policy demands nothing here"
 
 
 def appraise_report(verified: VerifiedReport, policy: SnpPolicy) -> tuple[Check, ...]:
@@ -78,19 +76,9 @@ def demands() -> tuple[str, ...]:
     return _NAMES
 
 
-def _demand(ledger: Ledger, name: str, *, holds: bool, found: str, otherwise: str) -> None:
-    def check() -> tuple[str, None]:
-        if not holds:
-            raise VerificationError(name, otherwise)
-        return found, None
-
-    ledger.run(name, check)
-
-
 def _platform_kind(ledger: Ledger, verified: VerifiedReport, policy: SnpPolicy) -> None:
     line = verified.product_line
-    _demand(
-        ledger,
+    ledger.demand(
         "snp.product_line.allowed",
         holds=line in policy.product_lines,
         found=str(line),
@@ -98,7 +86,7 @@ def _platform_kind(ledger: Ledger, verified: VerifiedReport, policy: SnpPolicy) 
         f" {', '.join(sorted(policy.product_lines))}",
     )
     if not policy.require_crl:
-        ledger.skip("snp.crl.required", _NOT_DEMANDED)
+        ledger.skip("snp.crl.required", NOT_DEMANDED)
         return
 
     def fresh_list() -> tuple[str, None]:
@@ -132,10 +120,9 @@ def _tcb(ledger: Ledger, verified: VerifiedReport, policy: SnpPolicy) -> None:
     if policy.sb_3019:
         _sb_3019(ledger, verified)
     else:
-        ledger.skip("snp.tcb.sb_3019", _NOT_DEMANDED)
+        ledger.skip("snp.tcb.sb_3019", NOT_DEMANDED)
     below = _below(committed, reported)
-    _demand(
-        ledger,
+    ledger.demand(
         "snp.tcb.order",
         holds=not below and not _below(verified.current_tcb, committed),
         found="reported ≤ committed ≤ current",
@@ -145,10 +132,9 @@ def _tcb(ledger: Ledger, verified: VerifiedReport, policy: SnpPolicy) -> None:
     firm = (verified.current_tcb, verified.report.current_version)
     settled = (committed, verified.report.committed_version)
     if policy.allow_provisional_firmware:
-        ledger.skip("snp.tcb.not_provisional", _NOT_DEMANDED)
+        ledger.skip("snp.tcb.not_provisional", NOT_DEMANDED)
     else:
-        _demand(
-            ledger,
+        ledger.demand(
             "snp.tcb.not_provisional",
             holds=firm == settled,
             found="the running firmware is committed",
@@ -158,8 +144,7 @@ def _tcb(ledger: Ledger, verified: VerifiedReport, policy: SnpPolicy) -> None:
 
 
 def _demand_levels(ledger: Ledger, name: str, levels: Tcb, minimum: Tcb) -> None:
-    _demand(
-        ledger,
+    ledger.demand(
         name,
         holds=not _below(levels, minimum),
         found=str(levels),
@@ -183,8 +168,7 @@ def _sb_3019(ledger: Ledger, verified: VerifiedReport) -> None:
     microcode = _microcode(verified)
     demanded = Tcb(bootloader=0, tee=0, snp=minimum.snp, microcode=microcode)
     levels = verified.reported_tcb
-    _demand(
-        ledger,
+    ledger.demand(
         name,
         holds=not _below(levels, demanded),
         found=f"snp {levels.snp}, microcode {levels.microcode}",
@@ -264,12 +248,11 @@ def _guest(ledger: Ledger, verified: VerifiedReport, policy: SnpPolicy) -> None:
         ),
     ):
         if demanded:
-            _demand(ledger, name, holds=holds, found=found, otherwise=otherwise)
+            ledger.demand(name, holds=holds, found=found, otherwise=otherwise)
         else:
-            ledger.skip(name, _NOT_DEMANDED)
+            ledger.skip(name, NOT_DEMANDED)
     vmpl = verified.report.vmpl
-    _demand(
-        ledger,
+    ledger.demand(
         "snp.guest.vmpl",
         holds=vmpl in policy.vmpl,
         found=f"VMPL {vmpl}",
@@ -277,15 +260,14 @@ def _guest(ledger: Ledger, verified: VerifiedReport, policy: SnpPolicy) -> None:
     )
     svn = verified.report.guest_svn
     if policy.minimum_guest_svn:
-        _demand(
-            ledger,
+        ledger.demand(
             "snp.guest.minimum_svn",
             holds=svn >= policy.minimum_guest_svn,
             found=str(svn),
             otherwise=f"the guest's SVN is {svn}, not {policy.minimum_guest_svn} or more",
         )
     else:
-        ledger.skip("snp.guest.minimum_svn", _NOT_DEMANDED)
+        ledger.skip("snp.guest.minimum_svn", NOT_DEMANDED)
 
 
 # --- the platform
@@ -319,9 +301,9 @@ def _platform(ledger: Ledger, verified: VerifiedReport, policy: SnpPolicy) -> No
         ),
     ):
         if demanded:
-            _demand(ledger, name, holds=holds, found="as demanded", otherwise=what)
+            ledger.demand(name, holds=holds, found="as demanded", otherwise=what)
         else:
-            ledger.skip(name, _NOT_DEMANDED)
+            ledger.skip(name, NOT_DEMANDED)
     _consistent(ledger, verified)
 
 
@@ -338,8 +320,7 @@ def _consistent(ledger: Ledger, verified: VerifiedReport) -> None:
         )
         if is_broken
     ]
-    _demand(
-        ledger,
+    ledger.demand(
         "snp.platform.keeps_guest_policy",
         holds=not broken,
         found="SMT, RAPL and ciphertext hiding are as the guest demands",
@@ -359,7 +340,7 @@ def _identity(ledger: Ledger, verified: VerifiedReport, policy: SnpPolicy) -> No
         ("snp.image_id.allowed", policy.image_ids, report.image_id),
         ("snp.report_id.allowed", policy.report_ids, report.report_id),
     ):
-        _one_of(ledger, name, allowed, value, bytes.hex)
+        ledger.one_of(name, allowed, value, bytes.hex)
     _keys(ledger, verified, policy)
     _machine(ledger, verified, policy)
 
@@ -368,47 +349,24 @@ def _machine(ledger: Ledger, verified: VerifiedReport, policy: SnpPolicy) -> Non
     """A known chip (VCEK) or provider (VLEK). A list of the one allows none of the other."""
     chip, csp = "snp.chip_id.allowed", "snp.csp_id.allowed"
     if not (policy.chip_ids or policy.csp_ids):
-        ledger.skip(chip, _NOT_DEMANDED)
-        ledger.skip(csp, _NOT_DEMANDED)
+        ledger.skip(chip, NOT_DEMANDED)
+        ledger.skip(csp, NOT_DEMANDED)
     elif verified.endorsement_key is EndorsementKey.VLEK:
         ledger.skip(chip, "a VLEK names no chip")
-        _one_of(ledger, csp, policy.csp_ids, verified.csp_id, str, always=True)
+        ledger.one_of(csp, policy.csp_ids, verified.csp_id, str, always=True)
     else:
-        _one_of(ledger, chip, policy.chip_ids, verified.report.chip_id, bytes.hex, always=True)
+        ledger.one_of(chip, policy.chip_ids, verified.report.chip_id, bytes.hex, always=True)
         ledger.skip(csp, "a VCEK names no provider")
-
-
-def _one_of(
-    ledger: Ledger,
-    name: str,
-    allowed: Collection[object],
-    value: object,
-    show: Callable[..., str],
-    *,
-    always: bool = False,
-) -> None:
-    """`always`: an empty list allows nobody, because another list was given instead."""
-    if not allowed and not always:
-        ledger.skip(name, _NOT_DEMANDED)
-        return
-    _demand(
-        ledger,
-        name,
-        holds=value in allowed,
-        found=show(value),
-        otherwise=f"{show(value)} is none of the {len(allowed)} allowed",
-    )
 
 
 def _keys(ledger: Ledger, verified: VerifiedReport, policy: SnpPolicy) -> None:
     """Who signed the guest's identity: its ID key, or the author key that signed that one."""
     report, name = verified.report, "snp.id_key.allowed"
     if not (policy.id_keys or policy.author_keys):
-        ledger.skip(name, _NOT_DEMANDED)
+        ledger.skip(name, NOT_DEMANDED)
         return
     by_author = report.author_key_en and report.author_key_digest in policy.author_keys
-    _demand(
-        ledger,
+    ledger.demand(
         name,
         holds=report.id_key_digest in policy.id_keys or by_author,
         found="by its author key" if by_author else "by its ID key",
@@ -423,12 +381,11 @@ def _mitigations(ledger: Ledger, verified: VerifiedReport, policy: SnpPolicy) ->
         ("snp.mitigations.current", policy.current_mitigations, report.current_mit_vector),
     ):
         if not demanded:
-            ledger.skip(name, _NOT_DEMANDED)
+            ledger.skip(name, NOT_DEMANDED)
         elif vector is None:
             _uncheckable(ledger, name, report.version)
         else:
-            _demand(
-                ledger,
+            ledger.demand(
                 name,
                 holds=vector & demanded == demanded,
                 found=f"{vector:#x}",

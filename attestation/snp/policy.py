@@ -6,16 +6,25 @@ file. A key that is not known is refused: a demand with a typing error must not 
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from attestation.errors import MalformedError
+from attestation.policy_file import (
+    expected,
+    flag,
+    hex_set,
+    items,
+    number,
+    read_policy,
+    read_table,
+    rules,
+    table_of,
+    texts,
+)
 from attestation.snp.abi import ProductLine, Tcb
 
-MAX_POLICY_SIZE: Final = 1024 * 1024
 CODE: Final = "snp.policy.format"
 
 # AMD-SB-3019 (CVE-2024-56161, forged microcode): the first levels in which it is mended. Turin is
@@ -38,7 +47,6 @@ SB_3019_MICROCODE: Final[Mapping[tuple[int, int, int], int]] = MappingProxyType(
     }
 )
 
-T = TypeVar("T")
 _Minimum = Mapping[ProductLine, Tcb]
 
 
@@ -126,161 +134,66 @@ class SnpPolicy:
         Raises:
             MalformedError: `snp.policy.format`: not TOML, an unknown key, a wrong type or size.
         """
-        if len(data) > MAX_POLICY_SIZE:
-            raise MalformedError(CODE, f"the policy has {len(data)} bytes")
-        try:
-            table = tomllib.loads(data.decode())
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-            raise MalformedError(CODE, f"the policy is not TOML: {error}") from None
-        return cls(**{name: _read(name, table[name]) for name in _known(table, _READERS, "")})
-
-
-def _known(table: Mapping[str, Any], known: Mapping[str, Any], where: str) -> list[str]:
-    for name in table:
-        if name not in known:
-            near = ", ".join(sorted(known))
-            raise MalformedError(
-                CODE, f"unknown key {where}{name!r}", remedy=f"known here are: {near}"
-            )
-    return list(table)
-
-
-def _read(name: str, value: object) -> Any:
-    try:
-        return _READERS[name](value)
-    except MalformedError as error:
-        raise MalformedError(CODE, f"{name}: {error}", remedy=error.remedy) from None
-
-
-def _wrong(wanted: str) -> MalformedError:
-    return MalformedError(CODE, f"{wanted} is expected")
-
-
-def _flag(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise _wrong("true or false")
-    return value
-
-
-def _number(most: int) -> Callable[[object], int]:
-    def read(value: object) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
-            raise _wrong(f"a number from 0 to {most}")
-        return value
-
-    return read
-
-
-def _items(value: object) -> list[object]:
-    if not isinstance(value, list) or not value:
-        raise _wrong("a list that is not empty")
-    return value
-
-
-def _hex(*sizes: int, pad: int = 0) -> Callable[[object], frozenset[bytes]]:
-    def read(value: object) -> frozenset[bytes]:
-        found = set()
-        for item in _items(value):
-            try:
-                raw = bytes.fromhex(item) if isinstance(item, str) else b""
-            except ValueError:
-                raw = b""
-            if len(raw) not in sizes:
-                raise _wrong(f"a list of hex strings of {' or '.join(map(str, sizes))} bytes")
-            found.add(raw.ljust(pad, b"\0"))
-        return frozenset(found)
-
-    return read
+        return cls(**read_policy(data, _READERS, CODE))
 
 
 def _lines(value: object) -> frozenset[ProductLine]:
-    return frozenset(_line(item) for item in _items(value))
+    return frozenset(_line(item) for item in items(value))
 
 
 def _line(value: object) -> ProductLine:
     try:
         return ProductLine(str(value))
     except ValueError:
-        raise _wrong(f"one of {', '.join(ProductLine)}") from None
-
-
-def _texts(value: object) -> frozenset[str]:
-    items = _items(value)
-    if not all(isinstance(item, str) for item in items):
-        raise _wrong("a list of strings")
-    return frozenset(str(item) for item in items)
-
-
-def _table(value: object) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise _wrong("a table")
-    return value
+        raise expected(f"one of {', '.join(ProductLine)}") from None
 
 
 def _minimum(value: object) -> dict[ProductLine, Tcb]:
-    return {_line(name): _tcb(levels, _line(name)) for name, levels in _table(value).items()}
+    return {_line(name): _tcb(levels, _line(name)) for name, levels in table_of(value).items()}
 
 
 def _tcb(value: object, line: ProductLine) -> Tcb:
     names = {"bootloader", "tee", "snp", "microcode"} | (
         {"fmc"} if line is ProductLine.TURIN else set()
     )
-    table = _table(value)
-    level = _number(255)
-    levels = {name: level(table[name]) for name in _known(table, dict.fromkeys(names), f"{line}.")}
+    levels = read_table(table_of(value), dict.fromkeys(names, number(255)))
     return Tcb(**({"bootloader": 0, "tee": 0, "snp": 0, "microcode": 0} | levels))
 
 
 def _abi(value: object) -> tuple[int, int]:
-    level = _number(255)
+    level = number(255)
     match value:
         case [major, minor]:
             return level(major), level(minor)
-    raise _wrong("[major, minor]")
-
-
-def _rules(kind: type[T], extra: Mapping[str, Callable[[object], Any]]) -> Callable[[object], T]:
-    readers = {item.name: extra.get(item.name, _flag) for item in fields(kind)}  # type: ignore[arg-type]
-
-    def read(value: object) -> T:
-        table = _table(value)
-        found = {}
-        for name in _known(table, readers, ""):
-            try:
-                found[name] = readers[name](table[name])
-            except MalformedError as error:
-                raise MalformedError(CODE, f"{name}: {error}") from None
-        return kind(**found)
-
-    return read
+    raise expected("[major, minor]")
 
 
 def _vmpls(value: object) -> frozenset[int]:
-    level = _number(3)
-    return frozenset(level(item) for item in _items(value))
+    level = number(3)
+    return frozenset(level(item) for item in items(value))
 
 
 _READERS: Final[dict[str, Callable[[object], Any]]] = {
     "product_lines": _lines,
-    "require_crl": _flag,
-    "sb_3019": _flag,
+    "require_crl": flag,
+    "sb_3019": flag,
     "minimum_reported": _minimum,
     "minimum_committed": _minimum,
     "minimum_launch": _minimum,
-    "allow_provisional_firmware": _flag,
-    "guest": _rules(GuestRules, {"minimum_abi": _abi}),
-    "platform": _rules(PlatformRules, {}),
+    "allow_provisional_firmware": flag,
+    "guest": rules(GuestRules, {"minimum_abi": _abi}),
+    "platform": rules(PlatformRules, {}),
     "vmpl": _vmpls,
-    "minimum_guest_svn": _number(2**32 - 1),
-    "measurements": _hex(48),
-    "host_data": _hex(32),
-    "family_ids": _hex(16),
-    "image_ids": _hex(16),
-    "report_ids": _hex(32),
-    "id_keys": _hex(48),
-    "author_keys": _hex(48),
-    "chip_ids": _hex(8, 64, pad=64),
-    "csp_ids": _texts,
-    "launch_mitigations": _number(2**63 - 1),
-    "current_mitigations": _number(2**63 - 1),
+    "minimum_guest_svn": number(2**32 - 1),
+    "measurements": hex_set(48),
+    "host_data": hex_set(32),
+    "family_ids": hex_set(16),
+    "image_ids": hex_set(16),
+    "report_ids": hex_set(32),
+    "id_keys": hex_set(48),
+    "author_keys": hex_set(48),
+    "chip_ids": hex_set(8, 64, pad=64),
+    "csp_ids": texts,
+    "launch_mitigations": number(2**63 - 1),
+    "current_mitigations": number(2**63 - 1),
 }

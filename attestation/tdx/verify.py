@@ -38,6 +38,7 @@ class VerifiedQuote:
     Attributes:
         pck: what the platform's certificate says of it.
         assessment: what Intel says of it.
+        verified_at: the moment at which everything was valid.
         not_before, not_after: when all certificates, lists and documents are valid, inclusive.
         evaluation_number: the lower one of the documents' TCB evaluation data numbers.
         root_sha256: SHA-256 of the root's SubjectPublicKeyInfo: the pin that matched.
@@ -47,6 +48,7 @@ class VerifiedQuote:
     quote: Quote
     pck: PckExtensions
     assessment: tcb.Assessment
+    verified_at: datetime
     not_before: datetime
     not_after: datetime
     evaluation_number: int
@@ -98,6 +100,7 @@ def verify_quote(
         quote=quote,
         pck=pck,
         assessment=assessment,
+        verified_at=now,
         not_before=max(starts),
         not_after=min(ends),
         evaluation_number=endorsements.evaluation_number,
