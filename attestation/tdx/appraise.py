@@ -69,13 +69,8 @@ _MENDED: Final = {
 }
 
 
-def appraise_quote(
-    verified: VerifiedQuote, policy: TdxPolicy, *, now: datetime
-) -> tuple[Check, ...]:
+def appraise_quote(verified: VerifiedQuote, policy: TdxPolicy) -> tuple[Check, ...]:
     """Hold a verified quote to a policy; gives every check, those of the verification first.
-
-    Args:
-        now: the moment of the verification, for the grace period.
 
     Raises:
         VerificationError: a demand is not met; the code is the check's name, and `checks` are all.

@@ -7,12 +7,14 @@ Specification". All keys are on P-256 and all signatures are ECDSA with SHA-256.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
+from cryptography.x509.oid import NameOID
 
 from attestation.certificates import (
     UNREADABLE,
@@ -21,17 +23,18 @@ from attestation.certificates import (
     issuer_subject_key,
     name_text,
 )
+from attestation.tdx.names import Vendor
 from attestation.tdx.pck import SGX_EXTENSIONS
 from attestation.tdx.signatures import PublicKey
 
-# Attribute types (X.520) as encoded, with what Intel's names say; then UTF8String, PrintableString.
-_ORGANIZATION: Final = {
-    bytes.fromhex("0603550406"): "US",
-    bytes.fromhex("0603550408"): "CA",
-    bytes.fromhex("0603550407"): "Santa Clara",
-    bytes.fromhex("060355040a"): "Intel Corporation",
+# Attribute types (X.520) as encoded; then UTF8String and PrintableString.
+_ATTRIBUTES: Final = {
+    bytes.fromhex("0603550403"): NameOID.COMMON_NAME,
+    bytes.fromhex("0603550406"): NameOID.COUNTRY_NAME,
+    bytes.fromhex("0603550407"): NameOID.LOCALITY_NAME,
+    bytes.fromhex("0603550408"): NameOID.STATE_OR_PROVINCE_NAME,
+    bytes.fromhex("060355040a"): NameOID.ORGANIZATION_NAME,
 }
-_COMMON_NAME: Final = bytes.fromhex("0603550403")
 _TEXTS: Final = (0x0C, 0x13)
 _VERSION_3: Final = bytes.fromhex("a003020102")
 # SubjectPublicKeyInfo of a point on P-256 (RFC 5480): what stands before its 65 bytes.
@@ -45,7 +48,7 @@ class Certificate:
     """A certificate, read and not verified.
 
     Attributes:
-        common_name: None where the rest of the subject is not Intel's.
+        attributes: of the subject; empty where one is of a kind that Intel does not use.
         is_ca, may_certify: basic constraints and key usage; False where they are absent.
         unknown_critical: a critical extension that is not understood, by its OID.
         sgx_extensions: the value of Intel's extension of PCK certificates.
@@ -57,7 +60,7 @@ class Certificate:
     signature: bytes = field(repr=False)
     subject_der: bytes = field(repr=False)
     issuer_der: bytes = field(repr=False)
-    common_name: str | None
+    attributes: Mapping[x509.ObjectIdentifier, str]
     serial_number: int
     not_before: datetime
     not_after: datetime
@@ -67,6 +70,16 @@ class Certificate:
     may_certify: bool
     unknown_critical: str | None
     sgx_extensions: bytes | None = field(repr=False)
+
+    @property
+    def common_name(self) -> str:
+        """Of the subject; empty where it has none."""
+        return self.attributes.get(NameOID.COMMON_NAME, "")
+
+    def is_of(self, vendor: Vendor) -> bool:
+        """Whether everything but the common name is the vendor's."""
+        rest = {oid: text for oid, text in self.attributes.items() if oid != NameOID.COMMON_NAME}
+        return rest == vendor.organization
 
     @property
     def subject(self) -> str:
@@ -108,7 +121,7 @@ class Certificate:
             signature=signature,
             subject_der=subject_der,
             issuer_der=issuer_der,
-            common_name=_common_name(subject_der),
+            attributes=_attributes(subject_der),
             serial_number=parsed.serial_number,
             not_before=parsed.not_valid_before_utc,
             not_after=parsed.not_valid_after_utc,
@@ -138,17 +151,17 @@ def _parts(der: bytes) -> tuple[bytes, bytes]:
 
 
 @lru_cache(maxsize=64)  # there are half a dozen
-def _common_name(name: bytes) -> str | None:
-    """The common name, where the rest is Intel's: SEQUENCE of SET { SEQUENCE { OID, text } }."""
-    found: dict[bytes, str] = {}
+def _attributes(name: bytes) -> Mapping[x509.ObjectIdentifier, str]:
+    """SEQUENCE of SET { SEQUENCE { OID, text } }; empty where it is anything else."""
+    found: dict[x509.ObjectIdentifier, str] = {}
     position = header_size(name)
     while position < len(name):
         (part,) = elements(name, position, 1)
         position += len(part)
         (pair,) = elements(part, header_size(part), 1)
-        oid, text = elements(pair, header_size(pair), 2)
-        if oid in found or text[0] not in _TEXTS:
-            return None
+        encoded, text = elements(pair, header_size(pair), 2)
+        oid = _ATTRIBUTES.get(encoded)
+        if oid is None or oid in found or text[0] not in _TEXTS:
+            return {}
         found[oid] = text[header_size(text) :].decode()
-    common_name = found.pop(_COMMON_NAME, None)
-    return common_name if found == _ORGANIZATION else None
+    return found

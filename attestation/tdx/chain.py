@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -22,12 +21,8 @@ from cryptography.exceptions import InvalidSignature
 from attestation.certificates import UNREADABLE, utc
 from attestation.errors import MalformedError, VerificationError
 from attestation.tdx.certs import Certificate
+from attestation.tdx.names import INTEL, Vendor
 
-# SHA-256 of the SubjectPublicKeyInfo of CN=Intel SGX Root CA. Two certificates of this key exist.
-INTEL_ROOT: Final = bytes.fromhex(
-    "a0af031289f5d5d4132f9186068a7fc13628633ba235777472e29b6b6c67a49e"
-)
-INTEL_ROOTS: Final = frozenset({INTEL_ROOT})
 MAX_CHAIN_SIZE: Final = 32 * 1024  # bytes of PEM
 _BLOCK: Final = re.compile(
     rb"\s*-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----\s*"
@@ -40,23 +35,23 @@ class Kind:
 
     Attributes:
         check: how the names of its checks begin.
-        subjects: allowed common names, of the certificate that signs first, of the root last.
+        subjects: allowed common names after the vendor's prefix, of the certificate that signs first, of the root last.
     """
 
     check: str
     subjects: tuple[tuple[str, ...], ...]
 
 
-_ROOT: Final = ("Intel SGX Root CA",)
+_ROOT: Final = ("Root CA",)
 PCK: Final = Kind(
     check="tdx.chain",
     subjects=(
-        ("Intel SGX PCK Certificate",),
-        ("Intel SGX PCK Platform CA", "Intel SGX PCK Processor CA"),
+        ("PCK Certificate",),
+        ("PCK Platform CA", "PCK Processor CA"),
         _ROOT,
     ),
 )
-SIGNER: Final = Kind(check="tdx.signer", subjects=(("Intel SGX TCB Signing",), _ROOT))
+SIGNER: Final = Kind(check="tdx.signer", subjects=(("TCB Signing",), _ROOT))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,37 +114,38 @@ def _pem_blocks(pem: bytes) -> list[bytes]:
 _read_again = lru_cache(maxsize=16)(Certificate.parse)  # what raises is not kept
 
 
-def check_root(chain: Chain, pins: Collection[bytes] = INTEL_ROOTS) -> tuple[str, None]:
+def check_root(chain: Chain, vendor: Vendor = INTEL) -> tuple[str, None]:
     """The root's key is the pinned one.
 
     Raises:
         VerificationError: `….root_pinned`: it is not (Intel's test root, for example).
     """
     pin = chain.root.spki_sha256
-    if pin not in pins:
+    if pin not in vendor.roots:
         raise VerificationError(
             f"{chain.kind.check}.root_pinned", f"the root key {pin.hex()} is not the pinned one"
         )
     return f"{chain.root.common_name or 'the root'}, key {pin.hex()}", None
 
 
-def check_names(chain: Chain) -> tuple[str, None]:
-    """Subjects are Intel's and of the right kind; each issuer is the next subject, byte by byte.
+def check_names(chain: Chain, vendor: Vendor = INTEL) -> tuple[str, None]:
+    """Subjects are the vendor's and of the right kind; each issuer is the next subject, byte by byte.
 
     Raises:
         VerificationError: `….names`.
     """
     name, every = f"{chain.kind.check}.names", chain.certificates
     for certificate, allowed in zip(every, chain.kind.subjects, strict=True):
-        if certificate.common_name not in allowed:
-            raise VerificationError(name, f"{certificate.subject} is not {' or '.join(allowed)}")
+        wanted = [vendor.prefix + subject for subject in allowed]
+        if certificate.common_name not in wanted or not certificate.is_of(vendor):
+            raise VerificationError(name, f"{certificate.subject} is not {' or '.join(wanted)}")
     for certificate, issuer in pairwise((*every, chain.root)):
         if certificate.issuer_der != issuer.subject_der:
             raise VerificationError(
                 name,
                 f"{certificate.subject} names another issuer than {issuer.subject}",
             )
-    return " by ".join(str(certificate.common_name) for certificate in every), None
+    return " by ".join(certificate.common_name for certificate in every), None
 
 
 def check_constraints(chain: Chain) -> tuple[str, None]:

@@ -8,7 +8,7 @@ used for everything. Whether the answer is *good* is in `attestation.tdx.apprais
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
@@ -21,9 +21,10 @@ from attestation.tdx import chain as chains
 from attestation.tdx import crl as crls
 from attestation.tdx import signatures, tcb
 from attestation.tdx.abi import Quote
-from attestation.tdx.chain import INTEL_ROOTS, Chain
+from attestation.tdx.chain import Chain
 from attestation.tdx.collateral import SignedDocument, check_current, check_signed
 from attestation.tdx.endorsements import Endorsements
+from attestation.tdx.names import INTEL, Vendor
 from attestation.tdx.pck import CODE as EXTENSION
 from attestation.tdx.pck import PckExtensions
 
@@ -62,7 +63,7 @@ def verify_quote(
     *,
     now: datetime,
     expected_report_data: bytes | None,
-    roots: Collection[bytes] = INTEL_ROOTS,
+    vendor: Vendor = INTEL,
 ) -> VerifiedQuote:
     """Verify one quote with Intel's documents about its platform.
 
@@ -71,7 +72,7 @@ def verify_quote(
         endorsements: the documents; what is missing is listed as not checked, and refused.
         now: the moment at which everything must be valid; with a time zone.
         expected_report_data: the 64 bytes that the quote must carry; None skips that check.
-        roots: SHA-256 pins of root keys: Intel's, or those of a simulated vendor.
+        vendor: whose roots and names count: Intel's, or those of a simulated vendor.
 
     Raises:
         MalformedError: the quote is not a quote, `tdx.quote.*`; its `checks` are empty.
@@ -83,7 +84,7 @@ def verify_quote(
     quote = Quote.parse(data)
     if expected_report_data is not None and len(expected_report_data) != 64:
         raise ValueError(f"report data have 64 bytes, not {len(expected_report_data)}")
-    run = _Run(quote, endorsements, now, roots)
+    run = _Run(quote, endorsements, now, vendor)
     run.certificates()
     run.lists()
     run.documents()
@@ -112,10 +113,8 @@ def verify_quote(
 class _Run:
     """One verification: what is known so far, and the list of checks."""
 
-    def __init__(
-        self, quote: Quote, given: Endorsements, now: datetime, roots: Collection[bytes]
-    ) -> None:
-        self.quote, self.given, self.now, self.roots = quote, given, now, roots
+    def __init__(self, quote: Quote, given: Endorsements, now: datetime, vendor: Vendor) -> None:
+        self.quote, self.given, self.now, self.vendor = quote, given, now, vendor
         self.ledger = Ledger()
         self.chain: Chain | None = None
         self.pck: PckExtensions | None = None
@@ -143,8 +142,8 @@ class _Run:
 
     def _chain(self, chain: Chain) -> None:
         run, prefix = self.ledger.run, chain.kind.check
-        run(f"{prefix}.root_pinned", lambda: chains.check_root(chain, self.roots))
-        run(f"{prefix}.names", lambda: chains.check_names(chain))
+        run(f"{prefix}.root_pinned", lambda: chains.check_root(chain, self.vendor))
+        run(f"{prefix}.names", lambda: chains.check_names(chain, self.vendor))
         run(f"{prefix}.constraints", lambda: chains.check_constraints(chain))
         run(f"{prefix}.validity", lambda: chains.check_validity(chain, self.now))
         run(f"{prefix}.signatures", lambda: chains.check_signatures(chain))

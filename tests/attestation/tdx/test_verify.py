@@ -14,6 +14,7 @@ from attestation.errors import AttestationError, MalformedError, UncheckableErro
 from attestation.tdx.abi import Quote
 from attestation.tdx.chain import Chain
 from attestation.tdx.endorsements import Endorsements
+from attestation.tdx.names import INTEL
 from attestation.tdx.signatures import P256_ORDER
 from attestation.tdx.verify import VerifiedQuote, verify_quote
 from tests.attestation.tdx.conftest import TdxVectors, moment, read
@@ -128,7 +129,7 @@ def test_a_root_of_the_same_name_with_another_key_is_refused(tdx: TdxVectors, ro
 
 
 def test_a_root_counts_only_while_it_is_pinned(tdx: TdxVectors) -> None:
-    error = refusal(tdx, up_to_date(tdx), roots=frozenset({bytes(32)}))
+    error = refusal(tdx, up_to_date(tdx), vendor=replace(INTEL, roots=frozenset({bytes(32)})))
     assert {"tdx.chain.root_pinned", "tdx.signer.root_pinned"} <= failed(error)
 
 
