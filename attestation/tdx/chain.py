@@ -35,7 +35,8 @@ class Kind:
 
     Attributes:
         check: how the names of its checks begin.
-        subjects: allowed common names after the vendor's prefix, of the certificate that signs first, of the root last.
+        subjects: common names that are allowed, after the vendor's prefix: of the certificate that
+            signs first, of the root last.
     """
 
     check: str
@@ -129,7 +130,7 @@ def check_root(chain: Chain, vendor: Vendor = INTEL) -> tuple[str, None]:
 
 
 def check_names(chain: Chain, vendor: Vendor = INTEL) -> tuple[str, None]:
-    """Subjects are the vendor's and of the right kind; each issuer is the next subject, byte by byte.
+    """Subjects are the vendor's, of the right kind; each issuer is the next subject, byte by byte.
 
     Raises:
         VerificationError: `….names`.
