@@ -1,4 +1,4 @@
-"""`lucid evidence`: look at SEV-SNP attestation reports, and verify and appraise them offline."""
+"""`lucid evidence`: look at hardware evidence, and verify and appraise it offline."""
 
 from __future__ import annotations
 
@@ -11,29 +11,24 @@ from typing import Any, Final, NoReturn
 
 import click
 
-from attestation.anchors import TrustAnchors
-from attestation.checks import Check, CheckStatus, failed, skipped
-from attestation.errors import (
-    AttestationError,
-    MalformedError,
-    UncheckableError,
+from attestation.checks import CheckStatus
+from attestation.errors import AttestationError, MalformedError
+from lucid import evidence_tdx
+from lucid.evidence_kinds import (
+    MALFORMED,
+    REFUSED,
+    UNCHECKABLE,
+    Ending,
+    Kind,
+    Options,
+    exit_code,
+    judge,
 )
-from attestation.snp.abi import REPORT_SIZE, Report
-from attestation.snp.appraise import appraise_report, demands
-from attestation.snp.collect import collect_chain, split_certificates
-from attestation.snp.crl import Crl
-from attestation.snp.fields import report_fields
-from attestation.snp.policy import SnpPolicy
-from attestation.snp.table import CertTable, TableEntry
-from attestation.snp.verify import VerifiedReport, verify_report
+from lucid.evidence_snp import SnpEvidence
+from lucid.evidence_tdx import TdxEvidence
 from lucid.options import Hex, Moment
 from lucid.passport import printable
 from lucid.sources import SourceError, read_file
-
-ACCEPTED: Final = 0
-REFUSED: Final = 1
-MALFORMED: Final = 2
-UNCHECKABLE: Final = 3
 
 _VERDICTS: Final = {
     REFUSED: "refused",
@@ -46,14 +41,52 @@ _MARKS: Final = {
     CheckStatus.FAILED: "FAILED ",
     CheckStatus.SKIPPED: "skipped",
 }
+# Files: name, may be repeated, help.
+_SNP_FILES: Final = (
+    (
+        "endorsement-key",
+        False,
+        "SEV-SNP: VCEK or VLEK certificate, PEM or DER; goes before the table's.",
+    ),
+    (
+        "chain",
+        True,
+        "SEV-SNP: ASK or ASVK and ARK, PEM or DER, one or more in a file. May be repeated.",
+    ),
+    (
+        "crl",
+        True,
+        (
+            "SEV-SNP: revocation list of the root, PEM or DER. May be repeated. Where one is given,"
+            " a fresh one of this root must be among them."
+        ),
+    ),
+)
+_TDX_FILES: Final = (
+    ("tcb-info", False, "TDX: Intel's TCB info of the platform, JSON as served."),
+    ("qe-identity", False, "TDX: Intel's identity of the TD quoting enclave, JSON as served."),
+    (
+        "signing-chain",
+        True,
+        "TDX: who signed the two documents, with the root, PEM. May be repeated.",
+    ),
+    ("pck-crl", False, "TDX: revocation list of PCK certificates, DER, PEM or hexadecimal."),
+    ("root-crl", False, "TDX: revocation list of Intel's root, DER, PEM or hexadecimal."),
+    (
+        "collateral",
+        False,
+        "TDX: all of these in one JSON file, as dcap-qvl and dstack keep it, instead of the five.",
+    ),
+)
 
 
 @click.group()
 def evidence() -> None:
-    """Look at AMD SEV-SNP reports; verify and appraise them offline.
+    """Look at AMD SEV-SNP reports and Intel TDX quotes; verify and appraise them offline.
 
-    FILE is a report (1184 bytes), alone or followed by the host's certificate table, as the guest
-    gets it; - is standard input. Nothing is ever fetched: what is needed is in FILE or given.
+    FILE is a quote of version 4 or 5, or a report (1184 bytes), alone or followed by the host's
+    certificate table, as the guest gets it; - is standard input. Which of them it is shows in its
+    first bytes. Nothing is ever fetched: what is needed is in FILE or given.
     """
 
 
@@ -61,72 +94,59 @@ def evidence() -> None:
 @click.argument("source", metavar="FILE")
 @click.option("--json", "as_json", is_flag=True, help="Print the fields as JSON.")
 def show(source: str, *, as_json: bool) -> None:
-    """Show every field of a report. NOTHING is verified.
+    """Show every field of a report or quote. NOTHING is verified.
 
     \b
-    Exit codes: 0 shown; 2 not a report; 3 FILE cannot be read.
+    Exit codes: 0 shown; 2 neither report nor quote; 3 FILE cannot be read or understood.
     """
-    report, table = _read_evidence(source, as_json=as_json)
-    fields = report_fields(report)
-    there = [entry.name.lower() for entry in table.contents]
+    kind = _read_evidence(source, as_json=as_json)
+    fields, enclosed = kind.fields(None), kind.enclosed()
     if as_json:
-        value = {"tee_type": "sev-snp", "verified": False, "table": there, "fields": fields}
+        value = {"tee_type": kind.tee_type, "verified": False, **enclosed, "fields": fields}
         click.echo(json.dumps(value, indent=2))
         return
-    for name, value in fields.items():
-        click.echo(f"{name}: {value}")
-    click.echo(f"certificate table: {', '.join(there) or 'none'}")
+    for name, value in (*fields.items(), *enclosed.items()):
+        text = ", ".join(value) or "none" if name == "table" else value
+        click.echo(f"{name}: {text}")
     click.echo("Nothing of this is verified; `lucid evidence verify` does that.", err=True)
 
 
 def _verify_options(command: Callable[..., None]) -> Callable[..., None]:
+    files = [
+        click.option(
+            f"--{name}", type=_FILE, metavar="F", multiple=multiple, default=None, help=text
+        )
+        for name, multiple, text in (*_SNP_FILES, *_TDX_FILES)
+    ]
     for option in reversed(
         (
             click.argument("source", metavar="FILE"),
-            click.option(
-                "--endorsement-key",
-                type=_FILE,
-                metavar="F",
-                help="VCEK or VLEK certificate, PEM or DER; goes before the table's.",
-            ),
-            click.option(
-                "--chain",
-                "chain_files",
-                type=_FILE,
-                metavar="F",
-                multiple=True,
-                help="ASK or ASVK and ARK, PEM or DER, one or more in a file. May be repeated.",
-            ),
-            click.option(
-                "--crl",
-                "crl_files",
-                type=_FILE,
-                metavar="F",
-                multiple=True,
-                help="Revocation list of the root, PEM or DER. May be repeated. Where one is"
-                " given, a fresh one of this root must be among them.",
-            ),
+            *files,
             click.option("--at", "now", type=Moment(), help="Verify as of this time, not now."),
             click.option(
-                "--report-data", type=Hex(64, 64), help="The 64 bytes that the report must carry."
+                "--report-data",
+                type=Hex(64, 64),
+                help="The 64 bytes that the report or quote must carry.",
             ),
             click.option(
                 "--policy",
                 type=_FILE,
                 metavar="F",
-                help="Appraise by this policy (TOML) instead of the default one, which refuses"
-                " debugging, migration, provisional firmware and TCBs below AMD-SB-3019.",
+                help="Appraise by this policy (TOML) instead of the default one. That one refuses"
+                " debugging and migration; of SEV-SNP provisional firmware and TCBs below"
+                " AMD-SB-3019; of TDX everything that Intel does not call UpToDate.",
             ),
             click.option(
                 "--signature-only",
                 is_flag=True,
-                help="Verify, but do not appraise: a genuine report of a guest that its host can"
+                help="Verify, but do not appraise: genuine evidence of a guest that its host can"
                 " read is accepted then.",
             ),
             click.option(
                 "--allow-simulated",
                 is_flag=True,
-                help="Take a simulated TEE's root instead of AMD's. Proves nothing about hardware.",
+                help="Take a simulated TEE's root instead of the vendor's. Proves nothing about"
+                " hardware.",
             ),
             click.option(
                 "--simulated-root", type=_FILE, metavar="F", help="The simulated TEE's root."
@@ -141,9 +161,18 @@ def _verify_options(command: Callable[..., None]) -> Callable[..., None]:
 @evidence.command()
 @_verify_options
 def verify(
-    source: str, *, policy: Path | None, signature_only: bool, as_json: bool, **options: Any
+    source: str,
+    *,
+    now: datetime | None,
+    report_data: bytes | None,
+    policy: Path | None,
+    signature_only: bool,
+    allow_simulated: bool,
+    simulated_root: Path | None,
+    as_json: bool,
+    **files: Path | tuple[Path, ...] | None,
 ) -> None:
-    """Verify a report and appraise it by a policy; lists every check.
+    """Verify a report or quote and appraise it by a policy; lists every check.
 
     The names of the checks are stable; docs/checks.md says what each proves and what to do when it
     fails.
@@ -154,155 +183,88 @@ def verify(
     """
     if policy is not None and signature_only:
         raise click.UsageError("--policy and --signature-only exclude each other")
-    if options["allow_simulated"] is not (options["simulated_root"] is not None):
+    if allow_simulated is not (simulated_root is not None):
         raise click.UsageError("--allow-simulated and --simulated-root go together")
-    report, table = _read_evidence(source, as_json=as_json)
-    verified: VerifiedReport | None = None
-    error: AttestationError | None = None
-    try:
-        rules = None if signature_only else _policy(policy)
-        verified = _verify(report, table, **options)
-        checks = _appraise(verified, rules)
-    except (AttestationError, SourceError) as caught:
-        error = caught if isinstance(caught, AttestationError) else _unread(caught)
-        checks = _listed(error)
+    given = {
+        name.replace("_", "-"): value if isinstance(value, tuple) else (value,)
+        for name, value in files.items()
+        if value
+    }
+    if evidence_tdx.WHOLE in given and given.keys() & evidence_tdx.SINGLE:
+        raise click.UsageError("--collateral has everything: no single files beside it")
+    kind = _read_evidence(source, as_json=as_json)
+    if foreign := given.keys() - kind.options:
+        names = ", ".join(f"--{name}" for name in sorted(foreign))
+        raise click.UsageError(f"{source} is {kind.tee_type} evidence; {names} means nothing there")
+    options = Options(
+        now=now if now is not None else datetime.now(UTC),
+        report_data=report_data,
+        simulated_root=simulated_root,
+        files=given,
+    )
+    ending = judge(kind, options, policy, signature_only=signature_only)
     marks = []
     if signature_only:
         marks.append("NOT APPRAISED: a guest that its host can read is accepted too")
-    if options["allow_simulated"]:
+    if allow_simulated:
         marks.append("SIMULATED: proves nothing about hardware")
-    _print(report, verified, checks, error, marks=marks, as_json=as_json)
-    sys.exit(exit_code(error))
+    _print(kind, ending, marks=marks, as_json=as_json)
+    sys.exit(exit_code(ending.error))
 
 
-def exit_code(error: AttestationError | None) -> int:
-    """The exit code for how a verification ended."""
-    if error is None:
-        return ACCEPTED
-    if isinstance(error, UncheckableError):
-        return UNCHECKABLE
-    # Malformed input has no list of checks: none could be made.
-    return MALFORMED if isinstance(error, MalformedError) and not error.checks else REFUSED
-
-
-def _appraise(verified: VerifiedReport, rules: SnpPolicy | None) -> tuple[Check, ...]:
-    if rules is not None:
-        return appraise_report(verified, rules)
-    left_out = (skipped(name, "left out by --signature-only") for name in demands())
-    return (*verified.checks, *left_out)
-
-
-def _listed(error: AttestationError) -> tuple[Check, ...]:
-    """The checks of a failed verification; at least the one that failed."""
-    if error.checks:
-        return error.checks
-    make = skipped if isinstance(error, UncheckableError) else failed
-    return (make(error.code, str(error)),)
-
-
-def _verify(
-    report: Report,
-    table: CertTable,
-    *,
-    endorsement_key: Path | None,
-    chain_files: tuple[Path, ...],
-    crl_files: tuple[Path, ...],
-    now: datetime | None,
-    report_data: bytes | None,
-    allow_simulated: bool,
-    simulated_root: Path | None,
-) -> VerifiedReport:
-    contents = table.contents
-    ek = contents.get(TableEntry[report.signing_key.name])
-    if endorsement_key is not None:
-        ek = _read(endorsement_key)
-    others = [der for path in chain_files for der in split_certificates(_read(path))]
-    hosts = [contents[entry] for entry in (TableEntry.ICA, TableEntry.ARK) if entry in contents]
-    others += [der for data in hosts for der in split_certificates(data)]
-    crls = [Crl.parse(_read(path)) for path in crl_files]
-    if TableEntry.CRL in contents:
-        crls.append(Crl.parse(contents[TableEntry.CRL]))
-    anchors = TrustAnchors.builtin()
-    if simulated_root is not None:
-        anchors = anchors.with_simulated_root(_read(simulated_root))
-    return verify_report(
-        report.raw,
-        collect_chain(ek, others),
-        roots=anchors.simulated if allow_simulated else anchors.amd,
-        now=now if now is not None else datetime.now(UTC),
-        expected_report_data=report_data,
-        crls=crls,
-    )
-
-
-def _read_evidence(source: str, *, as_json: bool) -> tuple[Report, CertTable]:
+def _read_evidence(source: str, *, as_json: bool) -> Kind[Any, Any]:
+    tee_type: str | None = None
     try:
         data = read_file(source)
-        return Report.parse(data[:REPORT_SIZE]), CertTable.parse(data[REPORT_SIZE:])
+        # A report begins with its version in 32 bits, a quote with version and kind of key in 16.
+        is_quote = data[2:4] not in (b"\0\0", b"")
+        tee_type = TdxEvidence.tee_type if is_quote else SnpEvidence.tee_type
+        return TdxEvidence(data) if is_quote else SnpEvidence(data)
     except SourceError as error:
-        _stop(UNCHECKABLE, "source", str(error), as_json=as_json)
-    except MalformedError as error:
-        _stop(MALFORMED, error.code, f"{source}: {error}", as_json=as_json)
+        _stop(UNCHECKABLE, "source", str(error), tee_type, as_json=as_json)
+    except AttestationError as error:
+        code = MALFORMED if isinstance(error, MalformedError) else UNCHECKABLE
+        _stop(code, error.code, f"{source}: {error}", tee_type, as_json=as_json)
 
 
-def _policy(path: Path | None) -> SnpPolicy:
-    return SnpPolicy() if path is None else SnpPolicy.parse(_read(path))
-
-
-def _read(path: Path) -> bytes:
-    return read_file(str(path))
-
-
-def _unread(error: SourceError) -> UncheckableError:
-    return UncheckableError("source", str(error))
-
-
-def _print(
-    report: Report,
-    verified: VerifiedReport | None,
-    checks: tuple[Check, ...],
-    error: AttestationError | None,
-    *,
-    marks: list[str],
-    as_json: bool,
-) -> None:
-    line = verified.product_line if verified is not None else None
+def _print(kind: Kind[Any, Any], ending: Ending, *, marks: list[str], as_json: bool) -> None:
+    error = ending.error
     if as_json:
         value = {
             "accepted": error is None,
-            "tee_type": "sev-snp",
+            "tee_type": kind.tee_type,
             "marks": marks,
-            "product_line": line,
+            **kind.findings(ending.verified),
             "error": None
             if error is None
             else {"code": error.code, "message": str(error), "remedy": error.remedy},
             "checks": [
                 {"id": check.name, "status": check.status.value, "detail": check.detail}
-                for check in checks
+                for check in ending.checks
             ],
-            "fields": report_fields(report, line),
+            "fields": kind.fields(ending.verified),
         }
         click.echo(json.dumps(value, indent=2))
         return
-    for check in checks:
+    for check in ending.checks:
         click.echo(f"{_MARKS[check.status]} {check.name}: {printable(check.detail)}")
     mark = f" ({'; '.join(marks)})" if marks else ""
     if error is None:
-        click.echo(f"accepted: SEV-SNP on {line}{mark}")
+        click.echo(f"accepted: {kind.headline(ending.verified)}{mark}")
     else:
         word = _VERDICTS[exit_code(error)]
         click.echo(f"{word}: {error.diagnostics()}{mark}", err=True)
 
 
-def _stop(code: int, name: str, message: str, *, as_json: bool) -> NoReturn:
+def _stop(code: int, name: str, message: str, tee_type: str | None, *, as_json: bool) -> NoReturn:
     if as_json:
+        status = "skipped" if code == UNCHECKABLE else "failed"
         value = {
             "accepted": False,
-            "tee_type": "sev-snp",
+            "tee_type": tee_type,
             "marks": [],
-            "product_line": None,
             "error": {"code": name, "message": message, "remedy": ""},
-            "checks": [{"id": name, "status": "failed", "detail": message}],
+            "checks": [{"id": name, "status": status, "detail": message}],
             "fields": {},
         }
         click.echo(json.dumps(value, indent=2))

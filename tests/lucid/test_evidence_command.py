@@ -50,7 +50,7 @@ def verify(*arguments: object, data: bytes | None = None) -> tuple[int, dict[str
     done = run("verify", *arguments, "--json", data=data)
     answer: dict[str, Any] = json.loads(done.stdout)
     assert answer["accepted"] is (done.exit_code == 0)
-    assert answer["tee_type"] == "sev-snp"
+    assert answer["tee_type"] == "sev-snp" or answer["error"]["code"] == "source"
     return done.exit_code, answer
 
 
