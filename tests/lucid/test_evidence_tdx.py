@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -241,6 +242,15 @@ def test_text_output_lists_checks_and_the_status(tdx: TdxVectors, tmp_path: Path
     done = run("verify", quote_file(tdx, case), *options)
     assert done.exit_code == 1
     assert "refused: " in done.stderr
+
+
+def test_every_check_is_documented(tdx: TdxVectors, tmp_path: Path) -> None:
+    case = case_of(tdx, TD_15)
+    _, answer = verify(quote_file(tdx, case), *single(tdx.files(case), tmp_path), *at(case))
+    text = (Path(__file__).parents[2] / "docs" / "checks.md").read_text()
+    cells = re.findall(r"^\| (`tdx\.[^|]*)\|", text, re.MULTILINE)
+    documented = {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
+    assert {check["id"] for check in answer["checks"]} == documented
 
 
 def test_a_simulated_quote_is_accepted_only_by_who_asks_for_it(tmp_path: Path) -> None:

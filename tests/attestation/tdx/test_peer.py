@@ -1,0 +1,136 @@
+"""Beside another implementation, dcap-qvl: the same answers over all real cases, and over ours."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import dcap_qvl
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from attestation.errors import AttestationError
+from attestation.simulated import tdx_documents
+from attestation.tdx.abi import Quote
+from attestation.tdx.appraise import appraise_quote
+from attestation.tdx.chain import Chain
+from attestation.tdx.collateral import TcbStatus
+from attestation.tdx.policy import TdxPolicy
+from attestation.tdx.verify import VerifiedQuote, verify_quote
+from tests.attestation.tdx import peer
+from tests.attestation.tdx.conftest import TdxVectors, moment, read
+from tests.attestation.tdx.synthetic import NOW, REPORT_DATA, TD_1_5, intel
+
+EVERY_STATUS = TdxPolicy(statuses=frozenset(TcbStatus))
+# What the peer demands of every TD is a demand of our policy, and on by default.
+SAME = {
+    "Verification failed: SEPT_VE_DISABLE is not enabled": "tdx.td.sept_ve_disable",
+    "Verification failed: Invalid MR service TD": "tdx.td.service_td",
+    "Verification failed: No matching TCB level found": "tdx.tcb.level",
+}
+
+
+def theirs(quote: bytes, given: Any, case: dict[str, Any]) -> tuple[str, list[str]]:
+    found = peer.answer(quote, given, case["time"])
+    return found.status, sorted(found.advisory_ids)
+
+
+def ours(found: VerifiedQuote) -> tuple[str, list[str]]:
+    appraise_quote(found, EVERY_STATUS)
+    return found.assessment.status.value, list(found.assessment.advisories)
+
+
+def test_both_say_the_same_of_every_real_case(tdx: TdxVectors) -> None:
+    seen: Counter[str] = Counter()
+    for case in tdx.cases:
+        quote = tdx.quote(case["quote"])
+        try:
+            wanted = theirs(quote, peer.collateral(tdx.files(case), quote), case)
+        except ValueError as refused:
+            seen[SAME[str(refused)]] += 1
+            assert refusal(partial(verify, tdx, case, quote)) == SAME[str(refused)]
+        else:
+            assert ours(verify(tdx, case, quote)) == wanted
+            seen["accepted"] += 1
+    assert seen == {
+        "accepted": 98,
+        "tdx.td.sept_ve_disable": 30,
+        "tdx.td.service_td": 6,
+        "tdx.tcb.level": 27,
+    }
+
+
+def verify(tdx: TdxVectors, case: dict[str, Any], quote: bytes) -> VerifiedQuote:
+    return verify_quote(quote, tdx.of(case), now=moment(case), expected_report_data=None)
+
+
+def test_we_accept_no_altered_quote_that_the_peer_refuses(tdx: TdxVectors) -> None:
+    case = next(case for case in tdx.cases if case["quote"] == "cbdb5b2f12b9a09b")
+    quote = tdx.quote(case["quote"])
+    given = peer.collateral(tdx.files(case), quote)
+    seen: Counter[tuple[bool, bool]] = Counter()
+    for position in range(0, len(quote), 7):
+        altered = bytes((*quote[:position], quote[position] ^ 1, *quote[position + 1 :]))
+        us = holds(partial(verify, tdx, case, altered))
+        them = holds(partial(theirs, altered, given, case))
+        if us and not them:  # bits behind the end of base64: the certificates are the same
+            chains = [Chain.parse(Quote.parse(data).pck_chain) for data in (quote, altered)]
+            ders = [[certificate.der for certificate in chain.certificates] for chain in chains]
+            assert ders[0] == ders[1]
+        seen[us, them] += 1
+    # The peer has its own copy of the root and overlooks the quote's: we may be stricter.
+    assert seen[False, False] > 400
+
+
+def refusal(call: Callable[[], VerifiedQuote]) -> str:
+    with pytest.raises(AttestationError) as caught:
+        ours(call())
+    return caught.value.code
+
+
+def holds(call: Callable[[], object]) -> bool:
+    try:
+        call()
+    except (ValueError, AttestationError):
+        return False
+    return True
+
+
+@pytest.mark.parametrize("altered", ["tcb_info", "qe_identity", "pck_crl", "root_crl"])
+def test_both_refuse_altered_files(tdx: TdxVectors, altered: str) -> None:
+    case = next(case for case in tdx.cases if case["quote"] == "cbdb5b2f12b9a09b")
+    quote, files = tdx.quote(case["quote"]), tdx.files(case)
+    middle = len(files[altered]) // 2
+    changed = bytearray(files[altered])
+    changed[middle] ^= 1
+    files[altered] = bytes(changed)
+    with pytest.raises(ValueError, match=r"."):
+        peer.answer(quote, peer.collateral(files, quote), case["time"])
+    with pytest.raises(AttestationError):
+        verify_quote(quote, read(files), now=moment(case), expected_report_data=None)
+
+
+@pytest.mark.parametrize("td", [{}, TD_1_5], ids=["TD 1.0", "TD 1.5"])
+@pytest.mark.parametrize("status", ["UpToDate", "SWHardeningNeeded", "OutOfDate"])
+def test_the_peer_takes_a_simulated_quote_for_a_real_one_once_it_is_given_our_root(
+    td: dict[str, Any], status: str
+) -> None:
+    vendor = intel()
+    levels = tdx_documents.tcb_info(NOW)["tcbLevels"]
+    levels[0]["tcbStatus"] = status
+    quote = vendor.quote(REPORT_DATA, **td)
+    files = {
+        "tcb_info": vendor.tcb_info(NOW, tcbLevels=levels),
+        "qe_identity": vendor.qe_identity(NOW),
+        "signing_chain": vendor.signing_chain(),
+        "pck_crl": vendor.pck_crl(NOW),
+        "root_crl": vendor.root_crl(NOW),
+    }
+    given = peer.collateral(files, quote)
+    root = vendor.root.public_bytes(Encoding.DER)
+    found = dcap_qvl.verify_with_root_ca(quote, given, root, int(NOW.timestamp()))
+    assert found.status == status
+    with pytest.raises(ValueError, match=r"."):
+        peer.answer(quote, given, int(NOW.timestamp()))
