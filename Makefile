@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check test-real test-crash bench bench-snp fuzz proto requirements clean
+.PHONY: help demo test check test-real test-crash bench bench-snp bench-tdx fuzz proto requirements clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -61,7 +61,7 @@ test-crash: $(VENV)/.dev ## kill -9 and outages under load (about 3 minutes)
 test-real: $(VENV)/.dev .venv-real/.done ## A real model server and the openai client through the gateway (1 minute after the build)
 	$(BIN)/python -m pytest -m real tests/real
 
-bench: $(VENV)/.dev bench-snp ## bench-snp, then nginx, the bare gateway and everything on (about 4 minutes; needs nginx and wrk)
+bench: $(VENV)/.dev bench-snp bench-tdx ## bench-snp, bench-tdx, then nginx, the bare gateway and everything on (3 minutes; needs nginx and wrk)
 	$(BIN)/python -m benchmarks --write
 
 .venv-peers/.done: requirements/peers.txt | $(VENV)/bin/pip
@@ -71,6 +71,9 @@ bench: $(VENV)/.dev bench-snp ## bench-snp, then nginx, the bare gateway and eve
 
 bench-snp: $(VENV)/.dev .venv-peers/.done ## Verifying SNP reports beside its floor and a peer (about 1 minute)
 	$(BIN)/python -m benchmarks.snp --write
+
+bench-tdx: $(VENV)/.dev ## Verifying TDX quotes beside dcap-qvl (half a minute)
+	$(BIN)/python -m benchmarks.tdx --write
 
 # Coverage-guided fuzzing of the SNP parsers, in an environment of its own. FUZZ_SECONDS may be set.
 FUZZ_SECONDS ?= 120

@@ -10,7 +10,6 @@ import argparse
 import base64
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -29,6 +28,7 @@ from attestation.snp.appraise import appraise_report
 from attestation.snp.certs import Chain
 from attestation.snp.policy import GuestRules, SnpPolicy
 from attestation.snp.verify import VerifiedReport, verify_report
+from benchmarks.table import spread
 
 ROOT = Path(__file__).resolve().parents[1]
 PEER = ROOT / ".venv-peers" / "bin" / "python"
@@ -144,28 +144,20 @@ def main() -> int:
         ):
             rows.setdefault(name, []).append(value)
     theirs = peer(cases)
-    lines = ["| | median | least | most |", "| --- | --- | --- | --- |"]
-    for name, values in rows.items():
-        shown = [statistics.median(values), min(values), max(values)]
-        lines.append(f"| {name} | " + " | ".join(f"{value:.4g}" for value in shown) + " |")
     both = [
         (other, ours)
         for other, ours in zip(theirs, rows["full verification, µs"], strict=True)
         if other is not None
     ]
     if both:
-        for name, values in (
-            ("tinfoil 0.15.0, full verification, µs", [other for other, _ in both]),
-            ("tinfoil ÷ ours, same reports", [other / ours for other, ours in both]),
-        ):
-            shown = [statistics.median(values), min(values), max(values)]
-            lines.append(f"| {name} | " + " | ".join(f"{value:.4g}" for value in shown) + " |")
+        rows["tinfoil 0.15.0, full verification, µs"] = [other for other, _ in both]
+        rows["tinfoil ÷ ours, same reports"] = [other / ours for other, ours in both]
     verdict = (
         f"{len(cases)} real reports; the peer accepts {len(both)} of them."
         if PEER.exists()
         else f"{len(cases)} real reports; the peer is not installed (make bench-snp does)."
     )
-    text = "\n".join(lines)
+    text = spread(rows)
     print(f"{text}\n\n{verdict}")
     if args.write:
         when = datetime.now(UTC).date().isoformat()
