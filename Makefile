@@ -75,8 +75,8 @@ bench-snp: $(VENV)/.dev .venv-peers/.done ## Verifying SNP reports beside its fl
 bench-tdx: $(VENV)/.dev ## Verifying TDX quotes beside dcap-qvl (half a minute)
 	$(BIN)/python -m benchmarks.tdx --write
 
-# Coverage-guided fuzzing of the SNP parsers, in an environment of its own. FUZZ_SECONDS may be set.
-FUZZ_SECONDS ?= 120
+# Coverage-guided fuzzing, in an environment of its own. FUZZ_SECONDS, for each, may be set.
+FUZZ_SECONDS ?= 90
 LUCID_VECTORS ?= ../shared/vectors
 .venv-fuzz/.done: requirements/runtime.txt requirements/fuzz.txt | $(VENV)/bin/pip
 	$(PYTHON) -m venv .venv-fuzz
@@ -84,9 +84,11 @@ LUCID_VECTORS ?= ../shared/vectors
 	.venv-fuzz/bin/pip install -qq --disable-pip-version-check --require-hashes -r requirements/fuzz.txt
 	touch $@
 
-fuzz: .venv-fuzz/.done ## Fuzz what reads hostile SNP bytes (FUZZ_SECONDS=120)
-	.venv-fuzz/bin/python -m tests.fuzz.corpus $(LUCID_VECTORS) .fuzz/snp
-	.venv-fuzz/bin/python -m tests.fuzz.snp -max_total_time=$(FUZZ_SECONDS) -max_len=16384 -timeout=1 -rss_limit_mb=1024 .fuzz/snp
+fuzz: .venv-fuzz/.done ## Fuzz what reads hostile SNP and TDX bytes (FUZZ_SECONDS=90 for each)
+	.venv-fuzz/bin/python -m tests.fuzz.corpus $(LUCID_VECTORS) .fuzz
+	for kind in snp tdx; do \
+	  .venv-fuzz/bin/python -m tests.fuzz.$$kind -max_total_time=$(FUZZ_SECONDS) -max_len=32768 -timeout=1 -rss_limit_mb=1024 .fuzz/$$kind || exit 1; \
+	done
 
 proto: $(VENV)/.dev ## Generate the stream's message code again
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. attestation/wire/observer.proto
