@@ -55,8 +55,20 @@ def test_every_room_is_there() -> None:
 
 
 # What fetches certificates. Nothing else in the room may know it: verification needs no network.
-FETCHES = {ROOT / "attestation" / "snp" / name for name in ("kds.py", "endorse.py")}
-FETCHING = {"attestation.snp.kds", "attestation.snp.endorse"}
+FETCHES = {
+    ROOT / "attestation" / "snp" / "kds.py",
+    ROOT / "attestation" / "snp" / "endorse.py",
+    ROOT / "attestation" / "tdx" / "pcs.py",
+    *(ROOT / "attestation" / "fetching").glob("*.py"),
+}
+FETCHING = {
+    "attestation.snp.kds",
+    "attestation.snp.endorse",
+    "attestation.tdx.pcs",
+    "attestation.fetching.asker",
+    "attestation.fetching.flights",
+    "attestation.fetching.kept",
+}
 
 
 def test_nothing_in_attestation_reaches_the_network_but_what_fetches_certificates() -> None:
