@@ -6,7 +6,6 @@ and no verifier accepts its root unless it is given that root.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from attestation.anchors import spki_pin
 from attestation.simulated import tdx_documents as documents
 from attestation.simulated.tdx_quote import QeFields, TdFields, make_quote
+from attestation.tdx.endorsements import Endorsements
 from attestation.tdx.names import Vendor, simulated
 from attestation.tdx.pck import SGX_EXTENSIONS
 
@@ -117,30 +117,20 @@ class SimulatedIntel:
         """The root's revocation list, in DER."""
         return documents.revocation_list(self.root.subject, self.root_key, now, revoked)
 
-    def collateral(self, now: datetime) -> bytes:
-        """All of it in one file, as `Endorsements.parse` reads it."""
+    def pck_crl_issuers(self) -> bytes:
+        """The CA that issues PCK certificates, and the root, in PEM."""
+        return _pem(self.ca, self.root)
 
-        def inner(name: str, document: bytes) -> tuple[str, str]:
-            head, tail = len(name) + 4, len('"}') + 128
-            end = len(document) - tail - len(',"signature":"')
-            return document[head:end].decode(), document[-tail:-2].decode()
-
-        tcb_info, tcb_signature = inner("tcbInfo", self.tcb_info(now))
-        identity, identity_signature = inner("enclaveIdentity", self.qe_identity(now))
-        chain = self.signing_chain().decode()
-        return json.dumps(
-            {
-                "pck_crl_issuer_chain": _pem(self.ca, self.root).decode(),
-                "root_ca_crl": self.root_crl(now).hex(),
-                "pck_crl": self.pck_crl(now).hex(),
-                "tcb_info_issuer_chain": chain,
-                "tcb_info": tcb_info,
-                "tcb_info_signature": tcb_signature,
-                "qe_identity_issuer_chain": chain,
-                "qe_identity": identity,
-                "qe_identity_signature": identity_signature,
-            }
-        ).encode()
+    def collateral(self, now: datetime, **changes: Any) -> bytes:
+        """All of it in one file, as `Endorsements.parse` reads it; `changes` are of `tcb_info`."""
+        return Endorsements.pack(
+            tcb_info=self.tcb_info(now, **changes),
+            qe_identity=self.qe_identity(now),
+            signing_chains=(self.signing_chain(), self.signing_chain()),
+            pck_crl=self.pck_crl(now),
+            root_crl=self.root_crl(now),
+            pck_crl_issuers=self.pck_crl_issuers(),
+        )
 
 
 def pck_extensions(

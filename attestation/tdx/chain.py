@@ -37,10 +37,12 @@ class Kind:
         check: how the names of its checks begin.
         subjects: common names that are allowed, after the vendor's prefix: of the certificate that
             signs first, of the root last.
+        certifies: the first one is a CA as well.
     """
 
     check: str
     subjects: tuple[tuple[str, ...], ...]
+    certifies: bool = False
 
 
 _ROOT: Final = ("Root CA",)
@@ -52,6 +54,7 @@ PCK: Final = Kind(
         _ROOT,
     ),
 )
+CA: Final = Kind(check="tdx.ca", subjects=(PCK.subjects[1], _ROOT), certifies=True)
 SIGNER: Final = Kind(check="tdx.signer", subjects=(("TCB Signing",), _ROOT))
 
 
@@ -115,6 +118,19 @@ def _pem_blocks(pem: bytes) -> list[bytes]:
 _read_again = lru_cache(maxsize=16)(Certificate.parse)  # what raises is not kept
 
 
+def check_chain(chain: Chain, vendor: Vendor, now: datetime) -> None:
+    """All checks of a chain, at once.
+
+    Raises:
+        VerificationError: the first that does not hold.
+    """
+    check_root(chain, vendor)
+    check_names(chain, vendor)
+    check_constraints(chain)
+    check_validity(chain, now)
+    check_signatures(chain)
+
+
 def check_root(chain: Chain, vendor: Vendor = INTEL) -> tuple[str, None]:
     """The root's key is the pinned one.
 
@@ -150,14 +166,14 @@ def check_names(chain: Chain, vendor: Vendor = INTEL) -> tuple[str, None]:
 
 
 def check_constraints(chain: Chain) -> tuple[str, None]:
-    """Only those above the first may certify; no critical extension is unknown.
+    """Only those above the first (and a CA) may certify; no critical extension is unknown.
 
     Raises:
         VerificationError: `….constraints`.
     """
     name = f"{chain.kind.check}.constraints"
     for certificate in chain.certificates:
-        is_ca = certificate is not chain.leaf
+        is_ca = chain.kind.certifies or certificate is not chain.leaf
         if certificate.unknown_critical is not None:
             raise VerificationError(
                 name,
@@ -169,7 +185,7 @@ def check_constraints(chain: Chain) -> tuple[str, None]:
                 name,
                 f"{certificate.subject} {'may not' if is_ca else 'may'} certify others",
             )
-    return "only those above the first certify others", None
+    return "only CAs certify others", None
 
 
 def check_validity(chain: Chain, now: datetime) -> tuple[str, None]:

@@ -213,6 +213,16 @@ def check_current(name: str, document: SignedDocument, now: datetime) -> tuple[s
     return f"number {document.evaluation_number}, until {utc(document.next_update)}", None
 
 
+def split_document(data: bytes, name: str) -> tuple[bytes, bytes]:
+    """What of a document is signed, byte by byte, and the signature (64 bytes).
+
+    Raises:
+        MalformedError: `tdx.collateral.format`.
+    """
+    signed, signature, _ = _outer(data, name)
+    return signed, signature
+
+
 def _outer(data: bytes, name: str) -> tuple[bytes, bytes, dict[str, Any]]:
     """The inner value's exact bytes, the signature, and the value.
 

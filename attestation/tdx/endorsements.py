@@ -16,7 +16,7 @@ from typing import Any, Final
 from attestation.crl import RevocationList
 from attestation.errors import MalformedError
 from attestation.tdx.chain import SIGNER, Chain
-from attestation.tdx.collateral import QeIdentity, TcbInfo
+from attestation.tdx.collateral import QeIdentity, TcbInfo, split_document
 from attestation.tdx.crl import parse_list
 
 MAX_COLLATERAL_SIZE: Final = 1024 * 1024
@@ -87,6 +87,44 @@ class Endorsements:
             pck_crl=_hex(value, "pck_crl"),
             root_crl=_hex(value, "root_ca_crl"),
         )
+
+    @staticmethod
+    def pack(
+        *,
+        tcb_info: bytes,
+        qe_identity: bytes,
+        signing_chains: tuple[bytes, bytes],
+        pck_crl: bytes,
+        root_crl: bytes,
+        pck_crl_issuers: bytes,
+    ) -> bytes:
+        """Single files as one file that `parse` and the field's other tools read.
+
+        Args:
+            signing_chains: of TCB info and of the quoting enclave's identity, in PEM.
+            pck_crl, root_crl: in DER.
+            pck_crl_issuers: the CA that issued `pck_crl`, and the root, in PEM.
+
+        Raises:
+            MalformedError: `tdx.collateral.format`: not a signed document, or not ASCII.
+        """
+        info_text, info_signature = split_document(tcb_info, "tcbInfo")
+        identity_text, identity_signature = split_document(qe_identity, "enclaveIdentity")
+        parts = {
+            "pck_crl_issuer_chain": pck_crl_issuers,
+            "root_ca_crl": root_crl.hex().encode(),
+            "pck_crl": pck_crl.hex().encode(),
+            "tcb_info_issuer_chain": signing_chains[0],
+            "tcb_info": info_text,
+            "tcb_info_signature": info_signature.hex().encode(),
+            "qe_identity_issuer_chain": signing_chains[1],
+            "qe_identity": identity_text,
+            "qe_identity_signature": identity_signature.hex().encode(),
+        }
+        try:
+            return json.dumps({name: data.decode() for name, data in parts.items()}).encode()
+        except UnicodeDecodeError:
+            raise _wrong("a part is not text") from None
 
     def windows(self) -> list[tuple[datetime, datetime]]:
         """When each part is valid, inclusive."""
