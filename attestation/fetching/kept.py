@@ -43,6 +43,7 @@ class Kept:
                 with os.fdopen(handle, "wb") as file:
                     file.write(data)
                     file.flush()
+                    os.utime(handle, (now.timestamp(), now.timestamp()))  # what `find` gives
                     os.fsync(handle)
                 Path(made).replace(self._directory / name)
             except BaseException:

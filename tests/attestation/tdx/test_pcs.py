@@ -229,6 +229,13 @@ async def test_what_another_vendor_signed_is_refused_whatever_chain_comes_with_i
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("who", ["signer", "ca"])
+async def test_what_a_revoked_key_signed_is_refused(world: World, who: str) -> None:
+    serial = getattr(world.vendor, who).serial_number
+    world.pcs.instead[ROOT_CRL] = served(world.vendor.root_crl(NOW, [serial]), {})
+    assert (await world.refusal()).code == "tdx.signer.not_revoked"
+
+
 async def test_documents_of_another_machine_are_refused(world: World) -> None:
     world.pcs.changes = {"fmspc": "00" * 6}
     assert (await world.refusal()).code == "pcs.other"
