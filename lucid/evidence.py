@@ -77,6 +77,11 @@ _TDX_FILES: Final = (
         False,
         "TDX: all of these in one JSON file, as dcap-qvl and dstack keep it, instead of the five.",
     ),
+    (
+        "event-log",
+        False,
+        "TDX: the firmware's event log (CCEL); it has to explain RTMR0 to RTMR3.",
+    ),
 )
 
 

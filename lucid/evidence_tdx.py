@@ -10,6 +10,7 @@ from attestation.tdx import names
 from attestation.tdx.abi import Quote
 from attestation.tdx.appraise import appraise_quote, demands
 from attestation.tdx.endorsements import Endorsements
+from attestation.tdx.event_log import check_log
 from attestation.tdx.fields import quote_fields
 from attestation.tdx.policy import TdxPolicy
 from attestation.tdx.verify import VerifiedQuote, verify_quote
@@ -18,13 +19,14 @@ from lucid.sources import read_file
 
 SINGLE: Final = frozenset({"tcb-info", "qe-identity", "signing-chain", "pck-crl", "root-crl"})
 WHOLE: Final = "collateral"
+EVENT_LOG: Final = "event-log"
 
 
 class TdxEvidence:
     """A quote of version 4 or 5. Implements `Kind`."""
 
     tee_type = "tdx"
-    options = SINGLE | {WHOLE}
+    options = SINGLE | {WHOLE, EVENT_LOG}
 
     def __init__(self, data: bytes) -> None:
         """Raises MalformedError, UncheckableError."""
@@ -57,13 +59,15 @@ class TdxEvidence:
         if options.simulated_root is not None:
             root = read_file(str(options.simulated_root))
             vendor = names.simulated(TrustAnchors.builtin().with_simulated_root(root).simulated)
-        return verify_quote(
+        verified = verify_quote(
             self._data,
             _endorsements(options),
             now=options.now,
             expected_report_data=options.report_data,
             vendor=vendor,
         )
+        log = options.one(EVENT_LOG)
+        return verified if log is None else check_log(verified, log)
 
     def checks(self, verified: VerifiedQuote) -> tuple[Check, ...]:
         return verified.checks

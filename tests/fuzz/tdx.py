@@ -16,6 +16,7 @@ with atheris.instrument_imports():
     from attestation.tdx.collateral import QeIdentity, TcbInfo
     from attestation.tdx.crl import parse_list
     from attestation.tdx.endorsements import Endorsements
+    from attestation.tdx.event_log import parse_log, replay
     from attestation.tdx.fields import quote_fields
     from attestation.tdx.pck import PckExtensions
     from attestation.tdx.policy import TdxPolicy
@@ -49,6 +50,10 @@ def signer(data: bytes) -> None:
     Chain.parse(data, SIGNER)
 
 
+def event_log(data: bytes) -> None:
+    replay(parse_log(data))
+
+
 TARGETS = (
     quote,
     quote_and_collateral,
@@ -59,6 +64,7 @@ TARGETS = (
     QeIdentity.parse,
     parse_list,
     TdxPolicy.parse,
+    event_log,
 )
 
 

@@ -17,6 +17,7 @@ from attestation.tdx.abi import Quote
 from attestation.tdx.appraise import demands
 from lucid.evidence import evidence
 from tests.attestation.tdx.conftest import TdxVectors
+from tests.attestation.tdx.test_event_log import REAL, RTMR, log
 
 SECOND = timedelta(seconds=1)
 GOOD, TD_15, UNSUPPORTED = "cbdb5b2f12b9a09b", "cf77a6e91e48291d", "434d108b23c65653"
@@ -250,7 +251,8 @@ def test_every_check_is_documented(tdx: TdxVectors, tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "docs" / "checks.md").read_text()
     cells = re.findall(r"^\| (`tdx\.[^|]*)\|", text, re.MULTILINE)
     documented = {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
-    assert {check["id"] for check in answer["checks"]} == documented
+    every = {check["id"] for check in answer["checks"]} | {"tdx.log.format"}
+    assert every | {f"tdx.log.rtmr{number}" for number in range(4)} == documented
 
 
 def test_a_simulated_quote_is_accepted_only_by_who_asks_for_it(tmp_path: Path) -> None:
@@ -270,6 +272,30 @@ def test_a_simulated_quote_is_accepted_only_by_who_asks_for_it(tmp_path: Path) -
     other = SimulatedIntel.create(now=now)
     root.write_bytes(other.root.public_bytes(Encoding.PEM))
     assert verify(*common, "--allow-simulated", "--simulated-root", root)[0] == 1
+
+
+def test_an_event_log_has_to_explain_the_registers(tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    vendor = SimulatedIntel.create(now=now)
+    quote, root, collateral = tmp_path / "quote", tmp_path / "root.pem", tmp_path / "collateral"
+    quote.write_bytes(vendor.quote(bytes(64), rtmr=RTMR))
+    root.write_bytes(vendor.root.public_bytes(Encoding.PEM))
+    collateral.write_bytes(vendor.collateral(now))
+    file = tmp_path / "CCEL"
+    simulated = ("--allow-simulated", "--simulated-root", root)
+    common = (quote, "--collateral", collateral, *simulated, "--event-log", file)
+    file.write_bytes(log(REAL))
+    code, answer = verify(*common)
+    assert code == 0, answer["error"]
+    assert {f"tdx.log.rtmr{number}" for number in range(4)} <= set(ended(answer, "passed"))
+    file.write_bytes(log(REAL[1:]))
+    code, answer = verify(*common)
+    assert code == 1
+    assert ended(answer, "failed") == ["tdx.log.rtmr0"]
+    file.write_bytes(b"")
+    code, answer = verify(*common)
+    assert code == 1
+    assert ended(answer, "failed") == ["tdx.log.format"]
 
 
 def test_intels_own_root_as_simulated_does_not_make_a_real_quote_simulated(
