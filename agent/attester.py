@@ -24,6 +24,7 @@ from attestation.configfs_tsm import fetch_quote
 from attestation.cose import thumbprint
 from attestation.errors import QuoteError
 from attestation.evidence import Evidence
+from attestation.hardware import verify_evidence
 from attestation.passport import (
     HardwareClaims,
     PassportClaims,
@@ -32,7 +33,7 @@ from attestation.passport import (
     tenant_salt,
 )
 from attestation.tsm import Quote
-from attestation.verifier import Appraisal, verify_evidence, verify_passport
+from attestation.verifier import Appraisal, verify_passport
 from enforcement.outcome import Platform
 
 SWNAME: Final = "lucid-agent"

@@ -1,7 +1,8 @@
 """Evidence: one quote with its certificates and the claims buffer, as it travels.
 
 In a passport it is a CMW record (RFC 9999): `[media type, value, indicator]`, where the value is
-the deterministic CBOR map `{1: quote, 2: certificate table, 3: claims buffer}`.
+the deterministic CBOR map `{1: quote, 2: certificates, 3: claims buffer}`. With a TDX quote the
+certificates are Intel's documents about the platform (`attestation.tdx.endorsements`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Final, Literal
 from attestation import cbor
 from attestation.errors import MalformedError
 
-MAX_SIZE: Final = 128 * 1024  # bytes; SEV-SNP evidence has about 7 KiB
+MAX_SIZE: Final = 128 * 1024  # bytes; SEV-SNP evidence has about 7 KiB, TDX 40
 INDICATOR_EVIDENCE: Final = 4  # RFC 9999: bit 2 of `ind`
 
 Format = Literal["sev-snp", "tdx"]
@@ -30,7 +31,7 @@ class Evidence:
 
     Attributes:
         quote: SEV-SNP report or TDX quote.
-        certificates: the host's certificate table; may be empty.
+        certificates: SEV-SNP: the host's certificate table; TDX: the collateral. May be empty.
         claims_buffer: the exact bytes whose SHA-512 is the quote's report_data.
     """
 

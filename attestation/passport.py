@@ -11,14 +11,14 @@ module writes and reads passports; `attestation.verifier` decides what they prov
 | 7 cti | 16 random bytes; shown as `pass-` and hex | bytes |
 | 8 cnf | {1: COSE_Key}: the signing key itself | map |
 | 10 eat_nonce | the verifier's nonce (only when challenged) | bytes, 8 to 64 |
-| 256 ueid | 0x01 ‖ SHA-256(tenant salt ‖ chip id) | bytes |
-| 259 hwmodel | product line, e.g. `Genoa` | bytes |
+| 256 ueid | 0x01 ‖ SHA-256(tenant salt ‖ chip id, or PPID) | bytes |
+| 259 hwmodel | product line, e.g. `Genoa`; `TDX` and the FMSPC | bytes |
 | 263 dbgstat | 0 enabled, 2 disabled since boot | int |
 | 265 eat_profile | real hardware and simulated TEE have different ones | text |
 | 266 submods | {cpu, agent, policy}: the claims of each part again | map |
 | 268 bootseed | the boot seed | bytes, 32 |
 | 270, 271 | software name and version | text |
-| 273 measurements | [[42, launch measurement]] (42: application/octet-stream) | array |
+| 273 measurements | [[42, launch measurement, or MRTD]] (42: application/octet-stream) | array |
 | 274 measres | [[system, [[check, 1 success or 3 not run]…]]]: the agent's own checks | array |
 | 275 intuse | 1 generic, 5 proof of possession (challenged) | int |
 | 299 cmw | the evidence (`attestation.evidence`) | array |
@@ -45,12 +45,12 @@ from attestation import cbor, cose
 from attestation.checks import CheckStatus
 from attestation.errors import MalformedError
 from attestation.evidence import Evidence
-from attestation.snp.verify import VerifiedReport
+from attestation.hardware import Verified, debug_of, machine_of, measurement_of, model_of
 
 PROFILE: Final = "tag:lucid.sh,2026:ai-passport#1"
 SIMULATED_PROFILE: Final = "tag:lucid.sh,2026:ai-passport-simulated#1"
 MEDIA_TYPE: Final = "application/eat+cwt"
-MAX_SIZE: Final = 256 * 1024  # bytes; a SEV-SNP passport has about 8 KiB
+MAX_SIZE: Final = 256 * 1024  # bytes; of SEV-SNP one has about 8 KiB, of TDX 40
 MAX_TEXT: Final = 256  # characters of any text claim
 OCTET_STREAM: Final = 42  # CoAP content format
 
@@ -76,14 +76,13 @@ class HardwareClaims:
     measurement: bytes
 
     @classmethod
-    def of(cls, verified: VerifiedReport, tenant_salt: bytes) -> Self:
-        """The claims that a verified report leads to."""
-        report = verified.report
+    def of(cls, verified: Verified, tenant_salt: bytes) -> Self:
+        """The claims that verified evidence leads to."""
         return cls(
-            ueid=b"\x01" + hashlib.sha256(tenant_salt + report.chip_id).digest(),
-            hwmodel=str(verified.product_line).encode(),
-            dbgstat=DEBUG_ENABLED if report.debug else DEBUG_DISABLED,
-            measurement=report.measurement,
+            ueid=b"\x01" + hashlib.sha256(tenant_salt + machine_of(verified)).digest(),
+            hwmodel=model_of(verified).encode(),
+            dbgstat=DEBUG_ENABLED if debug_of(verified) else DEBUG_DISABLED,
+            measurement=measurement_of(verified),
         )
 
 
@@ -123,7 +122,7 @@ def tenant_salt(tenant: str) -> bytes:
     return hashlib.sha256(b"lucid.tenant\x00" + tenant.encode()).digest()
 
 
-def results_of(verified: VerifiedReport) -> tuple[tuple[str, int], ...]:
+def results_of(verified: Verified) -> tuple[tuple[str, int], ...]:
     """The agent's own checks as measurement results: 1 success, 3 not run (RFC 9711 4.2.17)."""
     return tuple(
         (check.name, 1 if check.status is CheckStatus.PASSED else 3) for check in verified.checks

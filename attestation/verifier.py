@@ -4,9 +4,9 @@
 `verify_passport` is the same and raises where a step did not hold. Nothing here reads a clock, a
 file or a socket.
 
-The passport's profile decides which roots may be used at all: AMD's pinned roots for the real one,
-the roots that the caller gave for the simulated one, and only if simulated passports were allowed.
-The two sets never meet.
+The passport's profile decides which roots may be used at all: the vendors' pinned ones for the real
+one, the roots that the caller gave for the simulated one, and only if simulated passports were
+allowed. The two sets never meet.
 """
 
 from __future__ import annotations
@@ -21,17 +21,20 @@ from typing import Any, Final
 from attestation import cose
 from attestation.anchors import TrustAnchors
 from attestation.checks import Check, CheckStatus, passed, skipped
-from attestation.claims_buffer import ClaimsBuffer, report_data
+from attestation.claims_buffer import ClaimsBuffer
 from attestation.errors import AttestationError, UncheckableError, VerificationError
-from attestation.evidence import Evidence
+from attestation.hardware import (
+    HardwarePolicy,
+    Verified,
+    appraise_hardware,
+    debug_of,
+    demands_on,
+    is_about_chain_and_tcb,
+    measurement_of,
+    verify_evidence,
+)
 from attestation.passport import DEBUG_DISABLED, HardwareClaims, Passport
-from attestation.snp.abi import Report
-from attestation.snp.appraise import appraise_report, demands
-from attestation.snp.certs import Chain
 from attestation.snp.crl import Crl
-from attestation.snp.policy import SnpPolicy
-from attestation.snp.table import CertTable
-from attestation.snp.verify import VerifiedReport, verify_report
 from attestation.tee import TeeType
 
 CLOCK_SKEW_SECONDS: Final = 60  # a passport may be this far from the future. A guess.
@@ -87,7 +90,7 @@ class Examination:
     passport: Passport
     answers: tuple[Answer, ...]
     error: AttestationError | None
-    verified: VerifiedReport | None
+    verified: Verified | None
     tcb_status: str = TCB_NOT_APPRAISED
 
     @property
@@ -161,45 +164,6 @@ class Examination:
 Appraisal = Examination  # of a passport for which every step held
 
 
-def verify_evidence(
-    evidence: Evidence,
-    *,
-    simulated: bool,
-    anchors: TrustAnchors,
-    now: datetime,
-    crls: Sequence[Crl] = (),
-) -> VerifiedReport:
-    """Verify evidence with one of the two sets of roots.
-
-    Args:
-        crls: revocation lists; where any is given, one of this root's must be fresh.
-
-    Raises:
-        MalformedError, VerificationError: it does not prove what it claims.
-        UncheckableError: a format, root or certificate that is not there.
-    """
-    if evidence.format != "sev-snp":
-        raise UncheckableError(
-            "evidence.format", "this version verifies AMD SEV-SNP evidence; this is Intel TDX"
-        )
-    if simulated and not anchors.simulated:
-        raise UncheckableError(
-            "passport.simulated_root",
-            "no root of a simulated TEE was given",
-            remedy="give the root certificate that the simulated TEE made (--simulated-root)",
-        )
-    report = Report.parse(evidence.quote)
-    chain = Chain.from_table(CertTable.parse(evidence.certificates), report.signing_key)
-    return verify_report(
-        evidence.quote,
-        chain,
-        roots=anchors.simulated if simulated else anchors.amd,
-        now=now,
-        expected_report_data=report_data(evidence.claims_buffer),
-        crls=crls,
-    )
-
-
 @dataclass(slots=True, kw_only=True)
 class _Steps:
     """The steps, each with the answer that it belongs to; run in order by `examine_passport`."""
@@ -212,9 +176,9 @@ class _Steps:
     audience: str | None
     measurement: bytes | None
     bundle_digest: bytes | None
-    hardware_policy: SnpPolicy | None
+    hardware_policy: HardwarePolicy | None
     crls: Sequence[Crl]
-    verified: VerifiedReport | None = None
+    verified: Verified | None = None
     checks: dict[str, list[Check]] = field(default_factory=dict)
 
     def note(self, answer: str, check: Check) -> None:
@@ -242,7 +206,7 @@ class _Steps:
             crls=self.crls,
         )
         for check in verified.checks:
-            chain = check.name.startswith(("snp.chain", "snp.tcb", "snp.crl", "snp.policy"))
+            chain = is_about_chain_and_tcb(check.name)
             self.note("chain_and_tcb" if chain else "genuine_hardware", check)
         self.verified = verified
 
@@ -250,10 +214,10 @@ class _Steps:
     def appraisal(self) -> None:
         assert self.verified is not None
         if self.hardware_policy is None:
-            for name in demands():
+            for name in demands_on(self.passport.evidence.format):
                 self.note("chain_and_tcb", skipped(name, "no policy for the hardware was given"))
             return
-        for check in appraise_report(self.verified, self.hardware_policy):
+        for check in appraise_hardware(self.verified, self.hardware_policy):
             if check not in self.verified.checks:
                 self.note("chain_and_tcb", check)
 
@@ -265,7 +229,7 @@ class _Steps:
         self.require(
             "chain_and_tcb",
             "passport.debug",
-            holds=not self.verified.report.debug and claims.hardware.dbgstat == DEBUG_DISABLED,
+            holds=not debug_of(self.verified) and claims.hardware.dbgstat == DEBUG_DISABLED,
             otherwise="the guest allows debugging: its host can read and change its memory",
         )
         self.require(
@@ -383,7 +347,7 @@ class _Steps:
         self.require(
             "code_measured",
             "passport.measurement",
-            holds=hmac.compare_digest(self.verified.report.measurement, self.measurement),
+            holds=hmac.compare_digest(measurement_of(self.verified), self.measurement),
             otherwise="other code was launched than expected",
         )
 
@@ -410,7 +374,7 @@ def examine_passport(
     audience: str | None = None,
     measurement: bytes | None = None,
     bundle_digest: bytes | None = None,
-    hardware_policy: SnpPolicy | None = None,
+    hardware_policy: HardwarePolicy | None = None,
     crls: Sequence[Crl] = (),
 ) -> Examination:
     """Run every step and report on each.
@@ -467,10 +431,10 @@ def examine_passport(
 def _blamed(step: str, error: AttestationError) -> str:
     """The answer that an error belongs to; the report's verification spans three of them."""
     if step == "genuine_hardware":
-        if error.code.startswith(("snp.chain", "snp.tcb.matches_certificate")):
-            return "chain_and_tcb"
-        if error.code == "snp.report_data.matches":
+        if error.code in ("snp.report_data.matches", "tdx.report_data.matches"):
             return "binding_and_freshness"
+        if is_about_chain_and_tcb(error.code):
+            return "chain_and_tcb"
     return step
 
 
@@ -515,7 +479,7 @@ def verify_passport(
     audience: str | None = None,
     measurement: bytes | None = None,
     bundle_digest: bytes | None = None,
-    hardware_policy: SnpPolicy | None = None,
+    hardware_policy: HardwarePolicy | None = None,
     crls: Sequence[Crl] = (),
 ) -> Appraisal:
     """Verify a passport: the same steps as `examine_passport`, raising where one does not hold.

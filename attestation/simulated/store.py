@@ -19,6 +19,24 @@ from attestation.errors import QuoteError
 MAX_FILE_SIZE: Final = 16_384  # bytes; an RSA-4096 key has 3.3 KiB of PEM
 
 
+def load_or_create(
+    directory: Path, names: Iterable[str], make: Callable[[], Mapping[str, bytes]]
+) -> dict[str, bytes]:
+    """The named files, made by `make` if there is no such directory.
+
+    Raises:
+        QuoteError: as `load` and `create`.
+    """
+    names = tuple(names)
+    files = load(directory, names)
+    if files is None:
+        create(directory, make())
+        files = load(directory, names)
+    if files is None:
+        raise damaged(directory, "it was removed while it was being made")
+    return files
+
+
 def load(directory: Path, names: Iterable[str]) -> dict[str, bytes] | None:
     """The named files; None where there is no such directory.
 

@@ -7,23 +7,37 @@ and no verifier accepts its root unless it is given that root.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Self
+from pathlib import Path
+from typing import Any, ClassVar, Final, Self
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from attestation.anchors import spki_pin
+from attestation.errors import AttestationError
+from attestation.simulated import store
 from attestation.simulated import tdx_documents as documents
 from attestation.simulated.tdx_quote import QeFields, TdFields, make_quote
 from attestation.tdx.endorsements import Endorsements
 from attestation.tdx.names import Vendor, simulated
 from attestation.tdx.pck import SGX_EXTENSIONS
+from attestation.tdx.verify import verify_quote
 
+DIRECTORY: Final = "simulated-tdx"
+_CERTIFICATES: Final = ("root", "ca", "signer", "pck")
+_KEYS: Final = (*_CERTIFICATES, "attestation")
+FILES: Final = (*(f"{name}.key" for name in _KEYS), *(f"{name}.pem" for name in _CERTIFICATES))
 LIFETIME: Final = timedelta(days=365 * 20)
 _NOBODY: Final = simulated(frozenset())
 _SHA256: Final = hashes.SHA256()
@@ -42,6 +56,7 @@ class SimulatedIntel:
     signer_key: ec.EllipticCurvePrivateKey = field(repr=False, default_factory=_new_key)
     pck_key: ec.EllipticCurvePrivateKey = field(repr=False, default_factory=_new_key)
     attestation_key: ec.EllipticCurvePrivateKey = field(repr=False, default_factory=_new_key)
+    provider: ClassVar[str] = "tdx_guest"
     root: x509.Certificate
     ca: x509.Certificate
     signer: x509.Certificate
@@ -73,6 +88,73 @@ class SimulatedIntel:
                 extensions=(extension,),
             ),
         )
+
+    @classmethod
+    def load_or_create(cls, state_dir: Path, *, now: datetime) -> Self:
+        """The vendor whose keys are in `state_dir`/simulated-tdx, made there if there is none.
+
+        Raises:
+            QuoteError: as `SimulatedVendor.load_or_create`.
+        """
+        directory = state_dir / DIRECTORY
+        files = store.load_or_create(directory, FILES, lambda: cls.create(now=now).files())
+        try:
+            vendor = cls._from_files(files)
+            vendor.check(now)
+        except (ValueError, TypeError, UnsupportedAlgorithm, AttestationError) as error:
+            raise store.damaged(directory, str(error)) from None
+        return vendor
+
+    def files(self) -> dict[str, bytes]:
+        """Keys and certificates as PEM, by file name."""
+        keys = {
+            f"{name}.key": getattr(self, f"{name}_key").private_bytes(
+                Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+            )
+            for name in _KEYS
+        }
+        return keys | {
+            f"{name}.pem": getattr(self, name).public_bytes(Encoding.PEM) for name in _CERTIFICATES
+        }
+
+    @classmethod
+    def _from_files(cls, files: Mapping[str, bytes]) -> Self:
+        keys = {}
+        for name in _KEYS:
+            key = load_pem_private_key(files[f"{name}.key"], password=None)
+            if not isinstance(key, ec.EllipticCurvePrivateKey):
+                raise TypeError("a key is of another kind")
+            keys[f"{name}_key"] = key
+        certificates = {
+            name: x509.load_pem_x509_certificate(files[f"{name}.pem"]) for name in _CERTIFICATES
+        }
+        return cls(**keys, **certificates)
+
+    def check(self, now: datetime) -> None:
+        """Verify a quote of this vendor, by the code that everybody else uses.
+
+        Raises:
+            AttestationError: keys and certificates do not fit, or are not valid at `now`.
+        """
+        verify_quote(
+            self.quote(bytes(64)),
+            Endorsements.parse(self.collateral(now)),
+            now=now,
+            expected_report_data=bytes(64),
+            vendor=self.vendor,
+        )
+
+    def outblob(self, report_data: bytes, privlevel: int) -> bytes:
+        """See `attestation.simulated.machine`. TDX has no privilege levels."""
+        del privlevel
+        return self.quote(report_data)
+
+    def auxblob(self) -> None:
+        """See `attestation.simulated.machine`: there is none on TDX."""
+
+    def root_certificate_pem(self) -> bytes:
+        """The root, for verifiers that choose to accept simulated evidence."""
+        return _pem(self.root)
 
     def with_new_signer(self, *, now: datetime) -> Self:
         """The same vendor with another key for documents."""

@@ -17,11 +17,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from attestation.simulated.vendor import SimulatedVendor
+from attestation.simulated.machine import SimulatedMachine
 from attestation.tsm import REPORT_DATA_SIZE
 
 _WRITE_ONLY: Final = frozenset({"inblob", "privlevel"})
 _READ_ONLY: Final = frozenset({"outblob", "auxblob", "provider", "generation", "privlevel_floor"})
+_OF_SEV_SNP: Final = frozenset({"auxblob", "privlevel", "privlevel_floor"})  # TDX has none of these
 _NAME_MAX: Final = 255
 # kstrtouint with base 0: an optional plus, hex, octal or decimal, at most one newline after it.
 _UNSIGNED: Final = re.compile(rb"\+?(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)\n?\Z")
@@ -57,17 +58,19 @@ class Faults:
 
 
 class SimulatedTree:
-    """A `TsmTree` with the kernel's semantics over a simulated vendor. Safe for threads.
+    """A `TsmTree` with the kernel's semantics over a simulated machine. Safe for threads.
 
     Attributes:
         provider: what `provider` reads; None: no provider is registered.
         faults: what to do wrong.
     """
 
-    def __init__(self, vendor: SimulatedVendor, *, provider: str | None = "sev_guest") -> None:
-        self.provider = provider
+    def __init__(self, machine: SimulatedMachine) -> None:
+        self.provider: str | None = machine.provider
         self.faults = Faults()
-        self._vendor = vendor
+        self._machine = machine
+        without = frozenset() if machine.auxblob() is not None else _OF_SEV_SNP
+        self._write_only, self._read_only = _WRITE_ONLY - without, _READ_ONLY - without
         self._lock = threading.Lock()
         self._entries: dict[str, _Entry] = {}
 
@@ -99,9 +102,9 @@ class SimulatedTree:
         """One open, one write, one close. EACCES: read-only. EFBIG: over 64 bytes of inblob."""
         with self._lock:
             found = self._find(entry)
-            if attribute in _READ_ONLY:
+            if attribute in self._read_only:
                 raise _error(errno.EACCES, entry, attribute)
-            if attribute not in _WRITE_ONLY:
+            if attribute not in self._write_only:
                 raise _error(errno.ENOENT, entry, attribute)
             if attribute == "privlevel":
                 found.privlevel = self._privlevel(entry, data)
@@ -120,9 +123,9 @@ class SimulatedTree:
             self.faults.before_read(entry, attribute)
         with self._lock:
             found = self._find(entry)
-            if attribute in _WRITE_ONLY:
+            if attribute in self._write_only:
                 raise _error(errno.EACCES, entry, attribute)
-            if attribute not in _READ_ONLY:
+            if attribute not in self._read_only:
                 raise _error(errno.ENOENT, entry, attribute)
             if self.faults.errors.get(attribute):
                 raise _error(self.faults.errors[attribute].popleft(), entry, attribute)
@@ -136,7 +139,7 @@ class SimulatedTree:
                         raise _error(errno.ENXIO, entry, attribute)
                     return self.provider.encode() + b"\n"
             report = self._report(entry, attribute, found)
-            return report if attribute == "outblob" else self._vendor.certificate_table()
+            return report if attribute == "outblob" else self._machine.auxblob() or b""
 
     def _find(self, entry: str) -> _Entry:
         try:
@@ -174,7 +177,7 @@ class SimulatedTree:
         if self.faults.foreign:
             self.faults.foreign -= 1
             data = os.urandom(REPORT_DATA_SIZE)
-        found.outblob = self._vendor.sign_report(data, vmpl=found.privlevel)
+        found.outblob = self._machine.outblob(data, found.privlevel)
         if self.faults.empty:
             self.faults.empty -= 1
             found.outblob = b""

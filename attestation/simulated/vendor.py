@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -59,6 +59,7 @@ class SimulatedVendor:
     root_key: rsa.RSAPrivateKey = field(repr=False)
     intermediate_key: rsa.RSAPrivateKey = field(repr=False)
     vcek_key: ec.EllipticCurvePrivateKey = field(repr=False)
+    provider: ClassVar[str] = "sev_guest"
     measurement: bytes = SIMULATED_MEASUREMENT
     report_id: bytes = field(default_factory=lambda: os.urandom(32))
 
@@ -77,12 +78,9 @@ class SimulatedVendor:
                 `simulated.damaged`: what is there is not a vendor, or is not valid at `now`.
         """
         directory = state_dir / DIRECTORY
-        files = store.load(directory, (*KEY_FILES, *CERTIFICATE_FILES))
-        if files is None:
-            store.create(directory, cls.create(now=now).files())
-            files = store.load(directory, (*KEY_FILES, *CERTIFICATE_FILES))
-        if files is None:
-            raise store.damaged(directory, "it was removed while it was being made")
+        files = store.load_or_create(
+            directory, (*KEY_FILES, *CERTIFICATE_FILES), lambda: cls.create(now=now).files()
+        )
         try:
             vendor = cls._from_files(files, measurement)
             vendor.check(now)
@@ -150,6 +148,14 @@ class SimulatedVendor:
             vmpl=vmpl,
         )
         return sign(fields.encode(), self.vcek_key)
+
+    def outblob(self, report_data: bytes, privlevel: int) -> bytes:
+        """See `attestation.simulated.machine`."""
+        return self.sign_report(report_data, vmpl=privlevel)
+
+    def auxblob(self) -> bytes:
+        """See `attestation.simulated.machine`."""
+        return self.certificate_table()
 
     def check(self, now: datetime) -> None:
         """Verify a report of this vendor, by the code that everybody else uses.

@@ -13,6 +13,7 @@ from attestation import cbor, cose
 from attestation.anchors import TrustAnchors
 from attestation.claims_buffer import ClaimsBuffer, Purpose, report_data
 from attestation.evidence import Evidence
+from attestation.hardware import verify_evidence
 from attestation.passport import (
     MEDIA_TYPE,
     HardwareClaims,
@@ -21,7 +22,6 @@ from attestation.passport import (
     tenant_salt,
 )
 from attestation.simulated.vendor import SimulatedVendor
-from attestation.verifier import verify_evidence
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
 SEED, DIGEST, HEAD = b"s" * 32, b"d" * 32, b"h" * 32

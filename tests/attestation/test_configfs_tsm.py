@@ -39,6 +39,12 @@ def fetch(tree: SimulatedTree, data: bytes = DATA, attempts: int = FINAL) -> Quo
     return quote
 
 
+def tree_of(vendor: SimulatedVendor, provider: str | None) -> SimulatedTree:
+    tree = SimulatedTree(vendor)
+    tree.provider = provider
+    return tree
+
+
 def failure(tree: SimulatedTree, *, sleeps: int = 0, final: bool = True) -> QuoteError:
     """The error, after exactly so many waits; the entry is gone in any case."""
     waited = Sleeps()
@@ -191,7 +197,7 @@ def test_a_quote_over_other_report_data_is_refused_at_once(tree: SimulatedTree) 
 def test_without_a_provider_the_error_says_what_was_looked_for_and_what_to_do(
     simulated_vendor: SimulatedVendor,
 ) -> None:
-    error = failure(SimulatedTree(simulated_vendor, provider=None))
+    error = failure(tree_of(simulated_vendor, None))
     assert error.code == "quote.no_tee"
     assert "sev_guest" in str(error)
     assert "tdx_guest" in str(error)
@@ -232,7 +238,7 @@ def test_another_error_is_final(tree: SimulatedTree, number: int) -> None:
 
 @pytest.mark.parametrize("provider", ["arm_cca_guest", "", "sev_guest2", "tdx", "\xff" * 200])
 def test_an_unknown_provider_is_refused(simulated_vendor: SimulatedVendor, provider: str) -> None:
-    error = failure(SimulatedTree(simulated_vendor, provider=provider))
+    error = failure(tree_of(simulated_vendor, provider))
     assert error.code == "quote.provider"
     assert len(str(error)) < 400
 

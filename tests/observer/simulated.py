@@ -10,9 +10,9 @@ from attestation.anchors import TrustAnchors
 from attestation.claims_buffer import ClaimsBuffer, report_data
 from attestation.cose import thumbprint
 from attestation.evidence import Evidence
+from attestation.hardware import verify_evidence
 from attestation.passport import HardwareClaims, PassportClaims, issue_passport, tenant_salt
 from attestation.simulated.vendor import SimulatedVendor
-from attestation.verifier import verify_evidence
 from tests.observer.fake_agent import FakeBoot
 
 LIFETIME = 900  # seconds

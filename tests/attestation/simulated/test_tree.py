@@ -23,7 +23,9 @@ class TestSimulatedTree(TsmSemantics):
 
 
 def test_without_a_provider_no_entry_can_be_made(simulated_vendor: SimulatedVendor) -> None:
-    assert error_of(SimulatedTree(simulated_vendor, provider=None).mkdir, "e") == "ENXIO"
+    tree = SimulatedTree(simulated_vendor)
+    tree.provider = None
+    assert error_of(tree.mkdir, "e") == "ENXIO"
 
 
 def test_a_provider_that_goes_away_takes_its_reports_with_it(tree: SimulatedTree) -> None:

@@ -1,0 +1,145 @@
+"""Evidence of either vendor behind one set of questions.
+
+What the questions mean differs: `attestation.snp` and `attestation.tdx` say how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+from attestation.anchors import TrustAnchors
+from attestation.checks import Check
+from attestation.claims_buffer import report_data
+from attestation.errors import UncheckableError, VerificationError
+from attestation.evidence import Evidence, Format
+from attestation.snp import appraise as snp
+from attestation.snp.abi import Report
+from attestation.snp.certs import Chain
+from attestation.snp.crl import Crl
+from attestation.snp.policy import SnpPolicy
+from attestation.snp.table import CertTable
+from attestation.snp.verify import VerifiedReport, verify_report
+from attestation.tdx import appraise as tdx
+from attestation.tdx import names
+from attestation.tdx.endorsements import Endorsements
+from attestation.tdx.policy import TdxPolicy
+from attestation.tdx.verify import VerifiedQuote, verify_quote
+
+Verified = VerifiedReport | VerifiedQuote
+HardwarePolicy = SnpPolicy | TdxPolicy
+
+# How the names of checks begin that are about the vendor's word: chain, revocation, TCB.
+_OF_CHAIN_AND_TCB: Final = (
+    *("snp.chain", "snp.tcb", "snp.crl", "snp.policy"),
+    *("tdx.chain", "tdx.signer", "tdx.pck", "tdx.root_crl", "tdx.crl", "tdx.tcb"),
+    *("tdx.qe_identity", "tdx.module", "tdx.collateral", "tdx.endorsements", "tdx.policy"),
+)
+
+
+def verify_evidence(
+    evidence: Evidence,
+    *,
+    simulated: bool,
+    anchors: TrustAnchors,
+    now: datetime,
+    crls: Sequence[Crl] = (),
+) -> Verified:
+    """Verify evidence with one of the two sets of roots.
+
+    Args:
+        crls: AMD's revocation lists; where any is given, one of this root's must be fresh. TDX
+            evidence brings its own.
+
+    Raises:
+        MalformedError, VerificationError: it does not prove what it claims.
+        UncheckableError: a root or certificate that is not there.
+    """
+    if simulated and not anchors.simulated:
+        raise UncheckableError(
+            "passport.simulated_root",
+            "no root of a simulated TEE was given",
+            remedy="give the root certificate that the simulated TEE made (--simulated-root)",
+        )
+    expected = report_data(evidence.claims_buffer)
+    if evidence.format == "tdx":
+        return verify_quote(
+            evidence.quote,
+            Endorsements.parse(evidence.certificates) if evidence.certificates else Endorsements(),
+            now=now,
+            expected_report_data=expected,
+            vendor=names.simulated(anchors.simulated) if simulated else names.INTEL,
+        )
+    report = Report.parse(evidence.quote)
+    return verify_report(
+        evidence.quote,
+        Chain.from_table(CertTable.parse(evidence.certificates), report.signing_key),
+        roots=anchors.simulated if simulated else anchors.amd,
+        now=now,
+        expected_report_data=expected,
+        crls=crls,
+    )
+
+
+def measurement_of(verified: Verified) -> bytes:
+    """What was launched (48 bytes): the report's measurement, or MRTD."""
+    if isinstance(verified, VerifiedQuote):
+        return verified.quote.report.mrtd
+    return verified.report.measurement
+
+
+def debug_of(verified: Verified) -> bool:
+    """Whether the host may look into the guest."""
+    if isinstance(verified, VerifiedQuote):
+        return verified.quote.report.debug
+    return verified.report.debug
+
+
+def model_of(verified: Verified) -> str:
+    """The kind of machine: `Genoa`, or `TDX 00806f050000` with the FMSPC."""
+    if isinstance(verified, VerifiedQuote):
+        return f"TDX {verified.pck.fmspc.hex()}"
+    return str(verified.product_line)
+
+
+def machine_of(verified: Verified) -> bytes:
+    """What names the very machine: SNP's chip id, TDX's PPID. Private: it outlives tenants."""
+    if isinstance(verified, VerifiedQuote):
+        return verified.pck.ppid
+    return verified.report.chip_id
+
+
+def appraise_hardware(verified: Verified, policy: HardwarePolicy) -> tuple[Check, ...]:
+    """Hold verified evidence to a policy; gives every check, those of the verification first.
+
+    Raises:
+        VerificationError: a demand is not met; or `passport.hardware_policy`: the policy is for
+            the other vendor's hardware, whose demands this could never meet.
+    """
+    if isinstance(verified, VerifiedQuote) and isinstance(policy, TdxPolicy):
+        return tdx.appraise_quote(verified, policy)
+    if isinstance(verified, VerifiedReport) and isinstance(policy, SnpPolicy):
+        return snp.appraise_report(verified, policy)
+    raise VerificationError(
+        "passport.hardware_policy", "the policy is for other hardware than the evidence is of"
+    )
+
+
+def demands_on(evidence: Format) -> tuple[str, ...]:
+    """The names of the checks of an appraisal."""
+    return tdx.demands() if evidence == "tdx" else snp.demands()
+
+
+def read_hardware_policy(data: bytes, evidence: Format) -> HardwarePolicy:
+    """Read a policy for this kind of evidence.
+
+    Raises:
+        MalformedError: it is none, or one for other hardware.
+    """
+    return TdxPolicy.parse(data) if evidence == "tdx" else SnpPolicy.parse(data)
+
+
+def is_about_chain_and_tcb(check: str) -> bool:
+    """Whether a check is about the vendor's word; the others are about the quote itself."""
+    return check.startswith(_OF_CHAIN_AND_TCB)

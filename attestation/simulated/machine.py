@@ -1,0 +1,24 @@
+"""What a simulated machine can do, of whichever vendor."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Protocol
+
+
+class SimulatedMachine(Protocol):
+    """A machine in software.
+
+    Attributes:
+        provider: the name that the kernel's provider has on a real one.
+    """
+
+    provider: ClassVar[str]
+
+    def outblob(self, report_data: bytes, privlevel: int) -> bytes:
+        """A signed quote over 64 bytes. Raises ValueError: another length."""
+
+    def auxblob(self) -> bytes | None:
+        """What the host supplies with it; None: this kind of machine has no such thing."""
+
+    def root_certificate_pem(self) -> bytes:
+        """The root, for verifiers that choose to accept simulated evidence."""
