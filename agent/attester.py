@@ -23,7 +23,7 @@ from attestation.claims_buffer import ClaimsBuffer, report_data
 from attestation.configfs_tsm import fetch_quote
 from attestation.cose import thumbprint
 from attestation.errors import QuoteError
-from attestation.evidence import Evidence
+from attestation.evidence import Evidence, Format
 from attestation.hardware import verify_evidence
 from attestation.passport import (
     HardwareClaims,
@@ -36,6 +36,7 @@ from attestation.tsm import Quote
 from attestation.verifier import Appraisal, verify_passport
 from enforcement.outcome import Platform
 
+Complete = Callable[[Format, bytes, bytes], Awaitable[bytes]]
 SWNAME: Final = "lucid-agent"
 
 
@@ -69,8 +70,8 @@ class Attester:
     """Issues passports for one boot. One quote at a time.
 
     Attributes:
-        complete: adds to the host's certificate table (second) what a report (first) needs beside
-            it; None: the host's table has to have everything.
+        complete: what of certificates a quote needs, given its kind, the quote and what the host
+            supplied with it; None: what the host supplied has to be enough.
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class Attester:
         self._wall = wall
         self._boot = boot
         self._turn = trio.Lock()
-        self.complete: Callable[[bytes, bytes], Awaitable[bytes]] | None = None
+        self.complete: Complete | None = None
 
     async def issue(
         self, stated: Stated, *, nonce: bytes | None = None, audience: str | None = None
@@ -116,10 +117,9 @@ class Attester:
             # Abandoned, not awaited: a thread inside a kernel read cannot be interrupted.
             with trio.move_on_after(self._quote_seconds):
                 quote = await trio.to_thread.run_sync(fetch, abandon_on_cancel=True)
-                self._platform.tee_of(quote.provider)
-                certificates = quote.auxblob
+                kind, certificates = self._platform.evidence_of(quote.provider), quote.auxblob
                 if self.complete is not None:
-                    certificates = await self.complete(quote.outblob, certificates)
+                    certificates = await self.complete(kind, quote.outblob, certificates)
                 work = functools.partial(
                     self._issue,
                     stated,
@@ -160,7 +160,7 @@ class Attester:
         issued_at, issued_ns = self._wall() // 1_000_000_000, self._boot()
         now = datetime.fromtimestamp(issued_at, UTC)
         evidence = Evidence(
-            format="sev-snp",
+            format=self._platform.evidence_of(quote.provider),
             quote=quote.outblob,
             certificates=certificates,
             claims_buffer=buffer,

@@ -21,6 +21,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from attestation.fetching.asker import check_url
+from attestation.tdx.pcs import BASE_URL, ROOT_CRL_URL
+
 ENV_PREFIX: Final = "LUCID_"
 # Variables with the prefix that are not configuration of the daemon.
 NOT_CONFIGURATION: Final = frozenset({"LUCID_CONFIG", "LUCID_VECTORS", "LUCID_AGENT_SOCKET"})
@@ -58,6 +61,7 @@ class TeeTable(_Table, frozen=True):
     """`[tee]`: which hardware gives the quotes."""
 
     mode: Literal["auto", "sev-snp", "tdx", "simulated"] = "auto"
+    simulate: Literal["sev-snp", "tdx"] = "sev-snp"  # whose machine the simulated one plays
     report_path: str = "/sys/kernel/config/tsm/report"
     quote_seconds: Seconds = 60.0  # bound on one quote, retries included
 
@@ -67,6 +71,16 @@ class KdsTable(_Table, frozen=True):
 
     fetch: bool = False  # True: the agent asks kdsintf.amd.com, and keeps what it got in state_dir
     offline: str = ""  # a directory with what the service has; nothing is fetched then
+
+
+class PcsTable(_Table, frozen=True):
+    """`[pcs]`: what Intel publishes about this platform, needed for TDX quotes."""
+
+    fetch: bool = False  # True: the agent asks Intel's service, and keeps what it got in state_dir
+    offline: str = ""  # a directory with what the service has; nothing is fetched then
+    url: str = BASE_URL  # or a cache inside the data centre (PCCS)
+    root_crl_url: str = ROOT_CRL_URL  # of PCCS: URL/sgx/certification/v4/rootcacrl
+    early: bool = False  # TCB infos as soon as they are published
 
 
 class PassportTable(_Table, frozen=True):
@@ -153,6 +167,7 @@ class Config(_Table, frozen=True):
     agent: AgentTable = AgentTable()
     tee: TeeTable = TeeTable()
     kds: KdsTable = KdsTable()
+    pcs: PcsTable = PcsTable()
     passport: PassportTable = PassportTable()
     policy: PolicyTable = PolicyTable()
     gateway: GatewayTable = GatewayTable()
@@ -291,6 +306,7 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
         config,
         agent=replace(config.agent, state_dir=absolute(config.agent.state_dir)),
         kds=replace(config.kds, offline=absolute(config.kds.offline)),
+        pcs=replace(config.pcs, offline=absolute(config.pcs.offline)),
         policy=replace(config.policy, bundle=absolute(config.policy.bundle)),
         api=replace(config.api, socket=absolute(config.api.socket)),
         observer=replace(
@@ -319,6 +335,11 @@ def _cross_check(config: Config) -> list[str]:
             "gateway.upstream: must be http://ADDRESS:PORT without a path"
             " (the model server stands beside the agent, inside the confidential VM)"
         )
+    for name, url in (("url", config.pcs.url), ("root_crl_url", config.pcs.root_crl_url)):
+        try:
+            check_url(url, "PCS")
+        except ValueError as error:
+            problems.append(f"pcs.{name}: {error}")
     if not config.identity.anonymous and not config.identity.keys:
         problems.append(
             "identity: nobody could ask: add [[identity.keys]] with name and sha256,"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,11 +13,18 @@ from agent.errors import ExitCode, FatalError
 from attestation.anchors import TrustAnchors
 from attestation.configfs_tsm import KernelTree
 from attestation.errors import QuoteError
+from attestation.evidence import Format
+from attestation.simulated.machine import SimulatedMachine
+from attestation.simulated.tdx import SimulatedIntel
 from attestation.simulated.tree import SimulatedTree
 from attestation.simulated.vendor import SimulatedVendor
 from attestation.tee import TeeType, tee_from_spelling
 from attestation.tsm import TsmTree
 
+_MACHINES: Final[dict[str, Callable[..., SimulatedMachine]]] = {
+    "sev-snp": SimulatedVendor.load_or_create,
+    "tdx": SimulatedIntel.load_or_create,
+}
 SIMULATE: Final = "to try the agent without hardware: [tee] mode = 'simulated'"
 
 
@@ -26,20 +34,29 @@ class TeePlatform:
 
     Attributes:
         wanted: the TEE that the operator asked for; None for `auto`.
-        simulated: quotes come from the simulated vendor.
+        machine: whose quotes these are, where the TEE is simulated.
     """
 
     tree: TsmTree
     anchors: TrustAnchors
     wanted: TeeType | None
-    simulated: bool
-    simulated_root: bytes | None = None
+    machine: SimulatedMachine | None = None
+
+    @property
+    def simulated(self) -> bool:
+        """Quotes come from software and prove nothing."""
+        return self.machine is not None
+
+    def evidence_of(self, provider: str) -> Format:
+        """The kind of evidence that a quote of this provider is. Raises as `tee_of`."""
+        self.tee_of(provider)
+        return "tdx" if tee_from_spelling(provider) is TeeType.TDX else "sev-snp"
 
     def tee_of(self, provider: str) -> TeeType:
         """The TEE of a quote's provider.
 
         Raises:
-            FatalError: not the TEE that was asked for, or one this version cannot prove.
+            FatalError: not the TEE that was asked for, or an unknown one.
         """
         try:
             found = tee_from_spelling(provider)
@@ -50,12 +67,6 @@ class TeePlatform:
                 ExitCode.NO_TEE,
                 f"[tee] mode asks for {self.wanted.display}, the kernel's provider is {provider!r}",
                 remedy="correct [tee] mode, or set it to 'auto'",
-            )
-        if found is not TeeType.SEV_SNP:
-            raise FatalError(
-                ExitCode.NO_TEE,
-                f"this version issues passports on AMD SEV-SNP; found {found.display}",
-                remedy=SIMULATE,
             )
         return TeeType.SIMULATED if self.simulated else found
 
@@ -70,7 +81,7 @@ def find_platform(config: Config, *, now: datetime) -> TeePlatform:
     if mode == "simulated":
         directory = Path(config.agent.state_dir)
         try:
-            vendor = SimulatedVendor.load_or_create(directory, now=now)
+            machine = _MACHINES[config.tee.simulate](directory, now=now)
         except QuoteError as error:
             raise FatalError(ExitCode.STATE, str(error), remedy=error.remedy) from None
         except OSError as error:
@@ -79,13 +90,12 @@ def find_platform(config: Config, *, now: datetime) -> TeePlatform:
                 f"the simulated TEE cannot keep its keys in {directory}: {error.strerror}",
                 remedy="make the directory writable for the agent's user, or set agent.state_dir",
             ) from None
-        root = vendor.root_certificate_pem()
+        root = machine.root_certificate_pem()
         return TeePlatform(
-            tree=SimulatedTree(vendor),
+            tree=SimulatedTree(machine),
             anchors=TrustAnchors.builtin().with_simulated_root(root),
             wanted=None,
-            simulated=True,
-            simulated_root=root,
+            machine=machine,
         )
     path = Path(config.tee.report_path)
     if not path.is_dir():
@@ -99,5 +109,4 @@ def find_platform(config: Config, *, now: datetime) -> TeePlatform:
         tree=KernelTree(path),
         anchors=TrustAnchors.builtin(),
         wanted=None if mode == "auto" else tee_from_spelling(mode),
-        simulated=False,
     )

@@ -119,16 +119,15 @@ class SimulatedIntel:
 
     @classmethod
     def _from_files(cls, files: Mapping[str, bytes]) -> Self:
-        keys = {}
+        values: dict[str, Any] = {}
         for name in _KEYS:
             key = load_pem_private_key(files[f"{name}.key"], password=None)
             if not isinstance(key, ec.EllipticCurvePrivateKey):
                 raise TypeError("a key is of another kind")
-            keys[f"{name}_key"] = key
-        certificates = {
-            name: x509.load_pem_x509_certificate(files[f"{name}.pem"]) for name in _CERTIFICATES
-        }
-        return cls(**keys, **certificates)
+            values[f"{name}_key"] = key
+        for name in _CERTIFICATES:
+            values[name] = x509.load_pem_x509_certificate(files[f"{name}.pem"])
+        return cls(**values)
 
     def check(self, now: datetime) -> None:
         """Verify a quote of this vendor, by the code that everybody else uses.
