@@ -23,8 +23,9 @@ from attestation.errors import (
     UncheckableError,
     VerificationError,
 )
+from attestation.hardware import HardwarePolicy, read_hardware_policy
+from attestation.passport import Passport
 from attestation.snp.crl import Crl
-from attestation.snp.policy import SnpPolicy
 from attestation.verifier import Examination, examine_passport
 from lucid.options import Hex, Moment
 from lucid.sources import SourceError, read_file, read_source
@@ -46,7 +47,7 @@ class Expectations:
     audience: str | None
     measurement: bytes | None
     bundle_digest: bytes | None
-    hardware_policy: SnpPolicy | None = None
+    hardware_policy: HardwarePolicy | None = None
     crls: tuple[Crl, ...] = ()
 
     @classmethod
@@ -95,7 +96,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
                 "--simulated-root",
                 type=click.Path(path_type=Path, dir_okay=False, exists=True),
                 help="Root certificate of the simulated TEE (PEM or DER), from its state"
-                " directory: simulated-tee/root.pem.",
+                " directory: simulated-tee/root.pem, or simulated-tdx/root.pem.",
             ),
             click.option("--nonce", type=Hex(8, 64), help="The nonce that you challenged with."),
             click.option("--audience", help="Yourself, as named in the challenge."),
@@ -121,7 +122,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
                 "crl_files",
                 type=click.Path(path_type=Path, dir_okay=False, exists=True),
                 multiple=True,
-                help="Revocation list of the vendor's root (PEM or DER). May be repeated.",
+                help="SEV-SNP: revocation list of AMD's root (PEM or DER). May be repeated.",
             ),
             click.option(
                 "--at", "now", type=Moment(), help="Verify as of this time instead of now."
@@ -201,7 +202,8 @@ def exit_code(error: AttestationError | None) -> int:
 def lines_of(examination: Examination) -> list[tuple[str, str]]:
     """What `show` prints, as (name, value). Text from the passport is made printable."""
     claims, error = examination.passport.claims, examination.error
-    root = "SIMULATED root" if examination.simulated else "AMD Root CA"
+    vendor = "Intel" if examination.passport.evidence.format == "tdx" else "AMD"
+    root = "SIMULATED root" if examination.simulated else f"{vendor} Root CA"
     signature = (
         f"Valid ({root})" if error is None else f"NOT VERIFIED ({printable(error.diagnostics())})"
     )
@@ -260,8 +262,16 @@ def _examine(
     except (AttestationError, ValueError, OSError) as error:
         raise click.UsageError(f"--simulated-root {simulated_root}: {error}") from None
     try:
+        kind = Passport.parse(token).evidence.format
+    except MalformedError as error:
+        _stop(NO_PASSPORT, error.code, f"{source}: not a passport: {error}", as_json=as_json)
+    if crl_files and kind == "tdx":
+        raise click.UsageError("--crl: a passport of TDX brings its revocation lists with it")
+    try:
         policy = (
-            None if hardware_policy is None else SnpPolicy.parse(read_file(str(hardware_policy)))
+            None
+            if hardware_policy is None
+            else read_hardware_policy(read_file(str(hardware_policy)), kind)
         )
         crls = tuple(Crl.parse(read_file(str(path))) for path in crl_files)
     except (MalformedError, SourceError) as error:
@@ -274,10 +284,7 @@ def _examine(
         allow_simulated=allow_simulated,
         **expected,
     )
-    try:
-        return expectations.examine(token)
-    except MalformedError as error:
-        _stop(NO_PASSPORT, error.code, f"{source}: not a passport: {error}", as_json=as_json)
+    return expectations.examine(token)
 
 
 def _stop(code: int, name: str, message: str, *, as_json: bool) -> NoReturn:

@@ -161,6 +161,7 @@ class AgentProcess:
     observer_port: int | None = None
     bundle: Path = BUNDLE
     extra: str = ""
+    simulate: str = "sev-snp"
     port: int = field(default_factory=free_port)
     process: Process | None = None
 
@@ -174,7 +175,8 @@ class AgentProcess:
 
     @property
     def simulated_root(self) -> Path:
-        return self.directory / "state" / "simulated-tee" / "root.pem"
+        folder = "simulated-tdx" if self.simulate == "tdx" else "simulated-tee"
+        return self.directory / "state" / folder / "root.pem"
 
     @property
     def config(self) -> Path:
@@ -189,6 +191,7 @@ log_format = "text"
 stop_seconds = 10
 [tee]
 mode = "simulated"
+simulate = "{self.simulate}"
 [policy]
 bundle = "{self.bundle}"
 [gateway]

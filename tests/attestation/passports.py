@@ -21,13 +21,17 @@ from attestation.passport import (
     issue_passport,
     tenant_salt,
 )
+from attestation.simulated.tdx import SimulatedIntel
 from attestation.simulated.vendor import SimulatedVendor
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
 SEED, DIGEST, HEAD = b"s" * 32, b"d" * 32, b"h" * 32
 
 
-def anchors(vendor: SimulatedVendor) -> TrustAnchors:
+Vendor = SimulatedVendor | SimulatedIntel
+
+
+def anchors(vendor: Vendor) -> TrustAnchors:
     return TrustAnchors.builtin().with_simulated_root(vendor.root_certificate_pem())
 
 
@@ -35,7 +39,7 @@ def anchors(vendor: SimulatedVendor) -> TrustAnchors:
 class Maker:
     """Makes one passport; every part can be changed first."""
 
-    vendor: SimulatedVendor
+    vendor: Vendor
     key: ec.EllipticCurvePrivateKey = field(
         default_factory=lambda: ec.generate_private_key(ec.SECP256R1())
     )
@@ -56,8 +60,16 @@ class Maker:
             journal_head=HEAD,
         ).encode()
 
-    def evidence(self) -> Evidence:
+    def evidence(self, **td: Any) -> Evidence:
+        """`td`: other values of a TD's report."""
         buffer = self.buffer()
+        if isinstance(self.vendor, SimulatedIntel):
+            return Evidence(
+                format="tdx",
+                quote=self.vendor.quote(report_data(buffer), **td),
+                certificates=self.vendor.collateral(NOW),
+                claims_buffer=buffer,
+            )
         return Evidence(
             format="sev-snp",
             quote=self.vendor.sign_report(report_data(buffer)),
@@ -90,8 +102,9 @@ class Maker:
             results=(("check", 1),),
         )
 
-    def token(self, **changes: Any) -> bytes:
-        evidence = self.evidence()
+    def token(self, *, td: dict[str, Any] | None = None, **changes: Any) -> bytes:
+        """A passport; `td` are other values of a TD's report, `changes` of its claims."""
+        evidence = self.evidence(**(td or {}))
         claims = replace(self.claims(evidence), **changes)
         return issue_passport(key=self.key, evidence=evidence, claims=claims)
 

@@ -27,6 +27,7 @@ from tests.attestation.passports import (
     DIGEST,
     NOW,
     Maker,
+    Vendor,
     anchors,
     forged,
     payload_of,
@@ -45,12 +46,12 @@ def token(maker: Maker) -> bytes:
     return maker.token()
 
 
-def verify(vendor: SimulatedVendor, token: bytes, **kwargs: Any) -> Any:
+def verify(vendor: Vendor, token: bytes, **kwargs: Any) -> Any:
     settings: dict[str, Any] = {"now": NOW, "anchors": anchors(vendor), "allow_simulated": True}
     return verify_passport(token, **(settings | kwargs))
 
 
-def refused(vendor: SimulatedVendor, token: bytes, **kwargs: Any) -> AttestationError:
+def refused(vendor: Vendor, token: bytes, **kwargs: Any) -> AttestationError:
     with pytest.raises(AttestationError) as caught:
         verify(vendor, token, **kwargs)
     return caught.value
@@ -113,6 +114,7 @@ def test_simulated_evidence_never_verifies_as_real(maker: Maker, token: bytes) -
 def test_a_simulated_root_pinned_as_amds_still_bears_the_wrong_names(
     maker: Maker, token: bytes
 ) -> None:
+    assert isinstance(maker.vendor, SimulatedVendor)
     mistake = TrustAnchors(amd={"Genoa": frozenset({maker.vendor.root_sha256()})})
     real = forged(token, maker.key, {265: PROFILE, 274: [["sev-snp", [["check", 1]]]]})
     examination = examine_passport(real, now=NOW, anchors=mistake)
@@ -253,11 +255,12 @@ def test_a_swapped_claims_buffer_is_refused(maker: Maker, token: bytes) -> None:
     assert error.code == "snp.report_data.matches"
 
 
-def test_evidence_of_another_vendor_could_not_be_checked(maker: Maker, token: bytes) -> None:
+def test_evidence_of_one_vendor_is_not_taken_for_the_others(maker: Maker, token: bytes) -> None:
     cmw = payload_of(token)[299]
     tdx = [cmw[0].replace("sev-snp", "tdx"), cmw[1], cmw[2]]
     error = refused(maker.vendor, forged(token, maker.key, {299: tdx}))
-    assert isinstance(error, UncheckableError)
+    assert isinstance(error, MalformedError)
+    assert error.code == "tdx.endorsements.format"
 
 
 # -- one form only -------------------------------------------------------------------------------
