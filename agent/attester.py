@@ -72,6 +72,7 @@ class Attester:
     Attributes:
         complete: what of certificates a quote needs, given its kind, the quote and what the host
             supplied with it; None: what the host supplied has to be enough.
+        measure: called in a thread with the bundle's digest before each quote.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Attester:
         self._boot = boot
         self._turn = trio.Lock()
         self.complete: Complete | None = None
+        self.measure: Callable[[bytes], None] | None = None
 
     async def issue(
         self, stated: Stated, *, nonce: bytes | None = None, audience: str | None = None
@@ -112,6 +114,8 @@ class Attester:
             FatalError: the TEE is not the one that was asked for.
         """
         async with self._turn:
+            if self.measure is not None:
+                await trio.to_thread.run_sync(self.measure, stated.bundle[2])
             buffer = self._buffer(stated, nonce)
             fetch = functools.partial(fetch_quote, self._platform.tree, report_data(buffer))
             # Abandoned, not awaited: a thread inside a kernel read cannot be interrupted.

@@ -20,6 +20,7 @@ from agent.daemon import Daemon
 from agent.errors import ExitCode, FatalError
 from agent.notify import Notifier
 from agent.setup import load_bundle
+from attestation.tdx.runtime_register import after
 
 DEFAULT_CONFIG = Path("/etc/lucid/agent.toml")
 DEFAULT_SOCKET = "/run/lucid/agent.sock"
@@ -131,6 +132,8 @@ def check_config(path: Path | None, *, as_json: bool) -> None:
     else:
         click.echo(f"configuration: ok (agent {config.agent.id}, TEE mode {config.tee.mode})")
         click.echo(f"policy bundle: ok ({bundle.name} {bundle.version}, {bundle.digest.hex()})")
+        if config.tee.extend_rtmr3:
+            click.echo(f"RTMR3 with this bundle alone: {after([bundle.digest]).hex()}")
 
 
 def _ask(socket_path: str, route: str) -> httpx.Response:

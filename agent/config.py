@@ -64,6 +64,8 @@ class TeeTable(_Table, frozen=True):
     simulate: Literal["sev-snp", "tdx"] = "sev-snp"  # whose machine the simulated one plays
     report_path: str = "/sys/kernel/config/tsm/report"
     quote_seconds: Seconds = 60.0  # bound on one quote, retries included
+    extend_rtmr3: bool = False  # TDX: measure every policy bundle that comes into force
+    measurements_path: str = "/sys/devices/virtual/misc/tdx_guest/measurements"
 
 
 class KdsTable(_Table, frozen=True):
@@ -340,6 +342,10 @@ def _cross_check(config: Config) -> list[str]:
             check_url(url, "PCS")
         except ValueError as error:
             problems.append(f"pcs.{name}: {error}")
+    if config.tee.extend_rtmr3 and config.tee.mode not in ("auto", "tdx"):
+        problems.append(
+            f"tee.extend_rtmr3: there is no such register with mode {config.tee.mode!r}"
+        )
     if not config.identity.anonymous and not config.identity.keys:
         problems.append(
             "identity: nobody could ask: add [[identity.keys]] with name and sha256,"

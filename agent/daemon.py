@@ -29,6 +29,7 @@ from agent.endorsing import endorsing
 from agent.errors import FatalError
 from agent.identity import Identifier
 from agent.lifecycle import Event, Lifecycle
+from agent.measuring import KernelRegister, Measurer, this_boot
 from agent.metrics import Exposition
 from agent.notify import Notifier
 from agent.platform import TeePlatform, find_platform
@@ -82,6 +83,10 @@ class Daemon:
         now = datetime.now(UTC)
         platform = await trio.to_thread.run_sync(functools.partial(find_platform, config, now=now))
         self._open(platform)
+        if config.tee.extend_rtmr3:
+            register = KernelRegister(Path(config.tee.measurements_path))
+            measurer = Measurer(register, state_dir / "rtmr3.json", boot=this_boot())
+            self.attester.measure = measurer.measure
         self.journal = await trio.to_thread.run_sync(
             setup.open_journal, config, state_dir, self.attester.boot_seed
         )
