@@ -36,13 +36,27 @@ _COLOURS = {"proceed": "green", "warn": "yellow", "redact": "cyan", "deny": "red
     help="A real OpenAI-compatible model server instead of the built-in one. What it answers is"
     " not known, so only the decisions about requests are checked.",
 )
+@click.option(
+    "--simulate",
+    type=click.Choice(["sev-snp", "tdx"]),
+    default="sev-snp",
+    show_default=True,
+    help="Whose machine the simulated TEE plays: AMD's or Intel's.",
+)
 @click.option("--model", help="The model to ask for (default: the server's first).")
 @click.option(
     "--passport-out",
     type=click.Path(path_type=Path, dir_okay=False, writable=True),
     help="Keep the passport in this file, and its simulated root beside it (FILE.root.pem).",
 )
-def demo(*, once: bool, upstream: str | None, model: str | None, passport_out: Path | None) -> None:
+def demo(
+    *,
+    once: bool,
+    upstream: str | None,
+    simulate: str,
+    model: str | None,
+    passport_out: Path | None,
+) -> None:
     """Show everything on this machine: attest, issue a passport, decide, record, stream.
 
     Starts the Observer and the agent, with a *simulated* TEE, on free loopback ports, and a small
@@ -58,8 +72,15 @@ def demo(*, once: bool, upstream: str | None, model: str | None, passport_out: P
     console = Console(stderr=False, highlight=False)
     try:
         with ExitStack() as stack:
-            problems = _run(console, stack, once=once, upstream=upstream, model=model,
-                            passport_out=passport_out)  # fmt: skip
+            problems = _run(
+                console,
+                stack,
+                once=once,
+                upstream=upstream,
+                simulate=simulate,
+                model=model,
+                passport_out=passport_out,
+            )
     except DemoError as error:
         click.echo(f"lucid demo: {error}", err=True)
         sys.exit(3)
@@ -74,6 +95,7 @@ def _run(
     *,
     once: bool,
     upstream: str | None,
+    simulate: str,
     model: str | None,
     passport_out: Path | None,
 ) -> list[str]:
@@ -82,7 +104,7 @@ def _run(
     if upstream is None:
         upstream = stack.enter_context(DemoUpstream()).url
     console.print("Starting the Observer and the agent (simulated TEE) …")
-    agent = AgentPart(directory, upstream=upstream)
+    agent = AgentPart(directory, upstream=upstream, simulate=simulate)
     observer = stack.enter_context(ObserverPart(directory, simulated_root=agent.simulated_root))
     agent.observer = observer.grpc
     stack.enter_context(agent)

@@ -149,10 +149,11 @@ class ObserverPart(Part):
 class AgentPart(Part):
     """The agent on a simulated TEE, before `upstream`."""
 
-    def __init__(self, directory: Path, *, upstream: str) -> None:
+    def __init__(self, directory: Path, *, upstream: str, simulate: str) -> None:
         super().__init__("agent", directory / "agent.log")
         self._directory = directory
         self._upstream = upstream
+        self._simulate = simulate
         self._socket = directory / "agent.sock"
         self.observer = ""
         self.url = ""
@@ -160,7 +161,8 @@ class AgentPart(Part):
     @property
     def simulated_root(self) -> Path:
         """The root certificate that the simulated TEE makes."""
-        return self._directory / "state" / "simulated-tee" / "root.pem"
+        folder = "simulated-tdx" if self._simulate == "tdx" else "simulated-tee"
+        return self._directory / "state" / folder / "root.pem"
 
     def start(self) -> None:
         """Launch and wait for the first passport."""
@@ -168,7 +170,7 @@ class AgentPart(Part):
         config = self._directory / "agent.toml"
         values: dict[str, dict[str, Any]] = {
             "agent": {"id": "demo-agent", "state_dir": str(self._directory / "state")},
-            "tee": {"mode": "simulated"},
+            "tee": {"mode": "simulated", "simulate": self._simulate},
             "policy": {"bundle": str(bundle)},
             "gateway": {"listen": "127.0.0.1:0", "upstream": self._upstream},
             "identity": {"anonymous": True},

@@ -5,13 +5,18 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.processes import BIN, clean_environment
 
 
-def test_the_demo_runs_checks_everything_and_keeps_the_passport(tmp_path: Path) -> None:
+@pytest.mark.parametrize("machine", ["sev-snp", "tdx"])
+def test_the_demo_runs_checks_everything_and_keeps_the_passport(
+    tmp_path: Path, machine: str
+) -> None:
     out = tmp_path / "demo.cwt"
     done = subprocess.run(
-        [str(BIN / "lucid"), "demo", "--once", "--passport-out", str(out)],
+        [str(BIN / "lucid"), "demo", "--once", "--simulate", machine, "--passport-out", str(out)],
         capture_output=True,
         text=True,
         timeout=120,
