@@ -273,7 +273,9 @@ class _Run:
     def _missing(self, name: str, what: str) -> None:
         def check() -> tuple[str, None]:
             raise UncheckableError(
-                name, f"{what} was not given", remedy="Intel's PCS has it; `lucid` reads files"
+                name,
+                f"not given: {what}",
+                remedy="Intel publishes it for each kind of platform (PCS); give it as a file",
             )
 
         self.ledger.run(name, check)
