@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check test-real test-crash bench bench-snp bench-tdx fuzz proto requirements clean
+.PHONY: help demo test check test-real test-crash test-kernel bench bench-snp bench-tdx fuzz proto requirements clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -47,6 +47,10 @@ check: $(VENV)/.dev ## ruff, mypy --strict, the import arrows
 
 test-crash: $(VENV)/.dev ## kill -9 and outages under load (about 3 minutes)
 	$(BIN)/python -m pytest -m crash tests/crash
+
+# Packages of the configured Debian mirror are unpacked below .kernel; nothing is installed.
+test-kernel: $(VENV)/.dev ## The client against the real configfs-tsm code, in a virtual machine (about 1 minute)
+	$(BIN)/python -m pytest -m kernel -rs tests/kernel
 
 # A real model server (llama-cpp-python) and a real client (openai) in an environment of their own,
 # so that their dependencies stay out of ours. The wheel is built from source once (5 to 10 minutes)
@@ -101,4 +105,4 @@ requirements: ## Pin and hash again (needs uv on the PATH)
 	uv pip compile -q requirements/fuzz.in --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/fuzz.txt
 
 clean: ## Remove environments and caches
-	rm -rf .venv .venv-real .venv-peers .venv-fuzz .fuzz .mypy_cache .pytest_cache .ruff_cache .hypothesis build ./*.egg-info
+	rm -rf .venv .venv-real .venv-peers .venv-fuzz .fuzz .kernel .mypy_cache .pytest_cache .ruff_cache .hypothesis build ./*.egg-info

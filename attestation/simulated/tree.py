@@ -107,6 +107,8 @@ class SimulatedTree:
             if attribute not in self._write_only:
                 raise _error(errno.ENOENT, entry, attribute)
             if attribute == "privlevel":
+                if not data:
+                    raise _error(errno.EFAULT, entry, attribute)
                 found.privlevel = self._privlevel(entry, data)
                 found.write_generation += 1
                 return

@@ -119,12 +119,17 @@ class TsmSemantics:
         level = int(text, 16) if b"x" in text else int(text)
         assert tree.read("e", "outblob")[0x30:0x34] == level.to_bytes(4, "little")
 
-    @pytest.mark.parametrize("text", [b"4", b"-1", b"\x01", b"", b" 1", b"1 ", b"1\n\n", b"one"])
+    @pytest.mark.parametrize("text", [b"4", b"-1", b"\x01", b" 1", b"1 ", b"1\n\n", b"one"])
     def test_another_privilege_level_is_refused_and_does_not_count(
         self, tree: TsmTree, text: bytes
     ) -> None:
         tree.mkdir("e")
         assert error_of(tree.write, "e", "privlevel", text) == "EINVAL"
+        assert generation(tree) == 0
+
+    def test_an_empty_write_of_text_is_a_fault_and_does_not_count(self, tree: TsmTree) -> None:
+        tree.mkdir("e")
+        assert error_of(tree.write, "e", "privlevel", b"") == "EFAULT"
         assert generation(tree) == 0
 
     def test_entries_do_not_touch_each_other(self, tree: TsmTree) -> None:
