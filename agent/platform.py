@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+import psutil
+import structlog
+
 from agent.config import Config
 from agent.errors import ExitCode, FatalError
 from attestation.anchors import TrustAnchors
-from attestation.configfs_tsm import KernelTree
+from attestation.configfs_tsm import KernelTree, sweep
 from attestation.errors import QuoteError
 from attestation.evidence import Format
 from attestation.simulated.machine import SimulatedMachine
@@ -25,6 +29,7 @@ _MACHINES: Final[dict[str, Callable[..., SimulatedMachine]]] = {
     "sev-snp": SimulatedVendor.load_or_create,
     "tdx": SimulatedIntel.load_or_create,
 }
+_LOG = structlog.get_logger(part="tee")
 SIMULATE: Final = "to try the agent without hardware: [tee] mode = 'simulated'"
 
 
@@ -71,6 +76,11 @@ class TeePlatform:
         return TeeType.SIMULATED if self.simulated else found
 
 
+def _another_lives(pid: int) -> bool:
+    """In a container every agent is process 1: what bears our own number is a dead one's."""
+    return pid != os.getpid() and psutil.pid_exists(pid)
+
+
 def find_platform(config: Config, *, now: datetime) -> TeePlatform:
     """Open the platform that the configuration names. Blocking: may generate RSA-4096 keys.
 
@@ -105,8 +115,11 @@ def find_platform(config: Config, *, now: datetime) -> TeePlatform:
             " (needs Linux 6.7 or newer, configfs mounted, and a confidential guest)",
             remedy=SIMULATE,
         )
+    tree = KernelTree(path)
+    if left := sweep(tree, alive=_another_lives):
+        _LOG.info("tee.swept", entries=len(left))  # an agent before us was killed
     return TeePlatform(
-        tree=KernelTree(path),
+        tree=tree,
         anchors=TrustAnchors.builtin(),
         wanted=None if mode == "auto" else tee_from_spelling(mode),
     )

@@ -129,6 +129,28 @@ def fetch_quote(
     raise AssertionError("unreachable")  # pragma: no cover
 
 
+def sweep(
+    tree: TsmTree, *, alive: Callable[[int], bool], entry_prefix: str = "lucid-"
+) -> list[str]:
+    """Remove entries that a killed agent left behind; gives their names. Called once, at start.
+
+    Args:
+        alive: whether there is a process with this number. Entries of live ones stay.
+
+    An entry that cannot be removed stays: it holds memory, and nobody reads it.
+    """
+    swept: list[str] = []
+    with suppress(OSError):  # no tree: the first quote says so, with what to do
+        for entry in tree.entries():
+            owner = entry.removeprefix(entry_prefix).partition("-")[0]
+            ours = entry.startswith(entry_prefix) and owner.isascii() and owner.isdigit()
+            if ours and len(owner) < 10 and not alive(int(owner)):
+                with suppress(OSError):
+                    tree.rmdir(entry)
+                    swept.append(entry)
+    return swept
+
+
 class _RetryError(Exception):
     """This transaction failed; another one may not."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from attestation.configfs_tsm import KernelTree, fetch_quote
+from attestation.configfs_tsm import KernelTree, fetch_quote, sweep
 from attestation.errors import QuoteError
 from attestation.simulated.tree import SimulatedTree
 from attestation.simulated.vendor import SimulatedVendor
@@ -402,3 +402,38 @@ def test_file_descriptors_are_closed_whatever_happens(tmp_path: Path) -> None:
         assert error_of(tree.read, "a", "directory") == "EISDIR"
         tree.entries()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+# --- what a killed agent left behind
+
+
+def test_entries_of_dead_agents_are_swept_and_no_others(tree: SimulatedTree) -> None:
+    names = [
+        "lucid-7-a",
+        "lucid-8-b",
+        "lucid-x-c",
+        "lucid-",
+        "lucid-9999999999-d",
+        "other-7-e",
+        "7",
+    ]
+    for name in names:
+        tree.mkdir(name)
+    assert sweep(tree, alive=lambda pid: pid == 8) == ["lucid-7-a"]
+    assert tree.entries() == sorted(set(names) - {"lucid-7-a"})
+
+
+def test_sweeping_never_stops_a_start(tree: SimulatedTree, tmp_path: Path) -> None:
+    assert sweep(KernelTree(tmp_path / "none"), alive=lambda _: False) == []
+    (tmp_path / "lucid-7-a").mkdir()
+    (tmp_path / "lucid-7-a" / "inblob").touch()  # a plain directory that is not empty stays
+    assert sweep(KernelTree(tmp_path), alive=lambda _: False) == []
+
+
+def test_an_entry_of_a_quote_in_the_works_is_not_swept(tree: SimulatedTree) -> None:
+    def meanwhile(entry: str, attribute: str) -> None:
+        if attribute == "outblob":
+            assert sweep(tree, alive=lambda pid: pid == os.getpid()) == []
+
+    tree.faults.before_read = meanwhile
+    assert fetch(tree).outblob

@@ -18,7 +18,7 @@ from typing import Final
 
 import pytest
 
-from attestation.configfs_tsm import KernelTree, fetch_quote
+from attestation.configfs_tsm import KernelTree, fetch_quote, sweep
 from attestation.errors import QuoteError
 from attestation.simulated.machine import SimulatedMachine
 from attestation.simulated.tdx import SimulatedIntel
@@ -196,6 +196,17 @@ def test_a_racing_writer_is_noticed(tree: KernelTree) -> None:
 def test_an_oversized_write_is_refused(tree: KernelTree) -> None:
     tree.mkdir("e")
     assert error_of(tree.write, "e", "inblob", bytes(65)) == "EFBIG"
+
+
+def test_what_a_killed_agent_left_is_swept(tree: KernelTree) -> None:
+    child = os.fork()
+    if child == 0:
+        tree.mkdir(f"lucid-{os.getpid()}-left")
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert tree.entries() == [f"lucid-{child}-left"]
+    assert sweep(tree, alive=lambda pid: Path(f"/proc/{pid}").exists())
+    assert tree.entries() == []
 
 
 def test_of_200_requests_at_once_each_gets_its_own_answer(tree: KernelTree) -> None:
