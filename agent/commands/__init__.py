@@ -1,0 +1,1 @@
+"""The commands of `lucid-agent`, imported one by one when they are asked for."""

@@ -1,0 +1,97 @@
+"""`lucid-agent status` and `healthcheck`: questions to the running agent, over its Unix socket.
+
+A probe runs every few seconds: nothing is imported here that a question does not need.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any, Final
+
+import click
+import httpx
+
+from agent.commands.common import fail
+
+DEFAULT_SOCKET: Final = "/run/lucid/agent.sock"
+SILENT: Final = 3  # exit code where the running agent could not be asked
+
+_socket_option = click.option(
+    "--socket",
+    "socket_path",
+    default=DEFAULT_SOCKET,
+    envvar="LUCID_AGENT_SOCKET",
+    show_default=True,
+    help="The local API's Unix socket ([api] socket).",
+)
+
+
+def _ask(socket_path: str, route: str) -> httpx.Response:
+    transport = httpx.HTTPTransport(uds=socket_path)
+    try:
+        with httpx.Client(transport=transport, timeout=5) as client:
+            return client.get(f"http://agent{route}")
+    except httpx.HTTPError as error:
+        fail(
+            SILENT,
+            f"no agent answers on {socket_path}: {error}",
+            "is the agent running? --socket names the socket ([api] socket)",
+        )
+
+
+@click.command()
+@_socket_option
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def status(socket_path: str, *, as_json: bool) -> None:
+    """Show what the running agent says of itself: state, since when, why, what happens next.
+
+    Exits 0 if it is ready, 1 if not, 3 if no agent answers.
+    """
+    data = _ask(socket_path, "/v1/status").json()
+    if as_json:
+        click.echo(json.dumps(data, indent=2))
+    else:
+        _print_status(data)
+    sys.exit(0 if data["ready"] else 1)
+
+
+def _print_status(data: dict[str, Any]) -> None:
+    passport, policy, observer = data["passport"], data["policy"], data["observer"]
+    journal = data["journal"]
+    rows = [
+        ("State", f"{data['state']} for {data['since_seconds']:.0f} s: {data['reason']}"),
+        ("Next", data["next"]),
+        ("Ready", f"{'yes' if data['ready'] else 'no'} ({data['ready_reason']})"),
+        ("Gateway", f"http://{data['gateway']}"),
+    ]
+    if passport is not None:
+        marks = "SIMULATED, " if passport["simulated"] else ""
+        rows.append(
+            ("Passport", f"{passport['id']} ({marks}{passport['seconds_left']:.0f} s left)")
+        )
+    if policy is not None:
+        rows.append(("Policy", f"{policy['name']} {policy['version']} ({policy['digest'][:16]}…)"))
+    rows.append(
+        ("Journal", f"{journal['durable_seq']} decisions durable, head {journal['head'][:16]}…")
+    )
+    if observer is not None:
+        rows.append(
+            (
+                "Observer",
+                f"{'connected' if observer['connected'] else 'away'}, {observer['lag']} behind",
+            )
+        )
+    for name, value in rows:
+        click.echo(f"{name + ':':<10} {value}")
+
+
+@click.command()
+@_socket_option
+@click.option("--live", is_flag=True, help="Ask only whether the process is alive.")
+def healthcheck(socket_path: str, *, live: bool) -> None:
+    """For probes: exit 0 if the agent is ready (or alive with --live), 1 if not, 3 if silent."""
+    response = _ask(socket_path, "/healthz" if live else "/readyz")
+    if response.status_code != 200:
+        click.echo(response.json().get("reason", "not ready"), err=True)
+        sys.exit(1)

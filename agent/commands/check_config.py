@@ -1,0 +1,36 @@
+"""`lucid-agent check-config`: could the daemon start with this?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from agent.commands.common import config_option, fail, load
+from agent.errors import FatalError
+from agent.setup import load_bundle
+from attestation.tdx.runtime_register import after
+
+
+@click.command("check-config")
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="Print the effective configuration as JSON.")
+def check_config(path: Path | None, *, as_json: bool) -> None:
+    """Check the configuration and the policy bundle without starting anything.
+
+    Prints what is in effect, variables included. Exits 0 if the daemon could start with it, 2 if
+    not, with every problem named.
+    """
+    config = load(path)
+    try:
+        bundle, _engine = load_bundle(Path(config.policy.bundle))
+    except FatalError as error:
+        fail(error.code, str(error), error.remedy)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(config)).decode())
+    else:
+        click.echo(f"configuration: ok (agent {config.agent.id}, TEE mode {config.tee.mode})")
+        click.echo(f"policy bundle: ok ({bundle.name} {bundle.version}, {bundle.digest.hex()})")
+        if config.tee.extend_rtmr3:
+            click.echo(f"RTMR3 with this bundle alone: {after([bundle.digest]).hex()}")

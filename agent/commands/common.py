@@ -1,0 +1,49 @@
+"""What several commands of `lucid-agent` have in common."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+from pathlib import Path
+from typing import Final, NoReturn
+
+import click
+
+from agent.config import Config, ConfigError, load_config
+from agent.errors import ExitCode
+
+DEFAULT_CONFIG: Final = Path("/etc/lucid/agent.toml")
+
+config_option = click.option(
+    "--config",
+    "-c",
+    "path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="LUCID_CONFIG",
+    help=f"Configuration file. Default: {DEFAULT_CONFIG} where it exists.",
+)
+
+
+def version() -> str:
+    """The installed version."""
+    return importlib.metadata.version("lucid-agent")
+
+
+def fail(code: int, message: str, remedy: str = "") -> NoReturn:
+    """Say what is wrong and what to do, and end with this exit code."""
+    click.echo(f"lucid-agent: {message}", err=True)
+    if remedy:
+        click.echo(f"  {remedy}", err=True)
+    sys.exit(code)
+
+
+def load(path: Path | None) -> Config:
+    """The configuration: the named file, else the default one where it exists, else none."""
+    if path is None and DEFAULT_CONFIG.exists():
+        path = DEFAULT_CONFIG
+    try:
+        return load_config(path, os.environ)
+    except ConfigError as error:
+        where = path if path is not None else "the environment"
+        fail(ExitCode.USAGE, f"the configuration ({where}) is wrong:\n{error}")

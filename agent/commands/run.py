@@ -1,0 +1,42 @@
+"""`lucid-agent run`: the daemon."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+import trio
+
+from agent import logs
+from agent.commands.common import config_option, fail, load, version
+from agent.daemon import Daemon
+from agent.errors import FatalError
+from agent.notify import Notifier
+
+
+@click.command()
+@config_option
+def run(path: Path | None) -> None:
+    """Run the daemon until SIGTERM or SIGINT. SIGHUP loads the policy bundle again.
+
+    Logs go to standard error, as JSON lines or text ([agent] log_format). Under systemd with
+    Type=notify, readiness is reported when the first passport has been issued.
+    """
+    config = load(path)
+    logs.configure(level=config.agent.log_level, form=config.agent.log_format)
+    daemon = Daemon(config, version=version(), notifier=Notifier(os.environ.get("NOTIFY_SOCKET")))
+    try:
+        trio.run(daemon.run)
+    except* FatalError as group:
+        error = _first_fatal(group)
+        fail(error.code, str(error), error.remedy)
+
+
+def _first_fatal(group: BaseExceptionGroup[FatalError]) -> FatalError:
+    error: Any = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, FatalError)
+    return error
