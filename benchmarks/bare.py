@@ -15,9 +15,11 @@ from typing import Final
 import trio
 
 from attestation.records import DecisionRecord
-from enforcement.admission import ExchangeLike, GateState
+from enforcement.admission import ExchangeLike, GateState, GuardLike
+from enforcement.apierror import Headers, Refusal
+from enforcement.auditing import Audit, Auditors, Question
 from enforcement.door import Door
-from enforcement.exchange import Ruling, StreamGuard
+from enforcement.exchange import Ruling
 from enforcement.http1 import RequestHead
 from enforcement.limits import Limits
 from enforcement.outcome import Outcome, Verdict
@@ -51,14 +53,19 @@ class _NoJournal:
         pass
 
 
-class _OpenGuard(StreamGuard):
+class _OpenGuard:
+    question: Question | None = None
+
     def __init__(self) -> None:
         self.denied = False
-        self.headers = ()
-        self.refusal = None
+        self.headers: Headers = ()
+        self.refusal: Refusal | None = None
 
     def feed(self, data: bytes) -> bytes:
         return data
+
+    def answer(self, audit: Audit) -> bytes:  # noqa: ARG002 - the interface
+        return b""
 
     def finish(self) -> bytes:
         return b""
@@ -74,6 +81,8 @@ class _OpenGuard(StreamGuard):
 class Passthrough:
     """Lets everything through, undecided and unrecorded."""
 
+    auditors: Auditors | None = None
+
     def __init__(self) -> None:
         self.recorder = _NoJournal()
 
@@ -83,7 +92,10 @@ class Passthrough:
     def begin(self, request: RequestHead) -> ExchangeLike:  # noqa: ARG002 - the interface
         return self
 
-    def request(self, body: bytes) -> Ruling:
+    def look_at_request(self, body: bytes) -> Question | None:  # noqa: ARG002 - the interface
+        return None
+
+    def request(self, body: bytes, audit: Audit | None = None) -> Ruling:  # noqa: ARG002
         return Ruling(verdict=_VERDICT, record=_RECORD, forward_body=body, refusal=None, headers=())
 
     def refuse(self, code: str, message: str, status: int) -> Ruling:
@@ -95,10 +107,20 @@ class Passthrough:
             headers=(),
         )
 
-    def response(self, *, status: int, content_type: str, body: bytes) -> Ruling:  # noqa: ARG002
-        return self.request(body)
+    def look_at_response(self, *, content_type: str, body: bytes) -> Question | None:  # noqa: ARG002
+        return None
 
-    def stream(self, *, status: int) -> StreamGuard:  # noqa: ARG002 - the interface
+    def response(
+        self,
+        *,
+        status: int,  # noqa: ARG002
+        content_type: str,  # noqa: ARG002
+        body: bytes,
+        audit: Audit | None = None,
+    ) -> Ruling:
+        return self.request(body, audit)
+
+    def stream(self, *, status: int) -> GuardLike:  # noqa: ARG002 - the interface
         return _OpenGuard()
 
     def upstream_failed(self, code: str, message: str, *, status: int) -> Ruling:

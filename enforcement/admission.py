@@ -12,7 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from enforcement.exchange import Exchange, Ruling, StreamGuard, refuse_unknown_route
+from attestation.records import DecisionRecord
+from enforcement.apierror import Headers, Refusal
+from enforcement.auditing import Audit, Auditors, Question
+from enforcement.exchange import Exchange, Ruling, refuse_unknown_route
 from enforcement.http1 import Header, RequestHead
 from enforcement.recorder import Recorder
 from enforcement.routes import find_route
@@ -30,19 +33,73 @@ class GateState:
     message: str
 
 
+class GuardLike(Protocol):
+    """What the door needs of the guard of a stream.
+
+    `enforcement.stream_guard.StreamGuard` is one, `AuditedStream` is another.
+    """
+
+    @property
+    def denied(self) -> bool:
+        """Send what the last call returned, then close the upstream."""
+
+    @property
+    def headers(self) -> Headers:
+        """For the reply's head."""
+
+    @property
+    def refusal(self) -> Refusal | None:
+        """Set when the stream was denied before any byte left: it can still be a status."""
+
+    @property
+    def question(self) -> Question | None:
+        """After `feed` and `finish`: what auditors must be asked before more may leave.
+
+        Their answer goes to `answer`. None: nothing.
+        """
+
+    @property
+    def record(self) -> DecisionRecord:
+        """Final after `finish` (and its answer), a denial or `aborted`."""
+
+    def feed(self, data: bytes) -> bytes:
+        """Upstream wire bytes to bytes that may leave now."""
+
+    def answer(self, audit: Audit) -> bytes:
+        """What auditors say, to bytes that may leave now."""
+
+    def finish(self) -> bytes:
+        """The upstream ended: the rest, once the record is durable."""
+
+    def aborted(self, reason: str) -> None:
+        """The stream ended without its end."""
+
+
 class ExchangeLike(Protocol):
     """What the door needs of an exchange (`enforcement.exchange.Exchange` is one)."""
 
-    def request(self, body: bytes) -> Ruling:
+    @property
+    def auditors(self) -> Auditors | None:
+        """None: decide at once. Else decide by the functions of `enforcement.auditing`."""
+
+    def look_at_request(self, body: bytes) -> Question | None:
+        """What auditors must be asked before `request`."""
+
+    def request(self, body: bytes, audit: Audit | None = None) -> Ruling:
         """Decide the request."""
 
     def refuse(self, code: str, message: str, status: int) -> Ruling:
         """Refuse it for a reason of the door's own."""
 
-    def response(self, *, status: int, content_type: str, body: bytes) -> Ruling:
+    def look_at_response(self, *, content_type: str, body: bytes) -> Question | None:
+        """What auditors must be asked before `response`."""
+
+    def response(
+        self, *, status: int, content_type: str, body: bytes, audit: Audit | None = None
+    ) -> Ruling:
         """Decide a whole reply."""
 
-    def stream(self, *, status: int) -> StreamGuard:
+    def stream(self, *, status: int) -> GuardLike:
         """Guard a streamed reply."""
 
     def upstream_failed(self, code: str, message: str, *, status: int) -> Ruling:
@@ -94,7 +151,7 @@ class PolicyAdmission:
         """The journal, as the door sees it."""
         return self._recorder
 
-    def begin(self, request: RequestHead) -> Exchange | Ruling:
+    def begin(self, request: RequestHead) -> ExchangeLike | Ruling:
         """Start an exchange on one snapshot; a request on no known route is refused at once."""
         snapshot = self._snapshot()
         principal = self._identify(request.headers)

@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 import trio
 
-from enforcement import replies
+from enforcement import auditing, replies
 from enforcement.apierror import Refusal
 from enforcement.client import Client, Shared
 from enforcement.exchange import Ruling
@@ -110,7 +110,10 @@ class Connection:
                     raise
                 await self._deny(begun.refuse(error.code, str(error), error.status), close=True)
                 return
-        ruling = begun.request(body)
+        if begun.auditors is None:
+            ruling = begun.request(body)
+        else:
+            ruling = await auditing.request(begun, body)
         if ruling.refusal is not None:
             await self._deny(ruling, close=False)
             return

@@ -8,6 +8,7 @@ always encoded again from what was decided on, so no second parser can read some
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,10 @@ from typing import Any, Final
 from attestation.records import Coverage, DecisionRecord
 from enforcement import policy_view
 from enforcement.apierror import Headers, Refusal, error_body, error_type
+from enforcement.audited_stream import AuditedStream
+from enforcement.auditing import Audit, Auditors, Question
 from enforcement.denial import policy_refusal
+from enforcement.detectors import DETECTORS
 from enforcement.outcome import Outcome, Phase, Verdict
 from enforcement.policy_view import Asked, Findings
 from enforcement.redact import RedactionIncompleteError, known_labels, mask
@@ -95,11 +99,36 @@ class Exchange:
         )
         self._model = ""
         self._warnings: Headers = ()
+        self._input: tuple[str, ...] = ()  # kept only for auditors
+        self._read: tuple[Any, list[Text]] | None = None  # by a look, for the decision after it
+
+    @property
+    def auditors(self) -> Auditors | None:
+        """Who is to be asked before a decision (`enforcement.auditing`); None: nobody."""
+        return self._asked.snapshot.auditors
 
     # -- the request ------------------------------------------------------------------------------
 
-    def request(self, body: bytes) -> Ruling:
-        """Decide the request. Refuses what cannot be understood."""
+    def look_at_request(self, body: bytes) -> Question | None:
+        """What auditors must be asked before `request`; None: nothing."""
+        auditors = self.auditors
+        if auditors is None or self._route.refused is not None or not self._known:
+            return None
+        try:
+            self._read = self._read_request(body)
+        except BodyError:
+            return None  # `request` refuses it, and says why
+        self._input = tuple([text.value for text in self._read[1]])
+        if not auditors.gives(Phase.REQUEST):
+            return None
+        return self._question(auditors, Phase.REQUEST, None)
+
+    def request(self, body: bytes, audit: Audit | None = None) -> Ruling:
+        """Decide the request. Refuses what cannot be understood.
+
+        Args:
+            audit: what auditors say of it, where `look_at_request` asked for that.
+        """
         if self._route.refused is not None:
             return self.refuse(*_route_refusal(self._route))
         if not self._known:
@@ -107,14 +136,15 @@ class Exchange:
         findings = self._findings(Phase.REQUEST)
         start = self._asked.clock()
         try:
-            value, texts = self._read_request(body)
+            value, texts = self._read or self._read_request(body)
         except BodyError as error:
             reason = "malformed_request" if error.code.startswith("invalid") else error.code
             return self._refused(findings, reason, error.code, str(error), 400)
-        verdict = self._decide(findings, texts, start)
+        self._read = None
+        verdict = self._decide(findings, texts, start, audit)
         edited = False
         if verdict.outcome is Outcome.REDACT:
-            edited, verdict = self._redact(texts, verdict)
+            edited, verdict = self._redact(texts, verdict, audit)
         self._cover(findings, texts, verdict)
         if verdict.outcome is Outcome.DENY:
             return self._denied(findings, verdict)
@@ -139,19 +169,38 @@ class Exchange:
 
     # -- the reply --------------------------------------------------------------------------------
 
-    def response(self, *, status: int, content_type: str, body: bytes) -> Ruling:
-        """Decide a whole reply, an error reply included."""
+    def look_at_response(self, *, content_type: str, body: bytes) -> Question | None:
+        """What auditors must be asked before `response`; None: nothing."""
+        auditors = self.auditors
+        if auditors is None or not auditors.gives(Phase.RESPONSE):
+            return None
+        try:
+            self._read = _read_reply(content_type, body)
+        except BodyError:
+            return None  # `response` refuses it, and says why
+        output = tuple([text.value for text in self._read[1]])
+        return self._question(auditors, Phase.RESPONSE, output)
+
+    def response(
+        self, *, status: int, content_type: str, body: bytes, audit: Audit | None = None
+    ) -> Ruling:
+        """Decide a whole reply, an error reply included.
+
+        Args:
+            audit: what auditors say of it, where `look_at_response` asked for that.
+        """
         del status  # an error's body is text like any other
         findings = self._findings(Phase.RESPONSE)
         start = self._asked.clock()
         try:
-            value, texts = _read_reply(content_type, body)
+            value, texts = self._read or _read_reply(content_type, body)
         except BodyError as error:
             return self._refused(findings, "malformed_reply", "upstream_malformed", str(error), 502)
-        verdict = self._decide(findings, texts, start)
+        self._read = None
+        verdict = self._decide(findings, texts, start, audit)
         edited = False
         if verdict.outcome is Outcome.REDACT:
-            edited, verdict = self._redact(texts, verdict)
+            edited, verdict = self._redact(texts, verdict, audit)
             if edited:
                 drop_token_copies(value[0])
         self._cover(findings, texts, verdict)
@@ -163,17 +212,33 @@ class Exchange:
         forward = _write_reply(content_type, value[0]) if value else b""
         return self._ruling(findings, verdict, forward, redacted=edited)
 
-    def stream(self, *, status: int) -> StreamGuard:
+    def stream(self, *, status: int) -> StreamGuard | AuditedStream:
         """A guard for a reply of content type `text/event-stream`."""
         del status
         findings = self._findings(Phase.RESPONSE)
-        return StreamGuard(
+        guard = StreamGuard(
             self._asked,
             findings,
             style=self._route.style,
             model=self._model,
             headers=self._headers(findings.decision_id),
         )
+        auditors = self.auditors
+        if auditors is None or not auditors.gives(Phase.RESPONSE):
+            return guard
+        rules = self._asked.snapshot.bundle.stream
+        return AuditedStream(
+            guard,
+            functools.partial(self._question_of_stream, auditors),
+            observe=rules.mode == "observe",
+            every=rules.hold_back if rules.mode == "window" else None,
+            hold_back=rules.hold_back if auditors.labels else 0,
+        )
+
+    def _question_of_stream(
+        self, auditors: Auditors, output: tuple[str, ...], *, final: bool
+    ) -> Question:
+        return self._question(auditors, Phase.RESPONSE, output, final=final)
 
     def upstream_failed(self, code: str, message: str, *, status: int) -> Ruling:
         """The model server gave no usable reply (502, 504): recorded as a denied response."""
@@ -186,22 +251,54 @@ class Exchange:
     def _findings(self, phase: Phase) -> Findings:
         return Findings(phase=phase, decision_id=self._asked.new_decision_id())
 
-    def _decide(self, findings: Findings, texts: list[Text], start: int) -> Verdict:
+    def _question(
+        self,
+        auditors: Auditors,
+        phase: Phase,
+        output: tuple[str, ...] | None,
+        *,
+        final: bool = True,
+    ) -> Question:
+        asked = self._asked
+        return Question(
+            auditors=auditors,
+            phase=phase,
+            input=self._input,
+            output=output,
+            model=self._model,
+            principal=asked.principal,
+            agent_id=asked.snapshot.agent_id,
+            trace_id=asked.trace_id,
+            request_id=asked.request_id,
+            final=final,
+        )
+
+    def _decide(
+        self, findings: Findings, texts: list[Text], start: int, audit: Audit | None
+    ) -> Verdict:
         asked = self._asked
         spans = policy_view.scan_all((text.value for text in texts), asked.labels)
         findings.claims = policy_view.claims_of(spans)
+        if audit is not None:
+            findings.heed(audit)
         found = asked.clock()
         verdict = asked.decide(findings.phase, findings.claims)
         done = asked.clock()
-        findings.latency = {"detect": (found - start) // 1000, "policy": (done - found) // 1000}
+        findings.latency["detect"] = (found - start) // 1000
+        findings.latency["policy"] = (done - found) // 1000
         findings.texts = digests([text.value for text in texts], asked.salt)
         return verdict
 
-    def _redact(self, texts: list[Text], verdict: Verdict) -> tuple[bool, Verdict]:
+    def _redact(
+        self, texts: list[Text], verdict: Verdict, audit: Audit | None
+    ) -> tuple[bool, Verdict]:
         labels, edited = known_labels(verdict.redact), False
+        marked = policy_view.marked_by(audit, verdict.redact - DETECTORS)
+        if marked is None:
+            return False, policy_view.denied("redaction_incomplete")
         try:
-            for text in texts:
-                masked = mask(text.value, labels)
+            for index, text in enumerate(texts):
+                masked = mask(text.value, labels, marked[index] if marked else ())
                 if masked != text.value:
                     text.replace(masked)
                     edited = True

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from attestation.records import ClaimValue, Coverage, DecisionRecord, TextDigest
+from enforcement.auditing import Audit
 from enforcement.detectors import Span, claims_from, scan
 from enforcement.outcome import Outcome, Phase, PolicyRequest, Verdict
 from enforcement.snapshot import Snapshot
@@ -63,6 +64,27 @@ class Findings:
     latency: dict[str, int] = field(default_factory=dict)
     texts: tuple[TextDigest, ...] = ()
     coverage: Coverage = field(default_factory=Coverage)
+    auditors: dict[str, str] = field(default_factory=dict)
+
+    def heed(self, audit: Audit) -> None:
+        """Put what auditors said beside the built-in claims."""
+        self.claims = audit.add_to(self.claims)
+        self.auditors |= audit.status
+        for name, spent in audit.latency_us.items():
+            key = f"auditor:{name}"
+            self.latency[key] = self.latency.get(key, 0) + spent
+
+
+def marked_by(audit: Audit | None, labels: frozenset[str]) -> tuple[tuple[Span, ...], ...] | None:
+    """For each text, the auditors' spans of these labels; empty where there is none at all.
+
+    None: an auditor that knows one of the labels did not say where they are.
+    """
+    if not labels:
+        return ()
+    if audit is None or labels & audit.unmaskable:
+        return None
+    return tuple([tuple([s for s in spans if s.label in labels]) for spans in audit.spans])
 
 
 def scan_all(texts: Iterable[str], labels: frozenset[str]) -> list[Span]:
@@ -108,6 +130,7 @@ def record_of(
         texts=findings.texts,
         coverage=findings.coverage,
         latency_us=findings.latency,
+        auditors=findings.auditors,
     )
 
 

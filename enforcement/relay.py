@@ -12,10 +12,10 @@ from typing import Final
 import trio
 
 from attestation.records import DecisionRecord
-from enforcement import replies
-from enforcement.admission import ExchangeLike
+from enforcement import auditing, replies
+from enforcement.admission import ExchangeLike, GuardLike
 from enforcement.client import Client, Shared
-from enforcement.exchange import Ruling, StreamGuard
+from enforcement.exchange import Ruling
 from enforcement.gateway_metrics import count
 from enforcement.http1 import HttpError, RequestHead
 from enforcement.http1_reply import ReplyHead
@@ -126,16 +126,20 @@ class Relay:
         assert ruling.refusal is not None
         await self._client.refuse(ruling.refusal)
 
-    def _append(self, ruling: Ruling | StreamGuard) -> int:
+    def _append(self, ruling: Ruling | GuardLike) -> int:
         """Append a decision that is final; see `record_decision`."""
         return record_decision(self._shared, ruling.record)
 
     # -- whole replies ----------------------------------------------------------------------------
 
     async def _send_whole(self, reply: ReplyHead, data: bytes) -> None:
-        ruling = self._exchange.response(
-            status=reply.status, content_type=reply.content_type, body=data
-        )
+        exchange, kind = self._exchange, reply.content_type
+        if exchange.auditors is None:
+            ruling = exchange.response(status=reply.status, content_type=kind, body=data)
+        else:
+            ruling = await auditing.response(
+                exchange, status=reply.status, content_type=kind, body=data
+            )
         if ruling.refusal is not None:
             await self._refuse(ruling)
             return
@@ -171,21 +175,24 @@ class Relay:
         piece = self._client.piece(last, last=True)
         await self._client.send(piece if self._client.started else head + piece)
 
-    async def _pass_on(
-        self, guard: StreamGuard, upstream: UpstreamConnection, head: bytes
-    ) -> bytes:
+    async def _pass_on(self, guard: GuardLike, upstream: UpstreamConnection, head: bytes) -> bytes:
         """Feed the guard and send what it releases; returns the bytes that wait for the record."""
         client = self._client
         while (piece := await upstream.some()) is not None:
             released = guard.feed(piece)
+            if guard.question is not None:
+                released += await auditing.stream(guard, guard.question)
             if guard.denied:
                 return released
             if released:
                 data = client.piece(released)
                 await client.send(data if client.started else head + data)
-        return guard.finish()
+        last = guard.finish()
+        if guard.question is not None:
+            last += await auditing.stream(guard, guard.question)
+        return last
 
-    async def _broken_off(self, guard: StreamGuard, error: BaseException) -> None:
+    async def _broken_off(self, guard: GuardLike, error: BaseException) -> None:
         """The stream ends without its end: recorded as incomplete, and the client sees a cut."""
         metrics = self._shared.metrics
         guard.aborted(_reason(error))

@@ -10,6 +10,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Protocol
 
+from enforcement.auditing import Auditors
 from enforcement.outcome import Platform, PolicyRequest, Verdict
 
 
@@ -64,6 +65,7 @@ class Snapshot:
         passport_id: `pass-` and hex; empty where there is no passport.
         platform: what policies may ask of the hardware.
         agent_id: the id of the resource `Lucid::Agent` that is invoked.
+        auditors: who gives the claims that are not built in; None where the bundle has no such.
     """
 
     engine: Decider
@@ -71,3 +73,4 @@ class Snapshot:
     passport_id: str
     platform: Platform
     agent_id: str
+    auditors: Auditors | None = None

@@ -21,6 +21,7 @@ import msgspec
 from attestation.records import Coverage, DecisionRecord
 from enforcement import policy_view, sse
 from enforcement.apierror import Headers, Refusal, error_events
+from enforcement.auditing import Audit, Question
 from enforcement.denial import describe_denial, policy_refusal
 from enforcement.detectors import Span
 from enforcement.outcome import Outcome, Verdict
@@ -45,7 +46,11 @@ class StreamGuard:
         denied: send what `feed` or `finish` returned, then close the upstream.
         headers: for the reply's head.
         refusal: set when the stream was denied before any byte left: it can still be a status.
+        redact: every label that the policy masks so far, those that only auditors know included.
+        question: always None; `AuditedStream`, which may stand before this, has questions.
     """
+
+    question: Question | None = None
 
     def __init__(
         self, asked: Asked, findings: Findings, *, style: Style, model: str, headers: Headers
@@ -68,7 +73,8 @@ class StreamGuard:
         self._verdict: Verdict | None = None
         self._asked_with: frozenset[str] | None = None
         self._evaluations = 0
-        self._redact: frozenset[str] = frozenset()
+        self._audit: Audit | None = None
+        self.redact: frozenset[str] = frozenset()
         self._edited = False
         self._done = False
         self._left = False
@@ -130,6 +136,23 @@ class StreamGuard:
         self._verdict = _with_reason(verdict, f"aborted:{reason}")
         self._close(complete=False)
 
+    def answer(self, audit: Audit) -> bytes:
+        """What auditors say of the text so far; counts from now on. Gives what may leave now."""
+        if self.denied:
+            return b""
+        self._audit = audit
+        self._findings.heed(audit)
+        self._asked_with = None
+        try:
+            self._judge()
+        except _DeniedError as denial:
+            return self._deny(denial.verdict)
+        return b""
+
+    def deny(self, reason: str) -> bytes:
+        """End the stream for a reason of the door's own; gives the event that says so."""
+        return self._deny(policy_view.denied(reason, evaluated=False))
+
     # -- events -----------------------------------------------------------------------------------
 
     def _event(self, event: sse.Event) -> bytes:
@@ -161,7 +184,7 @@ class StreamGuard:
             window.add(text.value)
             self._found(window.spans())
             self._judge()
-            released = window.release(self._redact, everything=True)
+            released = window.release(known_labels(self.redact), everything=True)
             if released != text.value:
                 self._edited = True
                 text.replace(released)
@@ -286,7 +309,7 @@ class StreamGuard:
         self._found(window.spans())
         self._judge()
         before = window.held
-        text = window.release(self._redact, everything=everything)
+        text = window.release(known_labels(self.redact), everything=everything)
         self._edited = self._edited or text != before[: len(before) - len(window.held)]
         return text
 
@@ -351,6 +374,8 @@ class StreamGuard:
         self._asked_with = known
         start = asked.clock()
         claims = policy_view.claims_of([Span(0, 0, label) for label in sorted(known)])
+        if self._audit is not None:
+            claims = self._audit.add_to(claims)
         verdict = asked.decide(self._findings.phase, claims)
         self._evaluations += 1
         self._findings.claims = claims
@@ -359,7 +384,7 @@ class StreamGuard:
         before = self._verdict
         if before is None or verdict.outcome.strictness >= before.outcome.strictness:
             self._verdict = verdict
-        self._redact |= known_labels(verdict.redact)
+        self.redact |= verdict.redact
         if verdict.outcome is Outcome.DENY and not self._observe:
             raise _DeniedError(verdict)
 

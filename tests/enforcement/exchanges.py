@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from attestation.records import ClaimValue
+from enforcement.auditing import Auditors
 from enforcement.exchange import Exchange
 from enforcement.outcome import Outcome, Phase, Platform, PolicyRequest, Verdict
 from enforcement.routes import Route, find_route
@@ -77,6 +78,7 @@ def exchange(
     on: Route | None = None,
     principal: tuple[str, str] | None = ("User", "alice"),
     detectors: frozenset[str] = ALL,
+    auditors: Auditors | None = None,
 ) -> tuple[Exchange, Engine]:
     engine = Engine(policy)
     snapshot = Snapshot(
@@ -87,6 +89,7 @@ def exchange(
             tee_type="simulated", hardware_attested=False, tcb_status="", simulated=True
         ),
         agent_id="test-agent",
+        auditors=auditors,
     )
     made = Exchange(
         snapshot=snapshot,
@@ -102,7 +105,9 @@ def exchange(
 
 def guard(policy: Policy, **kwargs: Any) -> tuple[StreamGuard, Engine]:
     made, engine = exchange(policy, **kwargs)
-    return made.stream(status=200), engine
+    stream = made.stream(status=200)
+    assert isinstance(stream, StreamGuard)
+    return stream, engine
 
 
 def run(stream: StreamGuard, pieces: list[bytes]) -> bytes:

@@ -1,0 +1,334 @@
+"""A streamed reply that auditors look at: events wait in front of the guard until they have.
+
+The guard of the stream (`enforcement.stream_guard`) stays as it is. What the model server sends is
+read here into texts, one for each field that grows, and queued. When enough new text is there, or
+the stream ends, the auditors are asked about the text so far; the door waits for them, so that at
+most one question of a stream is under way, and what comes meanwhile waits in the socket. Then the
+guard judges with their claims, and the queued events go into it, masked where auditors marked what
+the policy masks. Where auditors mark texts, the newest characters stay queued, because more text
+may make a mark longer. In mode `observe` nothing waits, and auditors are asked at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from attestation.records import DecisionRecord
+from enforcement import sse
+from enforcement.apierror import Headers, Refusal
+from enforcement.auditing import Audit, Question
+from enforcement.detectors import DETECTORS, Span
+from enforcement.policy_view import marked_by
+from enforcement.redact import mask_of
+from enforcement.sse import MalformedStreamError, SseDecoder
+from enforcement.stream_guard import DONE, MAX_WINDOWS, StreamGuard
+from enforcement.texts import (
+    MAX_DEPTH,
+    TOKEN_COPIES,
+    BodyError,
+    Text,
+    collect,
+    encode_json,
+    parse_json,
+)
+from enforcement.window import MAX_HELD
+
+Path = tuple[str | int, ...]
+
+
+class Ask(Protocol):
+    """Makes the question about the texts of a reply so far."""
+
+    def __call__(self, output: tuple[str, ...], *, final: bool) -> Question:
+        """`final`: no more text follows."""
+
+
+# Events of the Responses API that repeat, at the end of a text, all of it.
+_REPEATS: Final = (".done", ".completed", ".incomplete", ".failed")
+
+
+@dataclass(slots=True)
+class _Channel:
+    """A text that grows: `text` so far, of which `passed` characters went to the guard.
+
+    `masked_to`: where the last mask that went to the guard ends.
+    """
+
+    text: str = ""
+    passed: int = 0
+    masked_to: int = 0
+
+
+@dataclass(slots=True)
+class _Piece:
+    """One text of one event: `[start:end]` of the channel with that number."""
+
+    channel: int
+    start: int
+    end: int
+    text: Text
+
+
+@dataclass(slots=True)
+class _Item:
+    """One event that waits."""
+
+    event: sse.Event
+    value: Any = None
+    pieces: list[_Piece] = field(default_factory=list)
+
+
+class AuditedStream:
+    """Stands before a guard and looks like one.
+
+    Args:
+        ask: makes the question about the texts.
+        every: characters of new text after which auditors are asked; None: only at the end.
+        hold_back: characters that stay queued, because a mark may still grow; 0: none.
+    """
+
+    def __init__(
+        self, guard: StreamGuard, ask: Ask, *, observe: bool, every: int | None, hold_back: int
+    ) -> None:
+        self._guard = guard
+        self._ask = ask
+        self._observe = observe
+        self._every = every
+        self._hold_back = hold_back
+        self._decoder = SseDecoder()
+        self._channels: list[_Channel] = []
+        self._numbers: dict[Path, int] = {}
+        self._queue: list[_Item] = []
+        self._held = 0
+        self._fresh = 0
+        self._audited = False
+        self._marked: list[list[Span]] = []  # what to mask, by channel, by the last answer
+        self._blind = False
+        self._finishing = False
+        self.question: Question | None = None
+
+    @property
+    def denied(self) -> bool:
+        """See StreamGuard."""
+        return self._guard.denied
+
+    @property
+    def headers(self) -> Headers:
+        """See StreamGuard."""
+        return self._guard.headers
+
+    @property
+    def refusal(self) -> Refusal | None:
+        """See StreamGuard."""
+        return self._guard.refusal
+
+    @property
+    def record(self) -> DecisionRecord:
+        """See StreamGuard."""
+        return self._guard.record
+
+    def aborted(self, reason: str) -> None:
+        """See StreamGuard."""
+        self._guard.aborted(reason)
+
+    def feed(self, data: bytes) -> bytes:
+        """Wire bytes in; what may leave without a new question out. Sets `question`."""
+        if self.denied:
+            return b""
+        try:
+            out = b"".join([self._take(event) for event in self._decoder.feed(data)])
+        except (MalformedStreamError, BodyError):
+            if not self._observe:
+                return self._guard.deny("malformed_stream")
+            self._blind = True  # what cannot be read cannot be audited; the guard says the same
+        if self._observe:
+            return self._guard.feed(data)
+        if self._every is not None and self._fresh >= self._every:
+            self._put_question(final=False)
+        return out
+
+    def finish(self) -> bytes:
+        """The upstream ended. Sets `question` where text came that nobody has looked at."""
+        if self.denied:
+            return b""
+        if self._decoder.pending and not self._observe:
+            return self._guard.deny("malformed_stream")
+        self._finishing = True
+        if self._audited and not self._fresh:
+            return self._pass_on()
+        self._put_question(final=True)
+        return b""
+
+    def answer(self, audit: Audit) -> bytes:
+        """What auditors say to the last `question`; gives what may leave then."""
+        self.question = None
+        self._audited = True
+        out = self._guard.answer(audit)
+        if self.denied or self._observe:
+            return out if self.denied or not self._finishing else out + self._guard.finish()
+        marked = marked_by(audit, self._guard.redact - DETECTORS)
+        if marked is None:
+            return out + self._guard.deny("redaction_incomplete")
+        self._marked = [_joined(spans) for spans in marked]
+        return out + self._pass_on()
+
+    def _put_question(self, *, final: bool) -> None:
+        self._fresh = 0
+        self.question = self._ask(tuple([channel.text for channel in self._channels]), final=final)
+
+    # -- events in --------------------------------------------------------------------------------
+
+    def _take(self, event: sse.Event) -> bytes:
+        if self._blind:
+            return b""
+        if event.data is None:
+            return b"" if self._observe else self._guard.feed(sse.KEEP_ALIVE)
+        item = _Item(event)
+        if event.data != DONE:
+            item.value = parse_json(event.data.encode())
+            repeats = isinstance(item.value, dict) and _is_repetition(item.value)
+            for path, text in _texts(item.value):
+                item.pieces.append(self._piece(path, text, repeats=repeats))
+        if not self._observe:
+            self._queue.append(item)
+            self._held += len(event.data)
+            if self._held > MAX_HELD:
+                raise MalformedStreamError("more is held back than the limit allows")
+        return b""
+
+    def _piece(self, path: Path, text: Text, *, repeats: bool) -> _Piece:
+        value = text.value
+        if repeats:
+            for number, channel in enumerate(self._channels):
+                if channel.text == value:
+                    return _Piece(number, 0, len(value), text)
+        number = self._numbers.setdefault(path, len(self._channels))
+        if number == len(self._channels):
+            if number >= MAX_WINDOWS:
+                raise MalformedStreamError("too many texts in one stream")
+            self._channels.append(_Channel())
+        channel = self._channels[number]
+        start = len(channel.text)
+        channel.text += value
+        self._fresh += len(value)
+        return _Piece(number, start, start + len(value), text)
+
+    # -- events out -------------------------------------------------------------------------------
+
+    def _pass_on(self) -> bytes:
+        """Give the guard what is settled, masked."""
+        out = b""
+        count = 0
+        for item in self._queue:
+            if not self._finishing and not all(map(self._settled, item.pieces)):
+                break
+            count += 1
+            try:
+                edited = True in [self._mask(piece) for piece in item.pieces]
+            except (BodyError, _LeftAlreadyError):
+                return out + self._guard.deny("redaction_incomplete")
+            self._held -= len(item.event.data or "")
+            out += self._guard.feed(_encode(item, edited=edited))
+            if self.denied:
+                return out
+        del self._queue[:count]
+        return out + self._guard.finish() if self._finishing else out
+
+    def _settled(self, piece: _Piece) -> bool:
+        total = len(self._channels[piece.channel].text)
+        edge = total - self._hold_back
+        if piece.end > edge:
+            return False
+        spans = self._spans(piece.channel)
+        return not any(span.start < piece.end and span.end > edge for span in spans)
+
+    def _spans(self, channel: int) -> list[Span]:
+        return self._marked[channel] if channel < len(self._marked) else []
+
+    def _mask(self, piece: _Piece) -> bool:
+        """Mask one piece in place; True if it was edited."""
+        channel, value = self._channels[piece.channel], piece.text.value
+        out: list[str] = []
+        place = piece.start
+        edited = False
+        for span in self._spans(piece.channel):
+            if span.end <= piece.start or span.start >= piece.end:
+                continue
+            if span.start < piece.start:
+                if channel.masked_to <= span.start:
+                    raise _LeftAlreadyError
+            else:
+                out += (
+                    value[place - piece.start : span.start - piece.start],
+                    mask_of(span.label),
+                )
+            channel.masked_to = max(channel.masked_to, span.end)
+            place = min(span.end, piece.end)
+            edited = True
+        if edited:
+            out.append(value[place - piece.start :])
+            piece.text.replace("".join(out))
+        channel.passed = max(channel.passed, piece.end)
+        return edited
+
+
+class _LeftAlreadyError(Exception):
+    """What is to be masked began in text that has left."""
+
+
+def _joined(spans: tuple[Span, ...]) -> list[Span]:
+    """Sorted, disjoint; overlapping ones become one under the label of the first."""
+    out: list[Span] = []
+    for span in sorted(spans, key=lambda s: (s.start, -s.end)):
+        if out and span.start < out[-1].end:
+            out[-1] = Span(out[-1].start, max(out[-1].end, span.end), out[-1].label)
+        else:
+            out.append(span)
+    return out
+
+
+def _texts(value: Any, path: Path = (), depth: int = 0) -> Iterator[tuple[Path, Text]]:
+    """Every text of an event with its place: the keys to it, and which of several by `…index`."""
+    if depth > MAX_DEPTH:
+        raise BodyError("invalid_json", f"an event is nested deeper than {MAX_DEPTH}")
+    if isinstance(value, list):
+        for number, item in enumerate(value):
+            own = item.get("index") if isinstance(item, dict) else None
+            at = (*path, own if isinstance(own, int) else number)
+            if isinstance(item, str):
+                yield at, Text(item, value, number)
+            else:
+                yield from _texts(item, at, depth + 1)
+    elif isinstance(value, dict):
+        path = (*path, *_indexes(value))
+        for key in [key for key in value if key not in TOKEN_COPIES]:
+            item = value[key]
+            # A holder of nothing but this field tells what of it is text.
+            for text in collect({key: item if isinstance(item, str) else None}):
+                at = (*path, key, "key") if text.is_key else (*path, key)
+                yield at, Text(text.value, value, key, is_key=text.is_key)
+            yield from _texts(item, (*path, key), depth + 1)
+
+
+def _indexes(value: dict[str, Any]) -> Path:
+    return tuple(
+        [
+            number
+            for key in ("output_index", "content_index", "summary_index", "index")
+            if isinstance(number := value.get(key), int)
+        ]
+    )
+
+
+def _is_repetition(value: dict[str, Any]) -> bool:
+    kind = value.get("type")
+    return isinstance(kind, str) and kind.endswith(_REPEATS)
+
+
+def _encode(item: _Item, *, edited: bool) -> bytes:
+    event = item.event
+    assert event.data is not None
+    data = encode_json(item.value) if edited else event.data.replace("\n", "\ndata: ").encode()
+    return (b"event: %b\n" % event.name.encode() if event.name else b"") + sse.encode(data)
