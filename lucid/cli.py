@@ -1,18 +1,30 @@
-"""`lucid`: the command for operators and relying parties."""
+"""`lucid`: the command for operators and relying parties. Each command is a module here."""
 
 from __future__ import annotations
 
-import importlib.metadata
+from typing import Final
 
 import click
 
-from lucid.demo.cli import demo
-from lucid.evidence import evidence
-from lucid.passport import passport
+from agent.lazy import LazyGroup
+
+COMMANDS: Final = {
+    "passport": (
+        "lucid.passport:passport",
+        "Verify AI Passports offline, and explain them.",
+    ),
+    "evidence": (
+        "lucid.evidence:evidence",
+        "Look at SEV-SNP reports and TDX quotes; verify and appraise them.",
+    ),
+    "demo": ("lucid.demo.cli:demo", "See everything work on this machine, without hardware."),
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(importlib.metadata.version("lucid-agent"), prog_name="lucid")
+@click.group(
+    cls=LazyGroup, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}
+)
+@click.version_option(package_name="lucid-agent", prog_name="lucid")
 def main() -> None:
     """Verify AI Passports and hardware evidence, and see the Lucid agent work.
 
@@ -24,10 +36,6 @@ def main() -> None:
       3  could not be checked
     """
 
-
-main.add_command(passport)
-main.add_command(evidence)
-main.add_command(demo)
 
 if __name__ == "__main__":
     main()

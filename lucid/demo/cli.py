@@ -7,17 +7,15 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import click
 import httpx
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from lucid.demo.parts import AgentPart, DemoError, ObserverPart, wait_for
 from lucid.demo.scenario import STEPS, Done, run_step
 from lucid.demo.upstream import MODEL, DemoUpstream
-from lucid.passport import Expectations, exit_code, lines_of
+from lucid.passport import Expectations, exit_code, lines_of, printable
 
 DELIVERY_SECONDS = 20.0
 
@@ -69,11 +67,9 @@ def demo(
     Exit codes: 0 done (with --once: everything was as expected); 1 something was not;
     2 bad usage; 3 the parts could not be started.
     """
-    console = Console(stderr=False, highlight=False)
     try:
         with ExitStack() as stack:
             problems = _run(
-                console,
                 stack,
                 once=once,
                 upstream=upstream,
@@ -90,7 +86,6 @@ def demo(
 
 
 def _run(
-    console: Console,
     stack: ExitStack,
     *,
     once: bool,
@@ -103,24 +98,25 @@ def _run(
     builtin = upstream is None
     if upstream is None:
         upstream = stack.enter_context(DemoUpstream()).url
-    console.print("Starting the Observer and the agent (simulated TEE) …")
+    click.echo("Starting the Observer and the agent (simulated TEE) …")
     agent = AgentPart(directory, upstream=upstream, simulate=simulate)
     observer = stack.enter_context(ObserverPart(directory, simulated_root=agent.simulated_root))
     agent.observer = observer.grpc
     stack.enter_context(agent)
     name = model or (MODEL if builtin else _first_model(agent.url))
-    done = _ask(console, agent.url, name, exact=builtin)
+    done = _ask(agent.url, name, exact=builtin)
     problems = [f"{d.step.name}: {problem}" for d in done for problem in d.problems]
-    problems += _show_passport(console, agent, passport_out)
-    problems += _show_decisions(console, agent, observer, exact=builtin)
-    console.print(f"\nThe Observer's page:  {observer.url}/")
-    console.print(f"The gateway:          {agent.url}/v1  (any OpenAI client)")
+    problems += _show_passport(agent, passport_out)
+    problems += _show_decisions(agent, observer, exact=builtin)
+    click.echo(f"\nThe Observer's page:  {observer.url}/")
+    click.echo(f"The gateway:          {agent.url}/v1  (any OpenAI client)")
     for problem in problems:
-        console.print(Text(f"NOT AS EXPECTED: {problem}", style="bold red"))
+        click.secho(f"NOT AS EXPECTED: {problem}", fg="red", bold=True)
     if once:
-        console.print("Everything was as expected." if not problems else "")
+        if not problems:
+            click.echo("Everything was as expected.")
     else:
-        console.print("Ctrl-C ends the demo.")
+        click.echo("Ctrl-C ends the demo.")
         while True:
             time.sleep(1)
             observer.check()
@@ -136,31 +132,31 @@ def _first_model(url: str) -> str:
         raise DemoError(f"the model server names no model ({error}); use --model") from None
 
 
-def _ask(console: Console, url: str, model: str, *, exact: bool) -> list[Done]:
+def _ask(url: str, model: str, *, exact: bool) -> list[Done]:
     done = []
     with httpx.Client(base_url=url, timeout=120) as client:
         for step in STEPS:
-            console.print(f"  asking: {step.name} …", end=" ")
+            click.echo(f"  asking: {step.name} … ", nl=False)
             try:
                 result = run_step(client, step, model=model, exact=exact)
             except httpx.HTTPError as error:
                 raise DemoError(f"the gateway did not answer: {error}") from None
-            mark = Text(f"HTTP {result.status}", style="dim" if not result.problems else "red")
-            console.print(mark)
+            bad = bool(result.problems)
+            click.secho(f"HTTP {result.status}", dim=not bad, fg="red" if bad else None)
             done.append(result)
     return done
 
 
-def _show_passport(console: Console, agent: AgentPart, out: Path | None) -> list[str]:
+def _show_passport(agent: AgentPart, out: Path | None) -> list[str]:
     token = agent.passport()
     root = agent.simulated_root.read_bytes()
     if out is not None:
         out.write_bytes(token)
         out.with_name(out.name + ".root.pem").write_bytes(root)
     examination = Expectations.for_simulated(root).examine(token)
-    console.print("\nThe passport, verified offline")
+    click.echo("\nThe passport, verified offline")
     for name, value in lines_of(examination):
-        console.print(Text(f"  {name}: {value}"))
+        click.echo(f"  {name}: {value}")
     if exit_code(examination.error):
         return [f"the passport does not verify: {examination.error}"]
     if examination.hardware_attested:
@@ -168,9 +164,7 @@ def _show_passport(console: Console, agent: AgentPart, out: Path | None) -> list
     return []
 
 
-def _show_decisions(
-    console: Console, agent: AgentPart, observer: ObserverPart, *, exact: bool
-) -> list[str]:
+def _show_decisions(agent: AgentPart, observer: ObserverPart, *, exact: bool) -> list[str]:
     journal = agent.status()["journal"]
     last, boot = journal["last_seq"], journal["boot"]
     wait_for(
@@ -179,21 +173,9 @@ def _show_decisions(
         f"the Observer to have {last} decisions and a checkpoint over them",
     )
     decisions = list(reversed(observer.decisions(limit=200)))
-    table = Table(title="The decisions, as the Observer has them", title_justify="left")
-    for column in ("#", "phase", "route", "principal", "outcome", "reasons"):
-        table.add_column(column)
-    for d in decisions:
-        table.add_row(
-            str(d["seq"]),
-            d["phase"],
-            d["route"],
-            d["principal"],
-            Text(d["outcome"], style=_COLOURS.get(d["outcome"], "")),
-            Text(", ".join(d["reasons"])),
-        )
-    console.print()
-    console.print(table)
-    console.print(
+    click.echo("\nThe decisions, as the Observer has them")
+    _print_table(decisions)
+    click.echo(
         f"The chain of all {last} decisions verifies; signed up to #{observer.signed_seq(boot)}."
     )
     problems = [f"the Observer raised an alarm: {alarm}" for alarm in observer.alarms()]
@@ -202,3 +184,18 @@ def _show_decisions(
     if exact and found != expected:
         problems.append(f"decisions {found}, expected {expected}")
     return problems
+
+
+def _print_table(decisions: list[dict[str, Any]]) -> None:
+    columns = ("seq", "phase", "route", "principal", "outcome", "reasons")
+    rows = [
+        [", ".join(d[name]) if name == "reasons" else printable(str(d[name])) for name in columns]
+        for d in decisions
+    ]
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    click.secho("  ".join(f"{n:<{w}}" for n, w in zip(columns, widths, strict=True)), bold=True)
+    for row in rows:
+        cells = [f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)]
+        outcome = columns.index("outcome")
+        cells[outcome] = click.style(cells[outcome], fg=_COLOURS.get(row[outcome]))
+        click.echo("  ".join(cells).rstrip())
