@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.kernel.build import BuildError, Image, build
+from tests.kernel.build import build
+from tests.vm import BuildError, Lab, open_lab
 
 pytestmark = pytest.mark.kernel
 
@@ -19,26 +18,15 @@ CACHE = Path(os.environ.get("LUCID_KERNEL_CACHE", ".kernel")).absolute()
 
 
 @pytest.fixture(scope="module")
-def image() -> Image:
-    missing = [name for name in ("apt-get", "dpkg-deb", "gcc-12", "make") if not shutil.which(name)]
-    if missing:
-        pytest.skip(f"not on this machine: {', '.join(missing)}")
+def lab() -> Lab:
     try:
-        return build(CACHE)
+        return open_lab(CACHE)
     except BuildError as error:
         pytest.skip(f"the virtual machine cannot be built here: {error}")
 
 
-def test_the_client_holds_against_the_kernels_own_code(image: Image) -> None:
-    command = [*image.qemu, "-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", "1500",
-               "-nographic", "-no-reboot", "-net", "none", "-kernel", str(image.kernel),
-               "-initrd", str(image.initrd),
-               "-append", "console=ttyS0 quiet panic=-1 rdinit=/init"]  # fmt: skip
-    done = subprocess.run(
-        command, env={**os.environ, **image.environment}, stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, errors="replace", timeout=SECONDS, check=False,
-    )  # fmt: skip
-    said = done.stdout + done.stderr
+def test_the_client_holds_against_the_kernels_own_code(lab: Lab) -> None:
+    said = lab.boot(build(lab, CACHE), seconds=SECONDS)
     assert "guest: done" in said, said[-4000:]
     for provider in ("sev_guest", "tdx_guest"):
         assert f"guest: {provider} ended with 0" in said, said[-8000:]
