@@ -15,9 +15,9 @@ import structlog
 from agent.config import Config
 from agent.errors import ExitCode, FatalError
 from attestation.anchors import TrustAnchors
-from attestation.configfs_tsm import KernelTree, sweep
 from attestation.errors import QuoteError
 from attestation.evidence import Format
+from attestation.kernel_tree import KernelTree, sweep
 from attestation.simulated.machine import SimulatedMachine
 from attestation.simulated.tdx import SimulatedIntel
 from attestation.simulated.tree import SimulatedTree

@@ -3,7 +3,7 @@
 Source: Linux `Documentation/ABI/testing/configfs-tsm-report`, `drivers/virt/coco/guest/report.c`.
 
 One transaction is one entry of its own. Its result counts only if the generation shows exactly our
-one write after the last read, and if the quote carries our report data: the kernel forgets what a
+own writes after the last read, and if the quote carries our report data: the kernel forgets what a
 commit at close came to, so a write that succeeds proves nothing. What may be better a moment later
 (busy, timed out, stale, empty) is tried again whole, in a new entry, a bounded number of times.
 """
@@ -15,19 +15,16 @@ import hmac
 import os
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from attestation.errors import QuoteError
 from attestation.snp.abi import REPORT_DATA, REPORT_SIZE
-from attestation.tsm import REPORT_DATA_SIZE, Quote, TsmTree
+from attestation.tsm import ENTRY_PREFIX, MAX_PRIVLEVEL, REPORT_DATA_SIZE, Quote, TsmTree
 
-DEFAULT_PATH: Final = Path("/sys/kernel/config/tsm/report")
-MAX_BLOB_SIZE: Final = 1 << 24  # bytes; the kernel's own limit on an outblob
+ATTEMPTS: Final = 5
 
-_CHUNK: Final = 65_536
 _FIRST_DELAY: Final = 0.1  # seconds; doubles with each attempt
 _MAX_DELAY: Final = 2.0
 _RETRYABLE: Final = frozenset(
@@ -43,112 +40,72 @@ _TDX_TEE_TYPE: Final = 0x81
 _TDX_V5_BODIES: Final = (2, 3)  # TD 1.0 and TD 1.5
 
 
-class KernelTree:
-    """The kernel's tree, with plain system calls: one open, one transfer, one close."""
-
-    def __init__(self, path: Path = DEFAULT_PATH) -> None:
-        self.path = path
-
-    def entries(self) -> list[str]:
-        """Names of the entries that exist."""
-        return sorted(entry.name for entry in os.scandir(self.path) if entry.is_dir())
-
-    def mkdir(self, entry: str) -> None:
-        """Make an entry. ENXIO: no provider. EEXIST: the name is taken."""
-        os.mkdir(self._path(entry), 0o700)  # noqa: PTH102 - one system call, as the interface says
-
-    def rmdir(self, entry: str) -> None:
-        """Remove an entry. Its attributes go with it; unlinking them first would fail."""
-        os.rmdir(self._path(entry))  # noqa: PTH106 - one system call, as the interface says
-
-    def write(self, entry: str, attribute: str, data: bytes) -> None:
-        """One write; a second one would be another commit for a text attribute."""
-        descriptor = os.open(self._path(entry, attribute), os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            written = os.write(descriptor, data)
-        finally:
-            os.close(descriptor)
-        if written != len(data):
-            raise OSError(errno.EIO, f"{written} of {len(data)} bytes were taken", attribute)
-
-    def read(self, entry: str, attribute: str) -> bytes:
-        """Read to the end; the size that stat gives means nothing here."""
-        descriptor = os.open(self._path(entry, attribute), os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            content = bytearray()
-            while chunk := os.read(descriptor, _CHUNK):
-                content += chunk
-                if len(content) > MAX_BLOB_SIZE:
-                    raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), attribute)
-            return bytes(content)
-        finally:
-            os.close(descriptor)
-
-    def _path(self, *names: str) -> Path:
-        for name in names:
-            if not name or "/" in name or name in {".", ".."}:
-                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), name)
-        return self.path.joinpath(*names)
-
-
 def fetch_quote(
     tree: TsmTree,
     report_data: bytes,
     *,
-    attempts: int = 5,
+    privlevel: int | None = None,
+    attempts: int = ATTEMPTS,
     sleep: Callable[[float], None] = time.sleep,
-    entry_prefix: str = "lucid-",
+    wanted: Callable[[], bool] = lambda: True,
+    failed: Callable[[str, int | None], None] = lambda _code, _number: None,
+    entry_prefix: str = ENTRY_PREFIX,
 ) -> Quote:
     """A quote over `report_data`. Blocking: a TDX quote takes about a second, a throttled SNP
     report up to a minute.
 
     Args:
         report_data: exactly 64 bytes.
+        privlevel: SEV-SNP: the VMPL that the report is asked for, 0 to 3. None: the kernel's
+            floor; it refuses every level below, and without an answer it asks for 0.
         attempts: how many transactions at most.
         sleep: waits a number of seconds between two of them.
+        wanted: asked before each further transaction; False: nobody waits for the quote any more.
+        failed: told the code and the error number of each transaction that failed.
         entry_prefix: the names of our entries begin so.
 
     Raises:
         QuoteError: `quote.no_tee`, `quote.permission`, `quote.key_disabled`, `quote.provider`,
-            `quote.format`, `quote.refused`: final. `quote.busy`, `quote.stale`, `quote.empty`:
-            still so after all attempts. `quote.foreign`: the quote is not over our report data.
+            `quote.format`, `quote.privlevel`, `quote.refused`: final. `quote.busy`, `quote.stale`,
+            `quote.empty`: still so after all attempts. `quote.foreign`: the quote is not over our
+            report data.
     """
     if len(report_data) != REPORT_DATA_SIZE:
         raise ValueError(f"report data have {REPORT_DATA_SIZE} bytes, not {len(report_data)}")
+    if privlevel is not None and not 0 <= privlevel <= MAX_PRIVLEVEL:
+        raise ValueError(f"a privilege level is 0 to {MAX_PRIVLEVEL}, not {privlevel}")
     if attempts < 1:
         raise ValueError("at least one attempt is needed")
     delay = _FIRST_DELAY
-    for left in reversed(range(attempts)):
+    for done in range(1, attempts + 1):
         try:
-            return _transaction(tree, report_data, entry_prefix)
+            with _entry(tree, entry_prefix) as entry:
+                return _exchange(tree, entry, report_data, privlevel)
+        except QuoteError as error:
+            failed(error.code, error.errno)
+            raise
         except _RetryError as error:
-            if not left:
-                raise error.as_quote_error(attempts) from None
-            sleep(delay)
+            failed(error.code, error.number)
+            if done < attempts:
+                sleep(delay)
+            if done == attempts or not wanted():
+                raise error.as_quote_error(done) from None
             delay = min(2 * delay, _MAX_DELAY)
     raise AssertionError("unreachable")  # pragma: no cover
 
 
-def sweep(
-    tree: TsmTree, *, alive: Callable[[int], bool], entry_prefix: str = "lucid-"
-) -> list[str]:
-    """Remove entries that a killed agent left behind; gives their names. Called once, at start.
+def find_provider(tree: TsmTree, *, entry_prefix: str = ENTRY_PREFIX) -> str:
+    """The name of the kernel's provider, e.g. `sev_guest`. Makes and removes an entry.
 
-    Args:
-        alive: whether there is a process with this number. Entries of live ones stay.
-
-    An entry that cannot be removed stays: it holds memory, and nobody reads it.
+    Raises:
+        QuoteError: `quote.no_tee`, `quote.permission`, `quote.refused`, `quote.provider`: final;
+            `quote.busy`: not to be had at the moment.
     """
-    swept: list[str] = []
-    with suppress(OSError):  # no tree: the first quote says so, with what to do
-        for entry in tree.entries():
-            owner = entry.removeprefix(entry_prefix).partition("-")[0]
-            ours = entry.startswith(entry_prefix) and owner.isascii() and owner.isdigit()
-            if ours and len(owner) < 10 and not alive(int(owner)):
-                with suppress(OSError):
-                    tree.rmdir(entry)
-                    swept.append(entry)
-    return swept
+    try:
+        with _entry(tree, entry_prefix) as entry:
+            return _provider(tree, entry)[0]
+    except _RetryError as error:
+        raise error.as_quote_error(1) from None
 
 
 class _RetryError(Exception):
@@ -160,80 +117,131 @@ class _RetryError(Exception):
         self.number = number
 
     def as_quote_error(self, attempts: int) -> QuoteError:
+        times = "once" if attempts == 1 else f"{attempts} times"
         return QuoteError(
             self.code,
-            f"{self}; tried {attempts} times",
+            f"{self}; tried {times}",
             remedy="it is tried again later; if it stays so, look at the host and at dmesg",
             errno=self.number,
         )
 
 
-def _transaction(tree: TsmTree, report_data: bytes, entry_prefix: str) -> Quote:
-    entry = f"{entry_prefix}{os.getpid()}-{uuid.uuid4().hex}"
+@contextmanager
+def _entry(tree: TsmTree, prefix: str) -> Iterator[str]:
+    """An entry of our own, while the block lasts; errors of the tree are explained."""
+    entry = f"{prefix}{os.getpid()}-{uuid.uuid4().hex}"
     try:
         tree.mkdir(entry)
     except OSError as error:
         raise _explain(error, "mkdir") from None
     try:
-        return _exchange(tree, entry, report_data)
+        yield entry
     finally:
         # A quote is not worse for an entry that stays; it is private to us, so nobody reads it.
         with suppress(OSError):
             tree.rmdir(entry)
 
 
-def _exchange(tree: TsmTree, entry: str, report_data: bytes) -> Quote:
-    step = "provider"
+@contextmanager
+def _step(name: str) -> Iterator[None]:
     try:
-        provider = tree.read(entry, step).decode("ascii", "replace").strip()
-        check = _FORMATS.get(provider)
-        if check is None:
-            raise QuoteError(
-                "quote.provider",
-                f"the kernel's provider is {provider[:64]!r}; known: {', '.join(_FORMATS)}",
-                remedy=_NO_TEE_REMEDY,
-                final=True,
-            )
-        step = "generation"
-        before = _generation(tree, entry)
-        step = "inblob"
-        tree.write(entry, step, report_data)
-        step = "outblob"
-        outblob = tree.read(entry, step)
-        step = "auxblob"
-        auxblob = _read_if_there(tree, entry, step)
-        # Last of all: reading a stale auxblob makes a new quote.
-        step = "generation"
-        after = _generation(tree, entry)
+        yield
     except OSError as error:
-        raise _explain(error, step) from None
-    if after != before + 1:
+        raise _explain(error, name) from None
+
+
+def _exchange(tree: TsmTree, entry: str, report_data: bytes, privlevel: int | None) -> Quote:
+    provider, report_data_of = _provider(tree, entry)
+    privlevel = _level(tree, entry, privlevel)
+    before = _generation(tree, entry)
+    writes = 1
+    with _step("inblob"):
+        tree.write(entry, "inblob", report_data)
+    if privlevel is not None:
+        writes += 1
+        _write_level(tree, entry, privlevel)
+    with _step("outblob"):
+        outblob = tree.read(entry, "outblob")
+    with _step("auxblob"):
+        auxblob = _read_if_there(tree, entry, "auxblob")
+    # Last of all: reading a stale auxblob makes a new quote.
+    after = _generation(tree, entry)
+    if after != before + writes:
         raise _RetryError(
-            "quote.stale", f"somebody else wrote to our entry (generation {before} to {after})"
+            "quote.stale",
+            f"somebody else wrote to our entry (generation {before} to {after}, our writes:"
+            f" {writes})",
         )
     if not outblob:
         raise _RetryError("quote.empty", "the quote is empty")
-    if not hmac.compare_digest(check(outblob), report_data):
+    if not hmac.compare_digest(report_data_of(outblob), report_data):
         raise QuoteError(
             "quote.foreign",
             "the quote is over other report data than ours",
             remedy="do not trust this host's quotes until it is known who wrote them",
         )
-    return Quote(provider=provider, outblob=outblob, auxblob=auxblob)
+    return Quote(provider=provider, outblob=outblob, auxblob=auxblob or b"")
+
+
+def _provider(tree: TsmTree, entry: str) -> tuple[str, Callable[[bytes], bytes]]:
+    """The provider, and what finds the report data in its quotes."""
+    with _step("provider"):
+        provider = tree.read(entry, "provider").decode("ascii", "replace").strip()
+    if (report_data_of := _FORMATS.get(provider)) is not None:
+        return provider, report_data_of
+    raise QuoteError(
+        "quote.provider",
+        f"the kernel's provider is {provider[:64]!r}; known: {', '.join(_FORMATS)}",
+        remedy=_NO_TEE_REMEDY,
+        final=True,
+    )
+
+
+def _level(tree: TsmTree, entry: str, wanted: int | None) -> int | None:
+    """The privilege level to write; None: none, the kernel's default is right."""
+    with _step("privlevel_floor"):
+        text = _read_if_there(tree, entry, "privlevel_floor")
+    floor = None if text is None else _number(text, "privlevel_floor")
+    if wanted is None:
+        return floor or None
+    if floor is None:
+        raise _level_error(f"privilege level {wanted} is asked for; this TEE has no such levels")
+    if wanted < floor:
+        raise _level_error(f"privilege level {wanted} is below the kernel's floor, {floor}")
+    return wanted
+
+
+def _write_level(tree: TsmTree, entry: str, level: int) -> None:
+    try:
+        tree.write(entry, "privlevel", b"%d\n" % level)  # text: a raw byte is refused
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            raise _level_error(f"the kernel refuses privilege level {level}", error.errno) from None
+        raise _explain(error, "privlevel") from None
+
+
+def _level_error(message: str, number: int | None = None) -> QuoteError:
+    remedy = "ask for no level, or for one from `privlevel_floor` to 3, on SEV-SNP only"
+    return QuoteError("quote.privlevel", message, remedy=remedy, final=True, errno=number)
 
 
 def _generation(tree: TsmTree, entry: str) -> int:
-    text = tree.read(entry, "generation").strip()
+    with _step("generation"):
+        return _number(tree.read(entry, "generation"), "generation")
+
+
+def _number(text: bytes, attribute: str) -> int:
+    text = text.strip()
     if not text.isdigit() or len(text) > 20:  # an unsigned long
-        raise QuoteError("quote.format", f"the generation reads {text[:32]!r}", final=True)
+        raise QuoteError("quote.format", f"{attribute} reads {text[:32]!r}", final=True)
     return int(text)
 
 
-def _read_if_there(tree: TsmTree, entry: str, attribute: str) -> bytes:
+def _read_if_there(tree: TsmTree, entry: str, attribute: str) -> bytes | None:
     try:
         return tree.read(entry, attribute)
     except FileNotFoundError:
-        return b""  # TDX has no auxblob
+        return None  # TDX has no auxblob and no privilege levels
 
 
 def _snp_report_data(outblob: bytes) -> bytes:

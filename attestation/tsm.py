@@ -8,9 +8,11 @@ Operations raise OSError with the kernel's errno.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
-REPORT_DATA_SIZE = 64  # bytes; both real providers require exactly this length
+REPORT_DATA_SIZE: Final = 64  # bytes; both real providers require exactly this length
+MAX_PRIVLEVEL: Final = 3  # the last VMPL of SEV-SNP
+ENTRY_PREFIX: Final = "lucid-"  # the names of our entries begin so
 
 
 class TsmTree(Protocol):

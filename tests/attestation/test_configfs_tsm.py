@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from attestation.configfs_tsm import KernelTree, fetch_quote, sweep
+from attestation.configfs_tsm import fetch_quote
 from attestation.errors import QuoteError
+from attestation.kernel_tree import KernelTree, sweep
 from attestation.simulated.tree import SimulatedTree
 from attestation.simulated.vendor import SimulatedVendor
 from attestation.tsm import Quote

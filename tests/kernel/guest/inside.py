@@ -18,8 +18,9 @@ from typing import Final
 
 import pytest
 
-from attestation.configfs_tsm import KernelTree, fetch_quote, sweep
+from attestation.configfs_tsm import fetch_quote
 from attestation.errors import QuoteError
+from attestation.kernel_tree import KernelTree, sweep
 from attestation.simulated.machine import SimulatedMachine
 from attestation.simulated.tdx import SimulatedIntel
 from attestation.simulated.vendor import SimulatedVendor
