@@ -19,10 +19,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.boottime import boot_ns, wall_ns
 from agent.platform import TeePlatform
+from agent.quoting import Quotes
 from attestation.claims_buffer import ClaimsBuffer, report_data
-from attestation.configfs_tsm import fetch_quote
 from attestation.cose import thumbprint
-from attestation.errors import QuoteError
+from attestation.errors import UncheckableError
 from attestation.evidence import Evidence, Format
 from attestation.hardware import verify_evidence
 from attestation.passport import (
@@ -73,6 +73,7 @@ class Attester:
         complete: what of certificates a quote needs, given its kind, the quote and what the host
             supplied with it; None: what the host supplied has to be enough.
         measure: called in a thread with the bundle's digest before each quote.
+        quotes: where quotes come from; counts what fails.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Attester:
         self._lifetime = lifetime
         self._version = version
         self._quote_seconds = quote_seconds
+        self.quotes = Quotes(platform.tree, seconds=quote_seconds)
         self._wall = wall
         self._boot = boot
         self._turn = trio.Lock()
@@ -110,17 +112,16 @@ class Attester:
 
         Raises:
             QuoteError: no quote in time; `final` says whether trying again can help.
-            AttestationError: our own evidence does not verify; no passport leaves.
+            AttestationError: our own evidence does not verify, or what proves it was not to be had
+                in time; no passport leaves.
             FatalError: the TEE is not the one that was asked for.
         """
         async with self._turn:
             if self.measure is not None:
                 await trio.to_thread.run_sync(self.measure, stated.bundle[2])
             buffer = self._buffer(stated, nonce)
-            fetch = functools.partial(fetch_quote, self._platform.tree, report_data(buffer))
-            # Abandoned, not awaited: a thread inside a kernel read cannot be interrupted.
+            quote = await self.quotes.fetch(report_data(buffer))
             with trio.move_on_after(self._quote_seconds):
-                quote = await trio.to_thread.run_sync(fetch, abandon_on_cancel=True)
                 kind, certificates = self._platform.evidence_of(quote.provider), quote.auxblob
                 if self.complete is not None:
                     certificates = await self.complete(kind, quote.outblob, certificates)
@@ -134,8 +135,10 @@ class Attester:
                     audience=audience,
                 )
                 return await trio.to_thread.run_sync(work, abandon_on_cancel=True)
-        raise QuoteError(
-            "quote.timeout", f"no quote within {self._quote_seconds:g} seconds", final=False
+        raise UncheckableError(
+            "passport.timeout",
+            f"what proves the quote was not to be had within {self._quote_seconds:g} seconds",
+            remedy="look at the way to the vendor's service ([kds], [pcs])",
         )
 
     def _buffer(self, stated: Stated, nonce: bytes | None) -> bytes:

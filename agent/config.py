@@ -62,6 +62,7 @@ class TeeTable(_Table, frozen=True):
 
     mode: Literal["auto", "sev-snp", "tdx", "simulated"] = "auto"
     simulate: Literal["sev-snp", "tdx"] = "sev-snp"  # whose machine the simulated one plays
+    simulated_mount: str = ""  # where `lucid-agent simulate-tee` serves it; empty: in the process
     report_path: str = "/sys/kernel/config/tsm/report"
     quote_seconds: Seconds = 60.0  # bound on one quote, retries included
     extend_rtmr3: bool = False  # TDX: measure every policy bundle that comes into force
@@ -307,6 +308,7 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
     return replace(
         config,
         agent=replace(config.agent, state_dir=absolute(config.agent.state_dir)),
+        tee=replace(config.tee, simulated_mount=absolute(config.tee.simulated_mount)),
         kds=replace(config.kds, offline=absolute(config.kds.offline)),
         pcs=replace(config.pcs, offline=absolute(config.pcs.offline)),
         policy=replace(config.policy, bundle=absolute(config.policy.bundle)),
@@ -342,6 +344,10 @@ def _cross_check(config: Config) -> list[str]:
             check_url(url, "PCS")
         except ValueError as error:
             problems.append(f"pcs.{name}: {error}")
+    if config.tee.simulated_mount and config.tee.mode != "simulated":
+        problems.append(
+            f"tee.simulated_mount: is for mode 'simulated' alone; the mode is {config.tee.mode!r}"
+        )
     if config.tee.extend_rtmr3 and config.tee.mode not in ("auto", "tdx"):
         problems.append(
             f"tee.extend_rtmr3: there is no such register with mode {config.tee.mode!r}"

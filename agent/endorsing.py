@@ -24,7 +24,7 @@ from attestation.tdx.abi import Quote
 from attestation.tdx.pcs import PcsClient
 from attestation.tdx.pcs_judge import Machine
 
-PATIENCE: Final = 0.8  # of the time for one quote: the rest is for the quote itself (a guess)
+PATIENCE: Final = 0.8  # of `quote_seconds`; the rest is for verifying what came (a guess)
 _REQUESTS: Final = 4  # of the PCS client, one after another
 
 

@@ -14,7 +14,9 @@ import structlog
 
 from agent.config import Config
 from agent.errors import ExitCode, FatalError
+from agent.tee_search import SIMULATED_FILE_SYSTEM, explain, file_system_of, mounts
 from attestation.anchors import TrustAnchors
+from attestation.configfs_tsm import find_provider
 from attestation.errors import QuoteError
 from attestation.evidence import Format
 from attestation.kernel_tree import KernelTree, sweep
@@ -87,39 +89,99 @@ def find_platform(config: Config, *, now: datetime) -> TeePlatform:
     Raises:
         FatalError: there is no such TEE, or the simulated one cannot keep its keys.
     """
-    mode = config.tee.mode
-    if mode == "simulated":
-        directory = Path(config.agent.state_dir)
-        try:
-            machine = _MACHINES[config.tee.simulate](directory, now=now)
-        except QuoteError as error:
-            raise FatalError(ExitCode.STATE, str(error), remedy=error.remedy) from None
-        except OSError as error:
-            raise FatalError(
-                ExitCode.STATE,
-                f"the simulated TEE cannot keep its keys in {directory}: {error.strerror}",
-                remedy="make the directory writable for the agent's user, or set agent.state_dir",
-            ) from None
-        root = machine.root_certificate_pem()
-        return TeePlatform(
-            tree=SimulatedTree(machine),
-            anchors=TrustAnchors.builtin().with_simulated_root(root),
-            wanted=None,
-            machine=machine,
-        )
-    path = Path(config.tee.report_path)
-    if not path.is_dir():
+    return _simulated(config, now) if config.tee.mode == "simulated" else _hardware(config)
+
+
+def simulated_machine(kind: str, directory: Path, *, now: datetime) -> SimulatedMachine:
+    """The simulated machine whose keys are in a directory; made there if there is none.
+
+    Raises:
+        FatalError: it cannot keep its keys there.
+    """
+    try:
+        return _MACHINES[kind](directory, now=now)
+    except QuoteError as error:
+        raise FatalError(ExitCode.STATE, str(error), remedy=error.remedy) from None
+    except OSError as error:
+        raise FatalError(
+            ExitCode.STATE,
+            f"the simulated TEE cannot keep its keys in {directory}: {error.strerror}",
+            remedy="make the directory writable for the agent's user, or set agent.state_dir",
+        ) from None
+
+
+def _simulated(config: Config, now: datetime) -> TeePlatform:
+    machine = simulated_machine(config.tee.simulate, Path(config.agent.state_dir), now=now)
+    mount = config.tee.simulated_mount
+    tree = _mounted(Path(mount), machine.provider) if mount else SimulatedTree(machine)
+    _LOG.warning(
+        "tee.found",
+        tee=TeeType.SIMULATED.display,
+        provider=machine.provider,
+        mode="simulated",
+        mount=mount,
+        note="its quotes prove nothing",
+    )
+    return TeePlatform(
+        tree=tree,
+        anchors=TrustAnchors.builtin().with_simulated_root(machine.root_certificate_pem()),
+        wanted=None,
+        machine=machine,
+    )
+
+
+def _mounted(path: Path, expected: str) -> TsmTree:
+    """The tree that `lucid-agent simulate-tee` serves, and nothing else."""
+    remedy = f"lucid-agent simulate-tee --mount {path}, with --state the agent's state_dir"
+    if file_system_of(path, mounts()) != SIMULATED_FILE_SYSTEM:
+        raise FatalError(ExitCode.NO_TEE, f"no simulated TEE is served at {path}", remedy=remedy)
+    tree = KernelTree(path)
+    _sweep(tree)
+    try:
+        provider = find_provider(tree)
+    except QuoteError as error:
+        raise FatalError(ExitCode.NO_TEE, str(error), remedy=remedy) from None
+    if provider != expected:
         raise FatalError(
             ExitCode.NO_TEE,
-            f"no TEE: the kernel offers no quotes at {path}"
-            " (needs Linux 6.7 or newer, configfs mounted, and a confidential guest)",
-            remedy=SIMULATE,
+            f"the simulated TEE at {path} is {provider!r}, [tee] simulate asks for {expected!r}",
+            remedy="correct [tee] simulate, or serve the other one with simulate-tee --tee",
         )
-    tree = KernelTree(path)
+    return tree
+
+
+def _sweep(tree: TsmTree) -> None:
     if left := sweep(tree, alive=_another_lives):
         _LOG.info("tee.swept", entries=len(left))  # an agent before us was killed
-    return TeePlatform(
+
+
+def _hardware(config: Config) -> TeePlatform:
+    mode, path = config.tee.mode, Path(config.tee.report_path)
+    kind = file_system_of(path, mounts())
+    if kind == SIMULATED_FILE_SYSTEM:
+        raise FatalError(
+            ExitCode.NO_TEE,
+            f"no TEE: {path} is the tree of a simulated one (`lucid-agent simulate-tee`)",
+            remedy="to use it: [tee] mode = 'simulated' and simulated_mount, and its state_dir",
+        )
+    if not path.is_dir():
+        raise FatalError(ExitCode.NO_TEE, f"no TEE: {explain(path)}", remedy=SIMULATE)
+    tree = KernelTree(path)
+    _sweep(tree)
+    platform = TeePlatform(
         tree=tree,
         anchors=TrustAnchors.builtin(),
         wanted=None if mode == "auto" else tee_from_spelling(mode),
     )
+    try:
+        provider = find_provider(tree)
+    except QuoteError as error:
+        if error.final:
+            raise FatalError(ExitCode.NO_TEE, str(error), remedy=error.remedy) from None
+        _LOG.warning("tee.unclear", code=error.code, error=str(error))  # the first quote will say
+        return platform
+    tee = platform.tee_of(provider)
+    _LOG.info(
+        "tee.found", tee=tee.display, provider=provider, mode=mode, path=str(path), file_system=kind
+    )
+    return platform

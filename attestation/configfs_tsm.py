@@ -46,7 +46,7 @@ def fetch_quote(
     *,
     privlevel: int | None = None,
     attempts: int = ATTEMPTS,
-    sleep: Callable[[float], None] = time.sleep,
+    sleep: Callable[[float], object] = time.sleep,
     wanted: Callable[[], bool] = lambda: True,
     failed: Callable[[str, int | None], None] = lambda _code, _number: None,
     entry_prefix: str = ENTRY_PREFIX,

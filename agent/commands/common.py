@@ -14,6 +14,7 @@ from agent.config import Config, ConfigError, load_config
 from agent.errors import ExitCode
 
 DEFAULT_CONFIG: Final = Path("/etc/lucid/agent.toml")
+TEE_VARIABLE: Final = "LUCID_TEE_MODE"  # what --tee stands for
 
 config_option = click.option(
     "--config",
@@ -38,12 +39,12 @@ def fail(code: int, message: str, remedy: str = "") -> NoReturn:
     sys.exit(code)
 
 
-def load(path: Path | None) -> Config:
+def load(path: Path | None, *, tee: str | None = None) -> Config:
     """The configuration: the named file, else the default one where it exists, else none."""
     if path is None and DEFAULT_CONFIG.exists():
         path = DEFAULT_CONFIG
     try:
-        return load_config(path, os.environ)
+        return load_config(path, os.environ if tee is None else {**os.environ, TEE_VARIABLE: tee})
     except ConfigError as error:
         where = path if path is not None else "the environment"
         fail(ExitCode.USAGE, f"the configuration ({where}) is wrong:\n{error}")

@@ -18,13 +18,19 @@ from agent.notify import Notifier
 
 @click.command()
 @config_option
-def run(path: Path | None) -> None:
+@click.option(
+    "--tee",
+    type=click.Choice(["auto", "sev-snp", "tdx", "simulated"]),
+    help="Which TEE gives the quotes ([tee] mode). auto: the one that the kernel has; the log says"
+    " which (tee.found). Without one, the agent ends with 3 and says what it looked for.",
+)
+def run(path: Path | None, tee: str | None) -> None:
     """Run the daemon until SIGTERM or SIGINT. SIGHUP loads the policy bundle again.
 
     Logs go to standard error, as JSON lines or text ([agent] log_format). Under systemd with
     Type=notify, readiness is reported when the first passport has been issued.
     """
-    config = load(path)
+    config = load(path, tee=tee)
     logs.configure(level=config.agent.log_level, form=config.agent.log_format)
     daemon = Daemon(config, version=version(), notifier=Notifier(os.environ.get("NOTIFY_SOCKET")))
     try:

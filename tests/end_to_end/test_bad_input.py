@@ -25,10 +25,10 @@ from tests.processes import (
 )
 
 
-def run_agent(config: Path) -> tuple[int, str]:
+def run_agent(config: Path, *options: str) -> tuple[int, str]:
     """Start the agent with something wrong; it must end by itself, soon, with one clear error."""
     done = subprocess.run(
-        [str(BIN / "lucid-agent"), "run", "--config", str(config)],
+        [str(BIN / "lucid-agent"), "run", "--config", str(config), *options],
         capture_output=True,
         text=True,
         timeout=60,
@@ -104,8 +104,15 @@ def test_no_tee_says_what_was_looked_for_and_how_to_simulate(agent: AgentProcess
     config.write_text(text)
     code, error = run_agent(config)
     assert code == 3
-    assert str(missing) in error
+    assert f"{missing} is not there" in error
     assert "simulated" in error
+
+
+def test_the_tee_of_the_command_line_counts_more_than_the_files(agent: AgentProcess) -> None:
+    code, error = run_agent(agent.config, "--tee", "auto")  # the file says simulated
+    assert code == 3
+    assert "no TEE" in error
+    assert run_agent(agent.config, "--tee", "sgx")[0] == 2
 
 
 def test_a_taken_port_is_named(agent: AgentProcess) -> None:

@@ -62,12 +62,13 @@ class Lab:
         # Software emulation is not safe with more than one CPU. Without thread=single and -cx16,
         # 2 of 30 boots ended in a double fault at the kernel's first cmpxchg16b (QEMU 7.2); with
         # them, none of 30.
-        command = [self.files / "usr/bin/qemu-system-x86_64",
-                   "-L", share / "qemu", "-L", share / "seabios",
-                   "-accel", "tcg,thread=single", "-cpu", "max,-cx16", "-smp", "1",
-                   "-m", str(memory_mib),
-                   "-nographic", "-no-reboot", "-net", "none",
-                   "-kernel", self.image, "-initrd", initrd, "-append", words]  # fmt: skip
+        command: list[str | Path] = [
+            self.files / "usr/bin/qemu-system-x86_64",
+            "-L", share / "qemu", "-L", share / "seabios",
+            "-accel", "tcg,thread=single", "-cpu", "max,-cx16", "-smp", "1", "-m", str(memory_mib),
+            "-nographic", "-no-reboot", "-net", "none",
+            "-kernel", self.image, "-initrd", initrd, "-append", words,
+        ]  # fmt: skip
         done = subprocess.run(
             command, env={**os.environ, **self.environment}, stdin=subprocess.DEVNULL,
             capture_output=True, text=True, errors="replace", timeout=seconds, check=False,

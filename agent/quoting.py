@@ -1,0 +1,103 @@
+"""Quotes for the daemon: off the event loop, one at a time, with a deadline, and counted.
+
+A thread that waits in the kernel cannot be interrupted. When the deadline passes it is abandoned,
+and keeps the only place until the kernel answers: the platform never has two requests of ours,
+which TDX would refuse with EBUSY, and a host that never answers costs one thread, not one a try.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from attestation.configfs_tsm import fetch_quote
+from attestation.errors import QuoteError
+from attestation.tsm import Quote, TsmTree
+
+NO_NUMBER: Final = "none"  # stands for the error number of a failure that has none
+
+
+class Quotes:
+    """Fetches quotes from one tree.
+
+    Attributes:
+        fetched: quotes that were given.
+        failures: transactions that failed, those that were tried again included, by (code, name of
+            the error number or `none`): `("quote.busy", "EBUSY")`. A deadline that passed counts as
+            `("quote.timeout", "none")`.
+        took: told the seconds that each quote took, failed transactions included.
+    """
+
+    def __init__(
+        self,
+        tree: TsmTree,
+        *,
+        seconds: float,
+        took: Callable[[float], None] = lambda _seconds: None,
+    ) -> None:
+        self._tree = tree
+        self._seconds = seconds
+        self.took = took
+        self.fetched = 0
+        self.failures: dict[tuple[str, ...], int] = {}
+        self._place = trio.CapacityLimiter(1)
+        self._lock = threading.Lock()  # failures are counted in the thread
+        self._since: float | None = None  # when the thread that is at work began
+
+    @property
+    def waiting_seconds(self) -> float:
+        """How long the request that is in the kernel has been there; 0 where there is none."""
+        since = self._since
+        return 0.0 if since is None else time.monotonic() - since
+
+    async def fetch(self, report_data: bytes) -> Quote:
+        """A quote over 64 bytes.
+
+        Raises:
+            QuoteError: as `fetch_quote`; `quote.timeout`: the deadline passed.
+        """
+        gone = threading.Event()
+        started = time.monotonic()
+        work = functools.partial(self._work, report_data, gone)
+        with trio.move_on_after(self._seconds):
+            try:
+                quote = await trio.to_thread.run_sync(
+                    work, abandon_on_cancel=True, limiter=self._place
+                )
+            finally:
+                gone.set()
+            self.fetched += 1
+            self.took(time.monotonic() - started)
+            return quote
+        self._failed("quote.timeout", None)
+        waiting = self.waiting_seconds
+        raise QuoteError(
+            "quote.timeout",
+            f"no quote within {self._seconds:g} seconds"
+            + (f"; the kernel has had a request of ours for {waiting:.0f} s" if waiting else ""),
+            remedy="it is tried again later; if it stays so, look at the host and at dmesg",
+        )
+
+    def _work(self, report_data: bytes, gone: threading.Event) -> Quote:
+        self._since = time.monotonic()
+        try:
+            return fetch_quote(
+                self._tree,
+                report_data,
+                sleep=gone.wait,  # nobody sits out a pause for a caller that has gone
+                wanted=lambda: not gone.is_set(),
+                failed=self._failed,
+            )
+        finally:
+            self._since = None
+
+    def _failed(self, code: str, number: int | None) -> None:
+        name = NO_NUMBER if number is None else errno.errorcode.get(number, str(number))
+        with self._lock:
+            self.failures[code, name] = self.failures.get((code, name), 0) + 1
