@@ -18,6 +18,7 @@ class Problem:
         line, column: 1-based, columns in characters; 0 where the place is not known.
         message: what was found.
         fix: what to write instead; empty where the message says it all.
+        rule: stable name of what is broken, for scripts (docs/policies.md lists them).
     """
 
     file: str
@@ -25,6 +26,18 @@ class Problem:
     column: int = 0
     message: str
     fix: str = ""
+    rule: str = ""
+
+    def as_json(self) -> dict[str, str | int]:
+        """All of it, for `--json`."""
+        return {
+            "file": self.file,
+            "line": self.line,
+            "column": self.column,
+            "rule": self.rule,
+            "message": self.message,
+            "fix": self.fix,
+        }
 
     def __str__(self) -> str:
         place = self.file or "bundle"

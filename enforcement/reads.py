@@ -20,11 +20,20 @@ _OPERANDS = ("left", "right", "arg", "if", "then", "else", "in")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reads:
-    """What one policy reads. `all_claims`: the record of claims as a whole."""
+    """What one policy reads.
+
+    Attributes:
+        all_claims: the record of claims as a whole.
+        frame: top-level attributes beside the claims that are read (`phase`, `trace_id`,
+            `platform`), and `platform.<field>`; a bare `platform` is the record as a whole.
+        whole: the context itself is a value, or asked what it has: everything must be there.
+    """
 
     claims: frozenset[str]
     all_claims: bool
     trace_id: bool
+    frame: frozenset[str] = frozenset()
+    whole: bool = False
 
     def of(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Those of `names` that are read, in their order."""
@@ -34,7 +43,8 @@ class Reads:
 def reads_of(policy: Est) -> Reads:
     """Walk the conditions of a policy. (Its scope cannot mention the context.)"""
     claims: set[str] = set()
-    everything = trace = False
+    frame: set[str] = set()
+    everything = trace = whole = False
     stack: list[Any] = [condition["body"] for condition in policy.get("conditions", ())]
     while stack:
         node = stack.pop()
@@ -42,17 +52,25 @@ def reads_of(policy: Est) -> Reads:
         if path is None:
             stack.extend(_operands(node))
         elif not path:
-            everything = trace = True
+            everything = trace = whole = True
         elif len(path) == 1 and "has" in node:
-            continue  # `context has claims`: whether the record is there, which it always is
+            # `context has claims`: whether the record is there. It is, if nothing is left out.
+            whole = True
         elif path[0] == "claims":
             if len(path) == 1:
                 everything = True
             else:
                 claims.add(path[1])
-        elif path[0] == "trace_id":
-            trace = True
-    return Reads(claims=frozenset(claims), all_claims=everything, trace_id=trace)
+        else:
+            trace = trace or path[0] == "trace_id"
+            frame.add(".".join(path[:2]))
+    return Reads(
+        claims=frozenset(claims),
+        all_claims=everything,
+        trace_id=trace,
+        frame=frozenset(frame),
+        whole=whole,
+    )
 
 
 def _context_path(node: Any) -> tuple[str, ...] | None:

@@ -5,9 +5,11 @@ Each phase has two forms of the same schema:
 * the *validation* schema, against which policies are checked when a bundle loads. A required claim
   is a required attribute; an optional one is an optional attribute, so Cedar's validator insists
   on a `has` guard before it is read;
-* the *request* schema, with which requests are evaluated. Every claim is an optional attribute:
-  types are still enforced, but a claim that no applicable policy reads may be absent. That the
-  claims which *are* read are there is checked before Cedar is asked (`enforcement/engine.py`).
+* the *request* schema, which every request conforms to. Every claim is an optional attribute: a
+  claim that no applicable policy reads may be absent. That the claims which *are* read are there,
+  and that all have their types, is checked before Cedar is asked (`enforcement/engine.py`), so
+  Cedar itself checks only the bundle's entities and the engine's proof (`engine_parts.plain_store`)
+  against it.
 """
 
 from __future__ import annotations
@@ -21,6 +23,11 @@ NAMESPACE: Final = "Lucid"
 PRINCIPALS: Final = frozenset({"User", "Agent", "APIKey"})
 RESOURCES: Final = frozenset({"Agent", "Service"})
 ACTIONS: Final = frozenset({"invoke", "access_data"})
+# The same as `appliesTo` below, for whoever decides without asking Cedar about the schema.
+APPLIES: Final = {
+    "invoke": (frozenset({"User", "Agent", "APIKey"}), frozenset({"Agent"})),
+    "access_data": (frozenset({"User", "Agent"}), frozenset({"Agent", "Service"})),
+}
 
 # Attributes are optional throughout: a principal that `entities.json` does not list has none, and
 # reading a required attribute of an unknown entity would be an error, hence a denial.

@@ -1,7 +1,7 @@
 """Cedar's own test data, decided by our loader and evaluator: same decisions, reasons and errors.
 
-Every policy is renamed on the way (as `@id` does it in bundles), and requests are evaluated with
-handles and schema, so this holds for the code path that bundles take.
+Every policy is renamed on the way (as `@id` does it in bundles), and each request is asked of one
+set, of a slice of it, and of the cache, so this holds for the code path that bundles take.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from enforcement.policies import (
     Uid,
 )
 from enforcement.policy_source import PolicySource, parse_policies
+from enforcement.slicing import PolicyIndex
 
 # Two of the examples have entities that their own schema does not allow (a wrong type of ACL, a
 # wrong parent); Cedar refuses them when it is asked to check.
@@ -42,6 +43,7 @@ class Tally:
     allowed: int = 0
     reasons: int = 0
     policies: int = 0
+    sliced: int = 0  # policies that were left out, over all requests
     files: set[Path] = field(default_factory=set)
 
 
@@ -97,6 +99,18 @@ def renamed(reasons: list[str], policies: list[PolicySource]) -> tuple[str, ...]
     return tuple(sorted(names[reason] for reason in reasons))
 
 
+def index_of(store: PolicyStore) -> PolicyIndex:
+    """The same policies, sliced, with a cache."""
+    return PolicyIndex(
+        store._policies,
+        entities=store._entities,
+        schema=store._schema,
+        templates=store._templates,
+        links=store._links,
+        cache_size=16,
+    )
+
+
 def assert_answer(
     store: PolicyStore,
     request: dict[str, Any],
@@ -106,7 +120,8 @@ def assert_answer(
     reasons: tuple[str, ...] | None = None,
     errors: int = 0,
 ) -> None:
-    for same in (store, store.without(frozenset())):
+    index = index_of(store)
+    for same in (store, store.without(frozenset()), index, index):
         answer = same.evaluate(
             principal=uid(request["principal"]),
             action=uid(request["action"]),
@@ -118,6 +133,10 @@ def assert_answer(
         assert len(answer.faults) == errors
         if reasons is not None:
             assert answer.reasons == reasons
+    assert index.cache_counts() == (1, 1)
+    tally.sliced += len(index.whole) - len(
+        index.slice(*(uid(request[part]) for part in ("principal", "action", "resource")))
+    )
     tally.requests += 1
     tally.allowed += decision.lower() == "allow"
     tally.reasons += len(reasons or ())
@@ -147,6 +166,7 @@ def test_the_integration_tests_are_decided_as_cedar_says(vectors: Path) -> None:
     assert tally.requests == 74
     assert tally.allowed == 38
     assert tally.policies == 30
+    assert tally.sliced == 9
 
 
 def _use_cases(root: Path) -> Iterator[tuple[Path, Path, Path, Path]]:
@@ -188,6 +208,7 @@ def test_the_example_use_cases_are_decided_as_their_folders_say(vectors: Path) -
     assert len(tally.files) == 11
     assert tally.requests == 72
     assert links_seen == 9
+    assert tally.sliced == 90
 
 
 @pytest.mark.parametrize("name", ODD_ENTITIES)

@@ -30,6 +30,12 @@ CARDS = (
 )
 
 
+SEES_ALL = (
+    '@id("sees") forbid (principal, action, resource) unless '
+    "{ context.claims == context.claims && context.platform == context.platform };"
+)
+
+
 def odd_platform(field: str, value: object) -> Platform:
     """A platform with a value of the wrong type."""
     return replace(PLATFORM, **{field: value})  # type: ignore[arg-type]  # on purpose
@@ -316,7 +322,7 @@ def test_equal_questions_are_answered_from_the_cache(tmp_path: Path) -> None:
     machine = engine(tmp_path, PERMIT + EMAILS)
     first = machine.decide(ask(claims={"pii_types": ("email", "card", "email")}, trace_id="a"))
     second = machine.decide(ask(claims={"pii_types": ("card", "email")}, trace_id="b"))
-    assert first is second
+    assert first == second
     assert machine.cache_counts() == (1, 1)
 
 
@@ -339,10 +345,28 @@ def test_equal_questions_are_answered_from_the_cache(tmp_path: Path) -> None:
 def test_whatever_a_policy_could_see_is_part_of_the_cache_key(
     tmp_path: Path, changes: dict[str, object]
 ) -> None:
-    machine = engine(tmp_path, PERMIT)
+    machine = engine(tmp_path, PERMIT + SEES_ALL)
     machine.decide(ask())
     machine.decide(ask(**changes))  # type: ignore[arg-type]  # one field each
     assert machine.cache_counts() == (0, 2)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"claims": {"tokens": 11}},
+        {"without": ("toxicity",)},
+        {"platform": replace(PLATFORM, tcb_status="out_of_date")},
+        {"trace_id": "1" * 32},
+    ],
+)
+def test_what_no_policy_can_see_is_not_part_of_the_cache_key(
+    tmp_path: Path, changes: dict[str, object]
+) -> None:
+    machine = engine(tmp_path, PERMIT + SECRET)
+    first = machine.decide(ask())
+    assert machine.decide(ask(**changes)) == first  # type: ignore[arg-type]  # one field each
+    assert machine.cache_counts() == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -362,7 +386,7 @@ def test_the_trace_id_counts_where_a_policy_reads_it(tmp_path: Path, condition: 
 
 
 def test_the_cache_is_bounded_and_can_be_off(tmp_path: Path) -> None:
-    machine = engine(tmp_path, PERMIT, cache_size=2)
+    machine = engine(tmp_path, PERMIT + SEES_ALL, cache_size=2)
     for number in (1, 2, 3, 1):
         machine.decide(ask(claims={"tokens": number}))
     assert machine.cache_counts() == (0, 4)

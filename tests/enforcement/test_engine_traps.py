@@ -222,11 +222,11 @@ def test_two_policies_of_one_name_are_refused(tmp_path: Path) -> None:
 
 def test_a_forbid_whose_outcome_is_not_understood_denies(tmp_path: Path) -> None:
     machine = unchecked(tmp_path, PERMIT + f'@id("f") {FORBID};')
-    part = machine._slices[Phase.REQUEST]
+    part = machine._phases[Phase.REQUEST]
     part.policies["f"] = replace(part.policies["f"], outcome=Outcome.PROCEED)
     assert_denied(machine.decide(ask()), "f", "unknown_annotation:f")
     del part.policies["f"]
-    assert_denied(machine.decide(ask(trace_id="b", without=("tokens",))), "unknown_annotation:f")
+    assert_denied(machine.decide(ask(principal=("User", "bob"))), "unknown_annotation:f")
 
 
 class _Panic(BaseException):
@@ -296,7 +296,7 @@ def test_the_second_evaluation_fails_closed_too(
         Answer(ruling=Ruling.DENY),
         Answer(ruling=Ruling.ALLOW, reasons=("allow",), faults=_faults()),
     ):
-        monkeypatch.setattr(machine._slices[Phase.REQUEST], "hard", _Fixed(second), raising=True)
+        monkeypatch.setattr(machine._phases[Phase.REQUEST], "hard", _Fixed(second), raising=True)
         verdict = machine.decide(request)
         assert verdict.outcome is Outcome.DENY
         assert "soft" in verdict.reasons
