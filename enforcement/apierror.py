@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from enforcement.routes import Style
+from enforcement import sse
+from enforcement.routes import StreamKind, Style
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -81,14 +82,27 @@ def error_body(
 
 
 def error_events(
-    style: Style, *, status: int, kind: str, code: str, message: str, decision_id: str
+    style: Style,
+    *,
+    stream: StreamKind,
+    status: int,
+    kind: str,
+    code: str,
+    message: str,
+    decision_id: str,
 ) -> bytes:
-    """The error as the end of an event stream: the API's error event, then `[DONE]` where it has
-    one (OpenAI's clients raise on the first; Anthropic's stream ends with its error event).
+    """The error as the end of an event stream, in the API's own way: clients raise on it.
+
+    Chat: an event with `error`, then `[DONE]`. Responses: the event `error`; beside the fields that
+    the API gives it there is the `error` object on which OpenAI's clients raise. Messages: the
+    event `error`, which ends the stream.
     """
-    body = error_body(
+    value = error_object(
         style, status=status, kind=kind, code=code, message=message, decision_id=decision_id
     )
-    if style == "anthropic":
-        return b"event: error\ndata: " + body + b"\n\n"
-    return b"data: " + body + b"\n\ndata: [DONE]\n\n"
+    if stream == "messages":
+        return sse.encode(msgspec.json.encode(value), "error")
+    if stream == "responses":
+        own = {"type": "error", "code": code, "message": message, "param": None}
+        return sse.encode(msgspec.json.encode({**own, **value}), "error")
+    return sse.encode(msgspec.json.encode(value)) + b"data: [DONE]\n\n"

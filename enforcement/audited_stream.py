@@ -23,16 +23,10 @@ from enforcement.detectors import DETECTORS, Span
 from enforcement.policy_view import marked_by
 from enforcement.redact import mask_of
 from enforcement.sse import MalformedStreamError, SseDecoder
-from enforcement.stream_guard import DONE, MAX_WINDOWS, StreamGuard
-from enforcement.texts import (
-    MAX_DEPTH,
-    TOKEN_COPIES,
-    BodyError,
-    Text,
-    collect,
-    encode_json,
-    parse_json,
-)
+from enforcement.stream_guard import StreamGuard
+from enforcement.streams.api import Part
+from enforcement.streams.editor import MAX_WINDOWS
+from enforcement.texts import BodyError, Text, encode_json
 from enforcement.window import MAX_HELD
 
 Path = tuple[str | int, ...]
@@ -98,6 +92,8 @@ class AuditedStream:
         self._every = every
         self._hold_back = hold_back
         self._decoder = SseDecoder()
+        self._reader = guard.reader()
+        self._others = 0
         self._channels: list[_Channel] = []
         self._numbers: dict[Path, int] = {}
         self._queue: list[_Item] = []
@@ -185,18 +181,25 @@ class AuditedStream:
             return b""
         if event.data is None:
             return b"" if self._observe else self._guard.feed(sse.KEEP_ALIVE)
-        item = _Item(event)
-        if event.data != DONE:
-            item.value = parse_json(event.data.encode())
-            repeats = isinstance(item.value, dict) and _is_repetition(item.value)
-            for path, text in _texts(item.value):
-                item.pieces.append(self._piece(path, text, repeats=repeats))
+        part = self._reader.read(event)
+        item = _Item(event, part.value)
+        repeats = part.name.endswith(_REPEATS)
+        for path, text in self._texts(part):
+            item.pieces.append(self._piece(path, text, repeats=repeats))
         if not self._observe:
             self._queue.append(item)
             self._held += len(event.data)
             if self._held > MAX_HELD:
                 raise MalformedStreamError("more is held back than the limit allows")
         return b""
+
+    def _texts(self, part: Part) -> Iterator[tuple[Path, Text]]:
+        """The texts of an event: pieces of those that go on, and others, each by itself."""
+        for piece in part.reading.streamed:
+            yield piece.channel, Text(piece.value, piece.holder, piece.key)
+        for text in part.reading.texts:
+            self._others += 1
+            yield ("other", self._others), text
 
     def _piece(self, path: Path, text: Text, *, repeats: bool) -> _Piece:
         value = text.value
@@ -287,44 +290,6 @@ def _joined(spans: tuple[Span, ...]) -> list[Span]:
         else:
             out.append(span)
     return out
-
-
-def _texts(value: Any, path: Path = (), depth: int = 0) -> Iterator[tuple[Path, Text]]:
-    """Every text of an event with its place: the keys to it, and which of several by `…index`."""
-    if depth > MAX_DEPTH:
-        raise BodyError("invalid_json", f"an event is nested deeper than {MAX_DEPTH}")
-    if isinstance(value, list):
-        for number, item in enumerate(value):
-            own = item.get("index") if isinstance(item, dict) else None
-            at = (*path, own if isinstance(own, int) else number)
-            if isinstance(item, str):
-                yield at, Text(item, value, number)
-            else:
-                yield from _texts(item, at, depth + 1)
-    elif isinstance(value, dict):
-        path = (*path, *_indexes(value))
-        for key in [key for key in value if key not in TOKEN_COPIES]:
-            item = value[key]
-            # A holder of nothing but this field tells what of it is text.
-            for text in collect({key: item if isinstance(item, str) else None}):
-                at = (*path, key, "key") if text.is_key else (*path, key)
-                yield at, Text(text.value, value, key, is_key=text.is_key)
-            yield from _texts(item, (*path, key), depth + 1)
-
-
-def _indexes(value: dict[str, Any]) -> Path:
-    return tuple(
-        [
-            number
-            for key in ("output_index", "content_index", "summary_index", "index")
-            if isinstance(number := value.get(key), int)
-        ]
-    )
-
-
-def _is_repetition(value: dict[str, Any]) -> bool:
-    kind = value.get("type")
-    return isinstance(kind, str) and kind.endswith(_REPEATS)
 
 
 def _encode(item: _Item, *, edited: bool) -> bytes:

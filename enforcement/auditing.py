@@ -102,7 +102,7 @@ async def response(
     exchange: ExchangeLike, *, status: int, content_type: str, body: bytes
 ) -> Ruling:
     """`exchange.response`, with what the auditors say."""
-    question = exchange.look_at_response(content_type=content_type, body=body)
+    question = exchange.look_at_response(status=status, content_type=content_type, body=body)
     audit = None if question is None else await question.auditors.ask(question)
     return exchange.response(status=status, content_type=content_type, body=body, audit=audit)
 

@@ -65,6 +65,10 @@ class Bundle:
     policies: Mapping[str, PolicyInfo]
     entities: str
 
+    def gives(self, phase: Phase) -> frozenset[str]:
+        """Names of the claims that policies can read in one phase."""
+        return self.vocabulary.names_of_phase(phase)
+
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read and check a bundle folder.

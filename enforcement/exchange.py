@@ -28,15 +28,15 @@ from enforcement.routes import Route, unknown_route
 from enforcement.snapshot import Snapshot
 from enforcement.stream_guard import StreamGuard
 from enforcement.texts import (
-    TOKEN_COPIES,
     BodyError,
+    Reading,
     Text,
-    check_request,
-    collect,
     digests,
-    drop_token_copies,
+    drop_copies,
     encode_json,
-    parse_json,
+    read_reply,
+    read_request,
+    write_reply,
 )
 
 __all__ = ["Exchange", "Ruling", "StreamGuard", "refuse_unknown_route"]
@@ -100,7 +100,7 @@ class Exchange:
         self._model = ""
         self._warnings: Headers = ()
         self._input: tuple[str, ...] = ()  # kept only for auditors
-        self._read: tuple[Any, list[Text]] | None = None  # by a look, for the decision after it
+        self._read: tuple[Any, Reading] | None = None  # by a look, for the decision after it
 
     @property
     def auditors(self) -> Auditors | None:
@@ -118,7 +118,7 @@ class Exchange:
             self._read = self._read_request(body)
         except BodyError:
             return None  # `request` refuses it, and says why
-        self._input = tuple([text.value for text in self._read[1]])
+        self._input = tuple([text.value for text in self._read[1].texts])
         if not auditors.gives(Phase.REQUEST):
             return None
         return self._question(auditors, Phase.REQUEST, None)
@@ -136,16 +136,18 @@ class Exchange:
         findings = self._findings(Phase.REQUEST)
         start = self._asked.clock()
         try:
-            value, texts = self._read or self._read_request(body)
+            value, reading = self._read or self._read_request(body)
+            self._claim_content(findings, reading)
         except BodyError as error:
             reason = "malformed_request" if error.code.startswith("invalid") else error.code
             return self._refused(findings, reason, error.code, str(error), 400)
         self._read = None
+        texts = reading.texts
         verdict = self._decide(findings, texts, start, audit)
         edited = False
         if verdict.outcome is Outcome.REDACT:
             edited, verdict = self._redact(texts, verdict, audit)
-        self._cover(findings, texts, verdict)
+        self._cover(findings, reading, verdict)
         if verdict.outcome is Outcome.DENY:
             return self._denied(findings, verdict)
         if verdict.outcome is Outcome.WARN:
@@ -153,32 +155,31 @@ class Exchange:
         forward = None if value is None else encode_json(value)
         return self._ruling(findings, verdict, forward, redacted=edited)
 
-    def _read_request(self, body: bytes) -> tuple[Any, list[Text]]:
-        if self._route.method == "GET":
-            if body:
-                raise BodyError("invalid_request", "this route takes no body")
-            return None, []
-        value = parse_json(body)
-        check_request(value, self._route.kind)
-        self._model = value.get("model", "")
-        return value, collect(value)
-
     def refuse(self, code: str, message: str, status: int) -> Ruling:
         """Refuse the request for a reason of the door's own (oversized, closed, …)."""
         return self._refused(self._findings(Phase.REQUEST), code, code, message, status)
 
+    def _read_request(self, body: bytes) -> tuple[Any, Reading]:
+        value, reading = read_request(self._route, body)
+        self._model = "" if value is None else value.get("model", "")
+        return value, reading
+
     # -- the reply --------------------------------------------------------------------------------
 
-    def look_at_response(self, *, content_type: str, body: bytes) -> Question | None:
+    def look_at_response(
+        self, *, status: int, content_type: str, body: bytes
+    ) -> Question | None:
         """What auditors must be asked before `response`; None: nothing."""
         auditors = self.auditors
         if auditors is None or not auditors.gives(Phase.RESPONSE):
             return None
         try:
-            self._read = _read_reply(content_type, body)
+            self._read = read_reply(
+                self._route, status=status, content_type=content_type, body=body
+            )
         except BodyError:
             return None  # `response` refuses it, and says why
-        output = tuple([text.value for text in self._read[1]])
+        output = tuple([text.value for text in self._read[1].texts])
         return self._question(auditors, Phase.RESPONSE, output)
 
     def response(
@@ -189,27 +190,30 @@ class Exchange:
         Args:
             audit: what auditors say of it, where `look_at_response` asked for that.
         """
-        del status  # an error's body is text like any other
         findings = self._findings(Phase.RESPONSE)
         start = self._asked.clock()
         try:
-            value, texts = self._read or _read_reply(content_type, body)
+            value, reading = self._read or read_reply(
+                self._route, status=status, content_type=content_type, body=body
+            )
+            self._claim_content(findings, reading)
         except BodyError as error:
             return self._refused(findings, "malformed_reply", "upstream_malformed", str(error), 502)
         self._read = None
+        texts = reading.texts
         verdict = self._decide(findings, texts, start, audit)
         edited = False
         if verdict.outcome is Outcome.REDACT:
             edited, verdict = self._redact(texts, verdict, audit)
-            if edited:
-                drop_token_copies(value[0])
-        self._cover(findings, texts, verdict)
+        if reading.copies:
+            drop_copies(reading, self._asked.labels, edited=edited)
+        self._cover(findings, reading, verdict)
         if verdict.outcome is Outcome.DENY:
             return self._denied(findings, verdict)
         if verdict.outcome is Outcome.WARN:
             warning = (b"lucid-warning", ", ".join(verdict.reasons).encode())
             self._warnings = (*self._warnings, warning)
-        forward = _write_reply(content_type, value[0]) if value else b""
+        forward = write_reply(content_type, value[0]) if value else b""
         return self._ruling(findings, verdict, forward, redacted=edited)
 
     def stream(self, *, status: int) -> StreamGuard | AuditedStream:
@@ -219,7 +223,7 @@ class Exchange:
         guard = StreamGuard(
             self._asked,
             findings,
-            style=self._route.style,
+            route=self._route,
             model=self._model,
             headers=self._headers(findings.decision_id),
         )
@@ -251,6 +255,14 @@ class Exchange:
     def _findings(self, phase: Phase) -> Findings:
         return Findings(phase=phase, decision_id=self._asked.new_decision_id())
 
+    def _claim_content(self, findings: Findings, reading: Reading) -> None:
+        """Claims about what is not text; refuses what no policy can see."""
+        given = self._asked.snapshot.bundle.gives(findings.phase)
+        findings.claims = policy_view.content_claims(
+            reading.media, texts=bool(reading.texts), given=given
+        )
+        findings.unscanned = tuple(sorted(reading.media - {"remote"}))
+
     def _question(
         self,
         auditors: Auditors,
@@ -278,7 +290,7 @@ class Exchange:
     ) -> Verdict:
         asked = self._asked
         spans = policy_view.scan_all((text.value for text in texts), asked.labels)
-        findings.claims = policy_view.claims_of(spans)
+        findings.claims |= policy_view.claims_of(spans)
         if audit is not None:
             findings.heed(audit)
         found = asked.clock()
@@ -306,7 +318,8 @@ class Exchange:
             return edited, policy_view.denied("redaction_incomplete")
         return edited, verdict
 
-    def _cover(self, findings: Findings, texts: list[Text], verdict: Verdict) -> None:
+    def _cover(self, findings: Findings, reading: Reading, verdict: Verdict) -> None:
+        texts = reading.texts
         seen = released = sum([digest.size for digest in findings.texts])
         if verdict.outcome is Outcome.DENY:
             released = 0
@@ -317,6 +330,7 @@ class Exchange:
             released=released,
             windows=1 if texts else 0,
             fields=len(texts),
+            complete=not findings.unscanned,
         )
 
     def _headers(self, decision_id: str) -> Headers:
@@ -375,34 +389,12 @@ class Exchange:
 
 
 def _route_refusal(route: Route) -> tuple[str, str, int]:
-    code = route.refused or "route_not_supported"
+    code = route.refused or "route_refused"
     message, status = {
         "query_not_supported": ("a query string is not supported on this route", 400),
-        "route_not_supported": ("this route is known and not guarded yet, so it is refused", 501),
         "unknown_route": ("this route is unknown, so it is refused", 404),
     }.get(code, ("this route is refused", 403))
     return code, message, status
-
-
-def _read_reply(content_type: str, body: bytes) -> tuple[list[Any], list[Text]]:
-    """The reply in a list of one (empty: no body), so that a bare text has a holder."""
-    if not body:
-        return [], []
-    holder: list[Any]
-    if "json" in content_type:
-        holder = [parse_json(body)]
-    elif content_type.startswith("text/"):
-        try:
-            holder = [body.decode()]
-        except UnicodeDecodeError:
-            raise BodyError("invalid_reply", "the reply is not UTF-8") from None
-    else:
-        raise BodyError("invalid_reply", "the reply is neither JSON nor text")
-    return holder, collect(holder, skip=TOKEN_COPIES)
-
-
-def _write_reply(content_type: str, value: Any) -> bytes:
-    return encode_json(value) if "json" in content_type else str(value).encode()
 
 
 def refuse_unknown_route(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from attestation.records import ClaimValue, Coverage, DecisionRecord, TextDigest
 from enforcement.auditing import Audit
 from enforcement.detectors import Span, claims_from, scan
 from enforcement.outcome import Outcome, Phase, PolicyRequest, Verdict
+from enforcement.shapes import BodyError
 from enforcement.snapshot import Snapshot
+from enforcement.vocabulary import MEDIA_CLAIMS
 
 ACTION = "invoke"
 MAX_MODEL = 128  # characters of a model's name in a record
@@ -65,6 +68,7 @@ class Findings:
     texts: tuple[TextDigest, ...] = ()
     coverage: Coverage = field(default_factory=Coverage)
     auditors: dict[str, str] = field(default_factory=dict)
+    unscanned: tuple[str, ...] = ()  # kinds of content that passed and that no detector reads
 
     def heed(self, audit: Audit) -> None:
         """Put what auditors said beside the built-in claims."""
@@ -100,6 +104,33 @@ def claims_of(spans: Iterable[Span]) -> dict[str, ClaimValue]:
     return claims_from(spans)
 
 
+def content_claims(
+    media: AbstractSet[str], *, texts: bool, given: AbstractSet[str]
+) -> dict[str, ClaimValue]:
+    """The claims about kinds of content, as far as the bundle declares them (`given`).
+
+    Raises:
+        BodyError: there is content of a kind that no policy of this bundle can see.
+    """
+    unseen = [
+        kind
+        for kind, claim in MEDIA_CLAIMS.items()
+        if kind in media and claim not in given and "content_types" not in given
+    ]
+    if unseen:
+        raise BodyError(
+            "content_not_supported",
+            f"content of the kind {unseen[0]} is refused: the policy bundle declares neither "
+            f"{MEDIA_CLAIMS[unseen[0]]} nor content_types, so no policy can see it",
+        )
+    claims: dict[str, ClaimValue] = {
+        claim: kind in media for kind, claim in MEDIA_CLAIMS.items() if claim in given
+    }
+    if "content_types" in given:
+        claims["content_types"] = tuple(sorted({*media, "text"} if texts else media))
+    return claims
+
+
 def denied(reason: str, *, evaluated: bool = True) -> Verdict:
     """A verdict of the door's own, where no policy was asked."""
     return Verdict(outcome=Outcome.DENY, reasons=(reason,), evaluated=evaluated)
@@ -122,7 +153,11 @@ def record_of(
         action=ACTION,
         resource=("Agent", asked.snapshot.agent_id),
         outcome=verdict.outcome.value,
-        reasons=(*verdict.reasons, *verdict.errors)[:MAX_REASONS],
+        reasons=(
+            *(f"not_scanned:{kind}" for kind in findings.unscanned),
+            *verdict.reasons,
+            *verdict.errors,
+        )[:MAX_REASONS],
         bundle=(bundle.name, bundle.version, bundle.digest),
         passport=asked.snapshot.passport_id,
         obligations=obligations,

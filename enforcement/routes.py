@@ -4,6 +4,9 @@ A route is found by the exact method and request target. Nothing is normalised: 
 a doubled slash, percent-encoding or a path parameter makes an unknown route, because the model
 server might read such a target differently from this table. A query string on a known route is
 refused (`query_not_supported`): it could carry text that nothing here looks at.
+
+The table names for each route what its requests and replies may hold, and with that where their
+texts stand (`enforcement/apis`), and how its streams are read (`enforcement/streams`).
 """
 
 from __future__ import annotations
@@ -11,8 +14,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
+from enforcement.apis.chat import CHAT_REPLY, CHAT_REQUEST, COMPLETION_REPLY, COMPLETION_REQUEST
+from enforcement.apis.messages import MESSAGES_REPLY, MESSAGES_REQUEST
+from enforcement.apis.responses import RESPONSES_REPLY, RESPONSES_REQUEST
+from enforcement.apis.small import EMBEDDING_REPLY, EMBEDDING_REQUEST, MODELS_REPLY
+from enforcement.shapes import Shape
+
 Style = Literal["openai", "anthropic"]
-Kind = Literal["chat", "completion", "models", "unsupported", "unknown"]
+StreamKind = Literal["chat", "responses", "messages"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +31,10 @@ class Route:
     Attributes:
         name: stable name for records and metrics, e.g. `chat.completions`.
         style: the shape of its error bodies.
-        kind: how texts are found in its bodies; `unsupported` and `unknown` are never forwarded.
+        request: what its requests may hold; None: it takes no body.
+        needs: fields without which a request on it is not one.
+        reply: what its replies may hold; None: it is never forwarded.
+        stream: how its streamed replies are read; None: it has none.
         refused: the error code with which every request on it is refused, or None.
     """
 
@@ -30,39 +42,63 @@ class Route:
     method: str
     path: str
     style: Style = "openai"
-    kind: Kind
+    request: Shape | None = None
+    needs: tuple[str, ...] = ()
+    reply: Shape | None = None
+    stream: StreamKind | None = None
     refused: str | None = None
 
 
-_REFUSED: Final = "route_not_supported"
-
 ROUTES: Final = (
-    Route(name="chat.completions", method="POST", path="/v1/chat/completions", kind="chat"),
-    Route(name="completions", method="POST", path="/v1/completions", kind="completion"),
-    Route(name="models", method="GET", path="/v1/models", kind="models"),
-    # Known, but their texts have no table yet: refused, never forwarded unseen.
     Route(
-        name="responses", method="POST", path="/v1/responses", kind="unsupported", refused=_REFUSED
+        name="chat.completions",
+        method="POST",
+        path="/v1/chat/completions",
+        request=CHAT_REQUEST,
+        needs=("messages",),
+        reply=CHAT_REPLY,
+        stream="chat",
+    ),
+    Route(
+        name="completions",
+        method="POST",
+        path="/v1/completions",
+        request=COMPLETION_REQUEST,
+        needs=("prompt",),
+        reply=COMPLETION_REPLY,
+        stream="chat",
+    ),
+    Route(
+        name="responses",
+        method="POST",
+        path="/v1/responses",
+        request=RESPONSES_REQUEST,
+        needs=("input",),
+        reply=RESPONSES_REPLY,
+        stream="responses",
     ),
     Route(
         name="messages",
         method="POST",
         path="/v1/messages",
         style="anthropic",
-        kind="unsupported",
-        refused=_REFUSED,
+        request=MESSAGES_REQUEST,
+        needs=("messages",),
+        reply=MESSAGES_REPLY,
+        stream="messages",
     ),
     Route(
         name="embeddings",
         method="POST",
         path="/v1/embeddings",
-        kind="unsupported",
-        refused=_REFUSED,
+        request=EMBEDDING_REQUEST,
+        reply=EMBEDDING_REPLY,
     ),
+    Route(name="models", method="GET", path="/v1/models", reply=MODELS_REPLY),
 )
 
 # What a request on no known route is recorded as. Its path is the client's text and is not kept.
-UNKNOWN: Final = Route(name="unknown", method="", path="", kind="unknown", refused="unknown_route")
+UNKNOWN: Final = Route(name="unknown", method="", path="", refused="unknown_route")
 UNKNOWN_ANTHROPIC: Final = replace(UNKNOWN, style="anthropic")
 
 _BY_TARGET: Final = {(route.method, route.path): route for route in ROUTES}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from enforcement.auditing import Auditors
-from enforcement.outcome import Platform, PolicyRequest, Verdict
+from enforcement.outcome import Phase, Platform, PolicyRequest, Verdict
 
 
 class Decider(Protocol):
@@ -55,6 +55,9 @@ class BundleView(Protocol):
     @property
     def detectors(self) -> AbstractSet[str]:
         """Labels of the built-in detectors that are on."""
+
+    def gives(self, phase: Phase, /) -> AbstractSet[str]:
+        """Names of the claims that policies can read in one phase."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,8 +6,7 @@ perhaps with `event:`, and comments that keep a connection alive. Sizes are boun
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 MAX_EVENT: Final = 1024 * 1024  # bytes of one event
 
@@ -16,8 +15,7 @@ class MalformedStreamError(Exception):
     """The upstream's stream cannot be understood, so it cannot be guarded."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One event: its name (empty: `message`) and data. `data` None: a comment."""
 
     data: str | None
@@ -31,7 +29,8 @@ class SseDecoder:
     """Bytes in, events out. `pending` says whether an event is incomplete."""
 
     def __init__(self) -> None:
-        self._buffer = b""
+        self._rest: list[bytes] = []  # of a line that has not ended
+        self._rest_size = 0
         self._data: list[str] = []
         self._name = ""
         self._size = 0
@@ -40,7 +39,7 @@ class SseDecoder:
     @property
     def pending(self) -> bool:
         """Whether something was received that has not become an event."""
-        return bool(self._buffer.strip(b"\r\n") or self._data)
+        return bool(b"".join(self._rest).strip(b"\r\n") or self._data)
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that these bytes complete.
@@ -48,43 +47,63 @@ class SseDecoder:
         Raises:
             MalformedStreamError: not UTF-8, or an event over the limit.
         """
-        buffer = self._buffer + data
-        if not self._started and buffer:
-            if b"\xef\xbb\xbf".startswith(buffer[:3]) and len(buffer) < 3:
-                self._buffer = buffer
+        if self._started and b"\n" not in data and b"\r" not in data and not self._after_cr():
+            self._keep(data)  # an event of a megabyte in small pieces must not cost its square
+            return []
+        data = b"".join((*self._rest, data))
+        self._rest, self._rest_size = [], 0
+        if not self._started and data:
+            if len(data) < 3 and b"\xef\xbb\xbf".startswith(data):
+                self._keep(data)
                 return []
-            buffer = buffer.removeprefix(b"\xef\xbb\xbf")
+            data = data.removeprefix(b"\xef\xbb\xbf")
             self._started = True
         events: list[Event] = []
-        if b"\r" in buffer:
+        if b"\r" in data:
             # A CR at the end may be the first half of CRLF: it waits for what follows.
-            tail = b"\r" if buffer.endswith(b"\r") else b""
-            buffer = buffer[: len(buffer) - len(tail)].replace(b"\r\n", b"\n")
-            buffer = buffer.replace(b"\r", b"\n") + tail
-        lines = buffer.split(b"\n")
-        self._buffer = lines.pop()
+            tail = b"\r" if data.endswith(b"\r") else b""
+            data = data[: len(data) - len(tail)].replace(b"\r\n", b"\n")
+            data = data.replace(b"\r", b"\n") + tail
+        lines = data.split(b"\n")
+        rest = lines.pop()
         for line in lines:
             self._line(line, events)
-        if len(self._buffer) + self._size > MAX_EVENT:
-            raise MalformedStreamError(f"an event is larger than {MAX_EVENT} bytes")
+        self._keep(rest)
         return events
+
+    def _after_cr(self) -> bool:
+        return bool(self._rest) and self._rest[-1].endswith(b"\r")
+
+    def _keep(self, data: bytes) -> None:
+        if data:
+            self._rest.append(data)
+            self._rest_size += len(data)
+        if self._rest_size + self._size > MAX_EVENT:
+            raise MalformedStreamError(f"an event is larger than {MAX_EVENT} bytes")
 
     def _line(self, line: bytes, events: list[Event]) -> None:
         if not line:
             if self._data:
-                events.append(Event("\n".join(self._data), self._name))
-            self._data, self._name, self._size = [], "", 0
+                data = self._data[0] if len(self._data) == 1 else "\n".join(self._data)
+                events.append(Event(data, self._name))
+                self._data = []
+            self._name, self._size = "", 0
             return
         if line.startswith(b":"):
-            events.append(COMMENT)
+            if not events or events[-1] is not COMMENT:  # one keep-alive stands for many
+                events.append(COMMENT)
             return
         self._size += len(line)
         if self._size > MAX_EVENT:
             raise MalformedStreamError(f"an event is larger than {MAX_EVENT} bytes")
         try:
-            field, _, value = line.decode().partition(":")
+            text = line.decode()
         except UnicodeDecodeError:
             raise MalformedStreamError("the stream is not UTF-8") from None
+        if text.startswith("data: "):
+            self._data.append(text[6:])
+            return
+        field, _, value = text.partition(":")
         value = value.removeprefix(" ")
         if field == "data":
             self._data.append(value)
@@ -94,8 +113,10 @@ class SseDecoder:
             raise MalformedStreamError("a field that event streams do not have")
 
 
-def encode(data: bytes) -> bytes:
+def encode(data: bytes, name: str = "") -> bytes:
     """One event with one line of data."""
+    if name:
+        return b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"
     return b"data: " + data + b"\n\n"
 
 

@@ -1,94 +1,42 @@
-"""JSON bodies as texts: every string that a person or a model could read, and a way to edit it.
+"""Bodies as texts: read by the table of their route, edited in place, and written again.
 
-Not a list of known fields but a walk over everything: a field that nobody thought of is text. Left
-out are only identifiers (`model`, `role`, `id`, …), and only while they look like identifiers; and
-per-token copies of text (`logprobs`, token ids), which are dropped when the text is edited.
-
-A request must not carry what cannot be read here (token ids, images, audio): it is refused.
+What goes on is always encoded again from what was read, so that no second parser can read something
+else. Per-token copies of text (`logprobs`) pass only with text that was not edited, and only if
+nothing is found in them; token ids never pass.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
 
 from attestation.records import TextDigest
+from enforcement.apis.common import ERROR
+from enforcement.detectors import scan
+from enforcement.routes import Route
+from enforcement.shapes import TEXT, BodyError, Reading, Shape, Text, is_plain_key
 
-MAX_DEPTH: Final = 64  # of a JSON body
+__all__ = [
+    "BodyError",
+    "Reading",
+    "Text",
+    "digests",
+    "drop_copies",
+    "encode_json",
+    "parse_json",
+    "read_reply",
+    "read_request",
+    "write_reply",
+]
+
 MAX_DIGESTS: Final = 64  # texts named one by one in a record; the rest share one digest
 
-# Values of these keys are identifiers, not text, as long as they look like identifiers.
-_IDENTIFIERS: Final = frozenset(
-    {
-        "model", "role", "type", "object", "id", "finish_reason", "system_fingerprint",
-        "tool_call_id", "tool_choice", "service_tier", "encoding_format", "reasoning_effort",
-        "owned_by", "root", "parent", "detail", "verbosity", "truncation", "code", "param",
-        "request_id",
-    }
-)  # fmt: skip
-_IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_.:/+-]{0,128}")
-# Keys of the APIs themselves are not text either; any other key is (of a schema, of metadata).
-_PLAIN_KEY: Final = re.compile(r"[a-z][a-z0-9_]{0,40}")
-# The keys of every request and reply, so that the pattern need not be asked. No more than a cache.
-_COMMON_KEYS: Final = frozenset(
-    {
-        "model", "messages", "role", "content", "id", "object", "created", "choices", "index",
-        "message", "finish_reason", "usage", "prompt_tokens", "completion_tokens", "total_tokens",
-        "stream", "temperature", "max_tokens", "text", "prompt", "logprobs", "type",
-    }
-)  # fmt: skip
-assert all(_PLAIN_KEY.fullmatch(key) for key in _COMMON_KEYS)
 
-# Per-token copies of the text of a reply.
-TOKEN_COPIES: Final = frozenset(
-    {"logprobs", "token_ids", "prompt_token_ids", "prompt_logprobs", "prompt_text"}
-)
-# Request fields that a model reads and that nothing here can.
-_UNREADABLE: Final = frozenset(
-    {
-        "prompt_token_ids", "token_ids", "input_ids", "prompt_embeds", "input_embeds", "audio",
-        "multi_modal_data", "mm_processor_kwargs", "input_audio", "image_url", "video_url",
-        "image", "images", "file", "files", "input_image", "input_file",
-    }
-)  # fmt: skip
-_TEXT_PARTS: Final = frozenset({"text", "refusal", "input_text", "output_text"})
-
-
-class BodyError(Exception):
-    """A body that is not understood. `code` is stable; the message repeats none of it."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-@dataclass(slots=True)
-class Text:
-    """One text and where it stands: `holder[key]`. `is_key`: the text is the key itself."""
-
-    value: str
-    holder: Any
-    key: Any
-    is_key: bool = False
-
-    def replace(self, value: str) -> None:
-        """Put another text in its place.
-
-        Raises:
-            BodyError: the text is a key, which cannot be edited.
-        """
-        if self.is_key:
-            raise BodyError("redaction_incomplete", "the name of a field cannot be masked")
-        self.holder[self.key] = value
-        self.value = value
-
-
-def parse_json(body: bytes) -> Any:
-    """Decode strictly: UTF-8, no duplicates of meaning, no NaN, bounded depth.
+def parse_json(body: bytes | str) -> Any:
+    """Decode strictly: UTF-8, no NaN, bounded depth.
 
     Of duplicate keys the last counts, here and, because bodies are encoded again, upstream.
 
@@ -106,99 +54,123 @@ def encode_json(value: Any) -> bytes:
     return msgspec.json.encode(value)
 
 
-def collect(value: Any, *, skip: frozenset[str] = frozenset()) -> list[Text]:
-    """Every text of a decoded body, in document order. Values of keys in `skip` are left out.
+def read_request(route: Route, body: bytes) -> tuple[Any, Reading]:
+    """A request's body and what is in it; no body (None) on a route that takes none.
 
     Raises:
-        BodyError: `invalid_json`: nested too deeply.
+        BodyError: `invalid_json`, `invalid_request`, `unknown_field`, `content_not_supported`, …:
+            whatever the route's table does not name.
     """
-    found: list[Text] = []
-    if isinstance(value, (dict, list)):
-        _walk(value, found, skip, 0)
-    return found
-
-
-def _walk(value: Any, found: list[Text], skip: frozenset[str], depth: int) -> None:
-    if depth > MAX_DEPTH:
-        raise BodyError("invalid_json", f"the body is nested deeper than {MAX_DEPTH}")
-    if isinstance(value, list):
-        for index, item in enumerate(value):
-            if isinstance(item, str):
-                found.append(Text(item, value, index))
-            elif isinstance(item, (dict, list)):
-                _walk(item, found, skip, depth + 1)
-        return
-    for key, item in value.items():
-        if key in skip:
-            continue
-        if key not in _COMMON_KEYS and _PLAIN_KEY.fullmatch(key) is None:
-            found.append(Text(key, value, key, is_key=True))
-        if isinstance(item, (dict, list)):
-            _walk(item, found, skip, depth + 1)
-        elif isinstance(item, str) and not _is_identifier(key, item):
-            found.append(Text(item, value, key))
-
-
-def _is_identifier(key: str, value: str) -> bool:
-    return key in _IDENTIFIERS and _IDENTIFIER.fullmatch(value) is not None
-
-
-def check_request(body: Any, kind: str) -> None:
-    """Refuse a request that carries what cannot be read here.
-
-    Raises:
-        BodyError: `invalid_request`, `content_not_supported` or `token_ids_not_supported`.
-    """
-    if not isinstance(body, dict):
+    reading = Reading()
+    if route.request is None:
+        if body:
+            raise BodyError("invalid_request", "this route takes no body")
+        return None, reading
+    value = parse_json(body)
+    if type(value) is not dict:
         raise BodyError("invalid_request", "the body is not a JSON object")
-    if not isinstance(body.get("model", ""), str):
+    for field in route.needs:
+        if value.get(field) is None:
+            raise BodyError("invalid_request", f"{field} is missing")
+    if type(value.get("model", "")) is not str:
         raise BodyError("invalid_request", "model is not a string")
-    if not isinstance(body.get("stream", False), (bool, type(None))):
+    if type(value.get("stream", False)) not in (bool, type(None)):
         raise BodyError("invalid_request", "stream is not true or false")
-    if set(body) & _UNREADABLE:
-        raise BodyError("content_not_supported", "content other than text is not supported")
-    if kind == "chat":
-        _check_messages(body.get("messages"))
-    elif kind == "completion":
-        _check_prompt(body.get("prompt"))
+    route.request.read([value], 0, value, reading)
+    return value, reading
 
 
-def _check_messages(messages: Any) -> None:
-    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
-        raise BodyError("invalid_request", "messages is not a list of objects")
-    for message in messages:
-        if set(message) & _UNREADABLE:
-            raise BodyError("content_not_supported", "content other than text is not supported")
-        content = message.get("content")
-        if isinstance(content, list):
-            for part in content:
-                if isinstance(part, str):
-                    continue
-                if not isinstance(part, dict) or part.get("type") not in _TEXT_PARTS:
-                    raise BodyError(
-                        "content_not_supported", "content other than text is not supported"
-                    )
-        elif not isinstance(content, (str, type(None))):
-            raise BodyError("invalid_request", "content is neither text nor a list of parts")
+def read_reply(
+    route: Route, *, status: int, content_type: str, body: bytes
+) -> tuple[list[Any], Reading]:
+    """The reply in a list of one (empty: no body), so that a bare text has a holder.
+
+    An error's body is read as a whole: every string in it is a text.
+
+    Raises:
+        BodyError: neither JSON nor text, or something that the route's table does not name.
+    """
+    reading = Reading()
+    if not body:
+        return [], reading
+    holder: list[Any]
+    shape: Shape | None
+    if "json" in content_type:
+        holder = [parse_json(body)]
+        failed = status >= 400 or (type(holder[0]) is dict and holder[0].get("error") is not None)
+        shape = ERROR if failed else route.reply
+    elif content_type.startswith("text/"):
+        shape = TEXT
+        try:
+            holder = [body.decode()]
+        except UnicodeDecodeError:
+            raise BodyError("invalid_reply", "the reply is not UTF-8") from None
+    else:
+        raise BodyError("invalid_reply", "the reply is neither JSON nor text")
+    if shape is None:
+        raise BodyError("invalid_reply", "this route has no replies")
+    if holder[0] is not None:
+        shape.read(holder, 0, holder[0], reading)
+    return holder, reading
 
 
-def _check_prompt(prompt: Any) -> None:
-    if isinstance(prompt, str):
-        return
-    if isinstance(prompt, list) and all(isinstance(item, str) for item in prompt):
-        return
-    if isinstance(prompt, list):
-        raise BodyError("token_ids_not_supported", "prompts are text; token ids are refused")
-    raise BodyError("invalid_request", "prompt is neither a text nor a list of texts")
+def write_reply(content_type: str, value: Any) -> bytes:
+    """The reply that goes on."""
+    return encode_json(value) if "json" in content_type else str(value).encode()
 
 
-def drop_token_copies(reply: Any) -> None:
-    """Remove per-token copies of edited text from a reply, in place."""
-    holders = [reply, *reply.get("choices", [])] if isinstance(reply, dict) else []
-    for holder in holders:
-        if isinstance(holder, dict):
-            for key in TOKEN_COPIES & set(holder):
-                holder[key] = None
+# -- copies of text -------------------------------------------------------------------------------
+
+
+def drop_copies(reading: Reading, labels: frozenset[str], *, edited: bool) -> None:
+    """Remove copies of text from a reply, in place: all where the text was edited, else those in
+    which a detector finds something.
+    """
+    for holder, key in reading.copies:
+        if edited or not copies_are_clean(holder[key], labels):
+            holder[key] = None
+
+
+def copies_are_clean(value: Any, labels: frozenset[str]) -> bool:
+    """Whether nothing is found in the tokens, each rank of alternatives read as a text of its own,
+    nor in the bytes that stand beside them.
+    """
+    columns: dict[tuple[str | int, ...], list[str]] = {}
+    octets: dict[tuple[str | int, ...], bytearray] = {}
+    try:
+        for path, token in _tokens(value, (), in_sequence=False):
+            if isinstance(token, str):
+                columns.setdefault(path, []).append(token)
+            else:
+                octets.setdefault(path, bytearray()).extend(token)
+    except (ValueError, TypeError):
+        return False  # bytes that are none
+    texts = ["".join(column) for column in columns.values()]
+    texts += [column.decode(errors="replace") for column in octets.values()]
+    return not any(scan(text, labels) for text in texts)
+
+
+def _tokens(
+    value: Any, path: tuple[str | int, ...], *, in_sequence: bool
+) -> Iterator[tuple[tuple[str | int, ...], str | list[int]]]:
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, list):
+        if path and path[-1] == "bytes":
+            yield path, value
+            return
+        for number, item in enumerate(value):
+            yield from _tokens(item, (*path, number) if in_sequence else path, in_sequence=True)
+    elif isinstance(value, dict):
+        for number, (key, item) in enumerate(value.items()):
+            if is_plain_key(key) and not isinstance(item, (int, float)):
+                yield from _tokens(item, (*path, key), in_sequence=in_sequence)
+            elif not (is_plain_key(key) and key in ("logprob", "rank")):
+                yield (*path, number), key
+                yield from _tokens(item, (*path, number), in_sequence=in_sequence)
+
+
+# -- the record -----------------------------------------------------------------------------------
 
 
 def digests(texts: list[str], salt: bytes) -> tuple[TextDigest, ...]:

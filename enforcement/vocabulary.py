@@ -52,12 +52,20 @@ _CEDAR_TYPES: Final = {
     ClaimType.DECIMAL: "Long",
 }
 
-# What the built-in detectors give. Other sources are `auditor:<name>`.
+# What the agent gives itself. Other sources are `auditor:<name>`.
 BUILTIN_CLAIMS: Final[Mapping[str, ClaimType]] = {
     "pii_found": ClaimType.BOOL,
     "pii_types": ClaimType.STRING_LIST,
     "secret_leaked": ClaimType.BOOL,
+    # Content that is not text, which no detector reads. Where a bundle declares neither the kind's
+    # own claim nor `content_types`, no policy could see it, and it is refused.
+    "content_types": ClaimType.STRING_LIST,  # text, image, audio, video, file, remote
+    "has_image": ClaimType.BOOL,
+    "has_audio": ClaimType.BOOL,
+    "has_video": ClaimType.BOOL,
+    "has_file": ClaimType.BOOL,
 }
+MEDIA_CLAIMS: Final = {kind: f"has_{kind}" for kind in ("image", "audio", "video", "file")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +158,10 @@ class Vocabulary:
             phase: tuple(claim for claim in self._claims.values() if phase in claim.phases)
             for phase in Phase
         }
+        self._names_of_phase = {
+            phase: frozenset(claim.name for claim in claims)
+            for phase, claims in self._of_phase.items()
+        }
 
     def __getitem__(self, name: str) -> Claim:
         return self._claims[name]
@@ -167,6 +179,10 @@ class Vocabulary:
     def of_phase(self, phase: Phase) -> tuple[Claim, ...]:
         """The claims that are given in one phase, sorted by name."""
         return self._of_phase[phase]
+
+    def names_of_phase(self, phase: Phase) -> frozenset[str]:
+        """The names of the claims that are given in one phase."""
+        return self._names_of_phase[phase]
 
     def scale(self, name: str, value: float) -> int:
         """A number as the Long that policies compare: `0.7` → `7000`.

@@ -3,6 +3,9 @@
 Text enters as it comes and leaves when it is settled: far enough from the end that nothing which is
 still to come can make it part of a match, and masked where the policy says so. What has left stays
 as context for a while, because a match may depend on the words before it.
+
+What is settled leaves in blocks of one size, counted after masking. So neither the sizes of the
+pieces nor their number between two others tell how long the text behind a mask was.
 """
 
 from __future__ import annotations
@@ -11,10 +14,13 @@ import hashlib
 from typing import Final
 
 from attestation.records import TextDigest
-from enforcement.detectors import MASKS, Span, hold_from, max_match_length, scan
+from enforcement.detectors import Span, hold_from, max_match_length, scan
+from enforcement.json_escapes import Unescaper
+from enforcement.redact import apply
 
 CONTEXT: Final = 256  # characters that have left and still count as what stands before a match
 MAX_HELD: Final = 1024 * 1024  # characters; a reply held whole (`buffer`) may be this long
+LEAST_BLOCK: Final = 16  # characters
 
 
 class WindowOverflowError(Exception):
@@ -22,19 +28,48 @@ class WindowOverflowError(Exception):
 
 
 class Window:
-    """One text. `labels`: the detectors that are on."""
+    """One text. `labels`: the detectors that are on; `is_json`: escapes in it are resolved."""
 
-    __slots__ = ("_context", "_hash", "_hold_back", "_labels", "_size", "held", "released_size")
+    __slots__ = (
+        "_block",
+        "_context",
+        "_half",
+        "_hash",
+        "_hold_back",
+        "_labels",
+        "_limit",
+        "_masks",
+        "_out",
+        "_size",
+        "_unescaper",
+        "held",
+        "released_size",
+    )
 
-    def __init__(self, *, labels: frozenset[str], hold_back: int | None, salt: bytes) -> None:
+    def __init__(
+        self,
+        *,
+        labels: frozenset[str],
+        hold_back: int | None,
+        salt: bytes,
+        is_json: bool = False,
+    ) -> None:
         """`hold_back` in characters; None holds everything until the end. At least as much is held
         as the detectors need to recognise a match.
         """
         self._labels = labels
-        self._hold_back = None if hold_back is None else max(hold_back, max_match_length(labels))
+        self._hold_back = hold = (
+            None if hold_back is None else max(hold_back, max_match_length(labels))
+        )
+        self._block = 0 if hold is None else max(hold // 4, LEAST_BLOCK)
+        self._limit = MAX_HELD if hold is None else hold + self._block
         self._context = ""
+        self._half = ""
+        self._unescaper = Unescaper() if is_json else None
         self._hash = hashlib.sha256(salt)
         self._size = 0
+        self._out = ""
+        self._masks: list[tuple[int, int]] = []  # in `_out`: these leave whole
         self.held = ""
         self.released_size = 0
 
@@ -44,18 +79,43 @@ class Window:
         Raises:
             WindowOverflowError: the limit of held text.
         """
-        data = text.encode()
-        self._hash.update(data)
-        self._size += len(data)
+        if self._unescaper is not None:
+            text = self._unescaper.add(text)
+        if self._half or not text.isascii():
+            text = self._characters(text)
         self.held += text
         if len(self.held) > MAX_HELD:
             raise WindowOverflowError
 
+    def _characters(self, text: str) -> str:
+        """The text without halves of surrogate pairs: a pair may be split over two pieces."""
+        text, self._half = self._half + text, ""
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            if "\ud800" <= text[-1] <= "\udbff":
+                text, self._half = text[:-1], text[-1]
+            data = text.encode("utf-16-le", "surrogatepass")
+            text = data.decode("utf-16-le", "replace")
+        return text
+
+    def end(self) -> None:
+        """The text has ended: what waited for its other half will not get it."""
+        if self._unescaper is not None:
+            self.held += self._unescaper.add("", last=True)
+        if self._half:
+            self.held += "\ufffd"
+            self._half = ""
+
     @property
     def full(self) -> bool:
-        """Whether enough is held that it is worth looking: a quarter more than must stay."""
-        hold = self._hold_back
-        return hold is not None and len(self.held) > hold + max(hold // 4, 16)
+        """Whether enough is held that it is worth looking: a block more than must stay."""
+        return len(self.held) > self._limit
+
+    @property
+    def waiting(self) -> int:
+        """Characters that have not left."""
+        return len(self.held) + len(self._out)
 
     def spans(self) -> list[Span]:
         """What the detectors find in the held text, context considered; offsets in `held`."""
@@ -69,39 +129,73 @@ class Window:
             if span.end > before
         ]
 
-    def release(self, redact: frozenset[str], *, everything: bool = False) -> str:
-        """What may leave now, masked; the rest stays. `everything`: the text has ended."""
-        masks = self._scan(redact) if redact else []
-        cut = len(self.held) if everything else self._settled(masks)
-        if cut <= 0:
-            return ""
-        out: list[str] = []
+    def release(
+        self, spans: list[Span], redact: frozenset[str], *, everything: bool = False
+    ) -> tuple[str, bool]:
+        """What may leave now, masked, and whether a mask is in it; the rest stays.
+
+        Args:
+            spans: what `spans` has just found.
+            redact: labels to mask.
+            everything: the text has ended (`end` was called).
+        """
+        masks = self._scan(redact) if spans and redact else []
+        if everything:
+            cut = len(self.held)
+        else:
+            cut = self._settled([*masks, *spans]) if self._hold_back is not None else 0
+        masked = False
+        if cut > 0:
+            masked = self._settle(cut, [span for span in masks if span.end <= cut])
+        text = self._take(everything=everything)
+        self.released_size += len(text) if text.isascii() else len(text.encode())
+        return text, masked
+
+    def _settle(self, cut: int, masks: list[Span]) -> bool:
+        """Move text that is settled behind the masks to what may leave."""
+        settled, self.held = self.held[:cut], self.held[cut:]
         place = 0
         for span in masks:
-            if span.end > cut:
-                break
-            out += (self.held[place : span.start], MASKS[span.label])
+            self._out += settled[place : span.start]
+            start = len(self._out)
+            self._out += apply(settled[span.start : span.end], [
+                Span(0, span.end - span.start, span.label, span.also)
+            ])  # fmt: skip
+            self._masks.append((start, len(self._out)))
             place = span.end
-        out.append(self.held[place:cut])
-        self._context = (self._context + self.held[:cut])[-CONTEXT:]
-        self.held = self.held[cut:]
-        text = "".join(out)
-        self.released_size += len(text.encode())
+        self._out += settled[place:]
+        self._context = (self._context + settled)[-CONTEXT:]
+        data = settled.encode()
+        self._hash.update(data)
+        self._size += len(data)
+        return bool(masks)
+
+    def _take(self, *, everything: bool) -> str:
+        """Whole blocks of what may leave, or everything; masks are not cut."""
+        size = len(self._out)
+        if not everything:
+            size = size // self._block * self._block if self._block else 0
+            for start, end in self._masks:
+                if start < size < end:
+                    size = end
+        text, self._out = self._out[:size], self._out[size:]
+        self._masks = [(start - size, end - size) for start, end in self._masks if end > size]
         return text
 
-    def _settled(self, masks: list[Span]) -> int:
-        if self._hold_back is None:
-            return 0
-        before = len(self._context)
-        cut = min(
-            len(self.held) - self._hold_back,
-            hold_from(self._context + self.held, self._labels) - before,
-        )
-        for span in (*masks, *self.spans()):
-            if span.start < cut < span.end:
-                cut = span.start
+    def _settled(self, spans: list[Span]) -> int:
+        assert self._hold_back is not None
+        cut = len(self.held) - self._hold_back
+        if spans:
+            before = len(self._context)
+            cut = min(cut, hold_from(self._context + self.held, self._labels) - before)
+            for span in spans:
+                if span.start < cut < span.end:
+                    cut = span.start
         return cut
 
     def digest(self) -> TextDigest:
         """For the record: salted, over the text as it came."""
-        return TextDigest(sha256=self._hash.digest(), size=self._size)
+        rest = self.held.encode()
+        whole = self._hash.copy()
+        whole.update(rest)
+        return TextDigest(sha256=whole.digest(), size=self._size + len(rest))

@@ -62,6 +62,10 @@ class Bundle:
     digest: bytes = bytes(32)
     stream: Rules = Rules()
     detectors: frozenset[str] = ALL
+    claims: frozenset[str] = frozenset()
+
+    def gives(self, phase: Phase) -> frozenset[str]:
+        return self.claims
 
 
 def route(path: str = "/v1/chat/completions", method: str = "POST") -> Route:
@@ -79,11 +83,12 @@ def exchange(
     principal: tuple[str, str] | None = ("User", "alice"),
     detectors: frozenset[str] = ALL,
     auditors: Auditors | None = None,
+    claims: frozenset[str] = frozenset(),
 ) -> tuple[Exchange, Engine]:
     engine = Engine(policy)
     snapshot = Snapshot(
         engine=engine,
-        bundle=Bundle(stream=Rules(mode, hold_back), detectors=detectors),
+        bundle=Bundle(stream=Rules(mode, hold_back), detectors=detectors, claims=claims),
         passport_id="pass-00",
         platform=Platform(
             tee_type="simulated", hardware_attested=False, tcb_status="", simulated=True

@@ -1,0 +1,3 @@
+"""What each API's requests and replies may hold: one table for each, in the words of
+`enforcement/shapes.py`. `enforcement/routes.py` says which table belongs to which route.
+"""

@@ -1,0 +1,166 @@
+"""Anthropic's Messages.
+
+Refused: thinking that is encrypted (`redacted_thinking`), and tools and servers that the model
+server itself calls (`mcp_servers`, hosted tools), because their texts are not seen here.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from enforcement.apis.common import CACHE_CONTROL, HOSTED, SAMPLING, STORED, USAGE
+from enforcement.shapes import (
+    BLOB,
+    FREE,
+    NAME,
+    SCALAR,
+    TEXT,
+    TEXTS,
+    URL,
+    Either,
+    Many,
+    Obj,
+    Refused,
+    Shape,
+    Tagged,
+    each,
+    piece,
+)
+
+_TEXT: Final = Obj(
+    each(NAME, "type"), text=TEXT, citations=FREE, cache_control=CACHE_CONTROL, more=True
+)
+
+
+def _source(**more: Shape) -> Shape:
+    return Tagged(
+        {
+            "base64": Obj(each(NAME, "type media_type"), data=BLOB),
+            "url": Obj(each(NAME, "type"), url=URL),
+            "file": Obj(each(NAME, "type file_id")),
+            **more,
+        },
+        otherwise="content_not_supported",
+    )
+
+
+_IMAGE: Final = Obj(
+    each(NAME, "type"), source=_source(), cache_control=CACHE_CONTROL, media="image", more=True
+)
+_DOCUMENT: Final = Obj(
+    each(NAME, "type"),
+    each(TEXT, "title context"),
+    source=_source(
+        text=Obj(each(NAME, "type media_type"), data=TEXT),
+        content=Obj(each(NAME, "type"), content=Either(text=TEXT, many=Many(_TEXT))),
+    ),
+    citations=FREE,
+    cache_control=CACHE_CONTROL,
+    media="file",
+    more=True,
+)
+_FOUND: Final = Obj(
+    each(NAME, "type"),
+    each(TEXT, "source title"),
+    content=Many(_TEXT),
+    citations=FREE,
+    cache_control=CACHE_CONTROL,
+    more=True,
+)
+_UNREADABLE: Final = "content_not_supported"
+_SIMPLE: Final[dict[str, Shape]] = {
+    "text": _TEXT,
+    "image": _IMAGE,
+    "document": _DOCUMENT,
+    "search_result": _FOUND,
+}
+_SIMPLE_CONTENT: Final = Either(
+    text=TEXT, many=Many(Tagged(_SIMPLE, otherwise=_UNREADABLE))
+)  # fmt: skip
+_WRITTEN: Final[dict[str, Shape]] = {
+    "text": _TEXT,
+    "thinking": Obj(each(NAME, "type"), each(TEXT, "thinking signature"), more=True),
+    "tool_use": Obj(
+        each(NAME, "type id name caller"), input=FREE, cache_control=CACHE_CONTROL, more=True
+    ),
+}
+BLOCK: Final = Tagged(_WRITTEN, otherwise=_UNREADABLE)
+_GIVEN: Final = Tagged(
+    {
+        **_SIMPLE,
+        **_WRITTEN,
+        "tool_result": Obj(
+            each(NAME, "type tool_use_id"),
+            content=_SIMPLE_CONTENT,
+            is_error=SCALAR,
+            cache_control=CACHE_CONTROL,
+            more=True,
+        ),
+    },
+    otherwise=_UNREADABLE,
+)
+_TOOL_FIELDS: Final = Obj(
+    each(NAME, "name type"),
+    description=TEXT,
+    input_schema=FREE,
+    input_examples=FREE,
+    strict=SCALAR,
+    cache_control=CACHE_CONTROL,
+    more=True,
+)
+_TOOL: Final = Tagged({"custom": _TOOL_FIELDS}, otherwise=HOSTED, untagged=_TOOL_FIELDS)
+
+MESSAGES_REQUEST: Final = Obj(
+    SAMPLING,
+    messages=Many(Obj(each(NAME, "role"), content=Either(text=TEXT, many=Many(_GIVEN)))),
+    system=Either(text=TEXT, many=Many(_TEXT)),
+    tools=Many(_TOOL),
+    tool_choice=FREE,
+    stop_sequences=TEXTS,
+    thinking=FREE,
+    output_config=FREE,
+    output_format=FREE,
+    chat_template_kwargs=FREE,
+    mcp_servers=Refused(HOSTED, "servers that the model server calls are not seen; refused"),
+    container=STORED,
+    context_management=STORED,
+    more=True,
+)
+
+MESSAGES_REPLY: Final = Obj(
+    each(NAME, "id type role model stop_reason"),
+    content=Many(BLOCK),
+    stop_sequence=TEXT,
+    usage=USAGE,
+    more=True,
+)
+
+# -- the events of a streamed reply ---------------------------------------------------------------
+
+_DELTA: Final = Tagged(
+    {
+        "text_delta": Obj(each(NAME, "type"), text=piece("text")),
+        "input_json_delta": Obj(
+            each(NAME, "type"), partial_json=piece("partial_json", is_json=True)
+        ),
+        "thinking_delta": Obj(each(NAME, "type"), thinking=piece("thinking"), more=True),
+        "signature_delta": Obj(each(NAME, "type"), signature=TEXT),
+        "citations_delta": Obj(each(NAME, "type"), citation=FREE),
+    },
+    otherwise=_UNREADABLE,
+)
+EVENTS: Final[dict[str, Obj]] = {
+    "message_start": Obj(each(NAME, "type"), message=MESSAGES_REPLY, more=True),
+    "content_block_start": Obj(each(NAME, "type index"), content_block=BLOCK, more=True),
+    "content_block_delta": Obj(each(NAME, "type index"), delta=_DELTA, more=True),
+    "content_block_stop": Obj(each(NAME, "type index"), more=True),
+    "message_delta": Obj(
+        each(NAME, "type"),
+        delta=Obj(each(NAME, "stop_reason"), stop_sequence=TEXT, more=True),
+        usage=USAGE,
+        more=True,
+    ),
+    "message_stop": Obj(each(NAME, "type"), more=True),
+    "ping": Obj(each(NAME, "type"), more=True),
+    "error": Obj(each(NAME, "type request_id"), error=FREE, more=True),
+}

@@ -1,0 +1,474 @@
+"""The language of the tables in `enforcement/apis`: what a JSON body may hold, and what is text.
+
+A shape says of each field what it is: a text that detectors read, a name, a number, free JSON, a
+copy of text token by token, a picture. Reading a body by its shape gives every text with the place
+it stands at, so that it can be masked there, and the kinds of other content, so that a policy can
+refuse them. What a shape does not name is refused, except that an object marked `more` may hold
+unknown fields without text: null, true, false, numbers, and empty strings, lists and objects.
+
+Numbers of 12 digits and more are read as texts, because a card number is a number too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, Final
+
+import msgspec
+
+from enforcement.detectors import DETECTORS, scan
+from enforcement.json_escapes import unescape
+
+MAX_DEPTH: Final = 64  # of free JSON
+MAX_INDEX: Final = 1024  # of a choice, a tool call, a content block
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_.:/+-]{0,128}")
+_PLAIN_KEY: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}")
+_LARGE: Final = 10**12
+
+
+class BodyError(Exception):
+    """A body that is not understood. `code` is stable; the message repeats none of its text.
+
+    `path` leads to the place, outermost first; names of unknown fields are told only where they
+    are plain words.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.path: list[str] = []
+
+    def __str__(self) -> str:
+        place = "".join(self.path).removeprefix(".")
+        return f"{place}: {self.args[0]}" if place else str(self.args[0])
+
+
+class Text:
+    """One text and where it stands: `holder[key]`. `is_key`: the text is the key itself."""
+
+    __slots__ = ("holder", "is_key", "key", "value")
+
+    def __init__(self, value: str, holder: Any, key: Any, *, is_key: bool = False) -> None:
+        self.value = value
+        self.holder = holder
+        self.key = key
+        self.is_key = is_key
+
+    def replace(self, value: str) -> None:
+        """Put another text in its place.
+
+        Raises:
+            BodyError: the text is a key, which cannot be edited.
+        """
+        if self.is_key:
+            raise BodyError("redaction_incomplete", "the name of a field cannot be masked")
+        self.holder[self.key] = value
+        self.value = value
+
+
+class Streamed:
+    """A piece of a text that goes on: `holder[key]`, of the text that `channel` names."""
+
+    __slots__ = ("channel", "holder", "is_json", "key", "value")
+
+    def __init__(
+        self, value: str, holder: Any, key: str, channel: tuple[int | str, ...], *, is_json: bool
+    ) -> None:
+        self.value = value
+        self.holder = holder
+        self.key = key
+        self.channel = channel
+        self.is_json = is_json
+
+
+class Reading:
+    """What was read of one body.
+
+    Attributes:
+        texts: every text, in document order.
+        media: kinds of content that are not text: `image`, `audio`, `video`, `file`, and `remote`
+            for what the model server would fetch.
+        copies: places of per-token copies of text (`logprobs`).
+        streamed: pieces of texts that go on in later events.
+        place: the indexes of the choice, tool call or block that is being read.
+    """
+
+    __slots__ = ("copies", "media", "place", "streamed", "texts")
+
+    def __init__(self) -> None:
+        self.texts: list[Text] = []
+        self.media: set[str] = set()
+        self.copies: list[tuple[Any, Any]] = []
+        self.streamed: list[Streamed] = []
+        self.place: tuple[int | str, ...] = ()
+
+
+class Shape:
+    """What may stand at one place. `null` may stand anywhere and is never given to `read`."""
+
+    def read(self, holder: Any, key: Any, value: Any, reading: Reading) -> None:
+        """Read `value`, which is `holder[key]`.
+
+        Raises:
+            BodyError: something else stands there.
+        """
+        raise NotImplementedError
+
+
+def _wrong(expected: str) -> BodyError:
+    return BodyError("invalid_request", f"is not {expected}")
+
+
+class _Text(Shape):
+    def read(self, holder: Any, key: Any, value: Any, reading: Reading) -> None:
+        if type(value) is not str:
+            raise _wrong("a text")
+        if value:
+            reading.texts.append(Text(value, holder, key))
+
+
+class _JsonText(Shape):
+    """JSON written as a text (arguments of a tool call): escapes in it are resolved first."""
+
+    def read(self, holder: Any, key: Any, value: Any, reading: Reading) -> None:
+        if type(value) is not str:
+            raise _wrong("a text")
+        if "\\" in value:
+            value = holder[key] = unescape(value)
+        if value:
+            reading.texts.append(Text(value, holder, key))
+
+
+class _Texts(Shape):
+    """A text or a list of texts."""
+
+    def read(self, holder: Any, key: Any, value: Any, reading: Reading) -> None:
+        if type(value) is str:
+            reading.texts.append(Text(value, holder, key))
+            return
+        if type(value) is not list:
+            raise _wrong("a text or a list of texts")
+        for index, item in enumerate(value):
+            if type(item) is not str:
+                if type(item) in (int, list):
+                    raise BodyError("token_ids_not_supported", "token ids are refused; send text")
+                raise _wrong("a text or a list of texts")
+            reading.texts.append(Text(item, value, index))
+
+
+class _Piece(Shape):
+    """A piece of a text that goes on in later events."""
+
+    def __init__(self, name: str, *, is_json: bool = False) -> None:
+        self._name = name
+        self._is_json = is_json
+
+    def read(self, holder: Any, key: Any, value: Any, reading: Reading) -> None:
+        if type(value) is not str:
+            raise _wrong("a text")
+        channel = (*reading.place, self._name)
+        reading.streamed.append(Streamed(value, holder, key, channel, is_json=self._is_json))
+
+
+@lru_cache(maxsize=4096)
+def is_name(value: str) -> bool:
+    """Whether a value looks like an identifier and like nothing that a detector finds."""
+    return _NAME.fullmatch(value) is not None and not scan(value, DETECTORS)
+
+
+class _Name(Shape):
+    """An identifier. What does not look like one is a text; so is what a detector would find."""
+
+    def read(self, holder: Any, key: Any, value: Any, reading: Reading) -> None:
+        kind = type(value)
+        if kind is str:
+            if not is_name(value):
+                reading.texts.append(Text(value, holder, key))
+        else:
+            _read_scalar(holder, key, value, reading)
+
+
+def _read_scalar(holder: Any, key: Any, value: Any, reading: Reading) -> None:
+    kind = type(value)
+    if kind is bool:
+        return
+    if kind is int or kind is float:
+        if value >= _LARGE or value <= -_LARGE:
+            digits = str(int(value)) if kind is int or value.is_integer() else repr(value)
+            reading.texts.append(Text(digits, holder, key))
+        return
+    raise _wrong("a number, true, false or a name")
+
+
+class _Scalar(Shape):
+    def read(self, holder: Any, key: Any, value: Any, reading: Reading) -> None:
+        _read_scalar(holder, key, value, reading)
+
+
+class _Free(Shape):
+    """Any JSON. Every string, every key that is no plain word, and every large number is a text."""
+
+    def read(self, holder: Any, key: Any, value: Any, reading: Reading) -> None:
+        _read_free(holder, key, value, reading, 0)
+
+
+def _read_free(holder: Any, key: Any, value: Any, reading: Reading, depth: int) -> None:
+    kind = type(value)
+    if kind is str:
+        if value:
+            reading.texts.append(Text(value, holder, key))
+    elif kind is dict or kind is list:
+        if depth >= MAX_DEPTH:
+            raise BodyError("invalid_json", f"is nested deeper than {MAX_DEPTH}")
+        if kind is dict:
+            for name, item in value.items():
+                if not is_plain_key(name):
+                    reading.texts.append(Text(name, value, name, is_key=True))
+                _read_free(value, name, item, reading, depth + 1)
+        else:
+            for index, item in enumerate(value):
+                _read_free(value, index, item, reading, depth + 1)
+    elif value is not None:
+        _read_scalar(holder, key, value, reading)
+
+
+@lru_cache(maxsize=4096)
+def is_plain_key(name: str) -> bool:
+    """Whether the name of a field is a plain word and nothing that a detector finds."""
+    return _PLAIN_KEY.fullmatch(name) is not None and not scan(name, DETECTORS)
+
+
+class _Numbers(Shape):
+    """Numbers by plain names, at any depth (`usage`, timings)."""
+
+    def read(self, holder: Any, key: Any, value: Any, reading: Reading) -> None:
+        before = len(reading.texts)
+        _read_free(holder, key, value, reading, 0)
+        for text in reading.texts[before:]:
+            if text.is_key or type(text.holder[text.key]) is str:
+                raise _wrong("made of numbers")
+
+
+class _Vector(Shape):
+    """An embedding: a list of numbers, or of lists of them; or these in base64, which is read as
+    a text, because nothing says that it is what it claims to be.
+    """
+
+    def read(self, holder: Any, key: Any, value: Any, reading: Reading) -> None:
+        if type(value) is str:
+            reading.texts.append(Text(value, holder, key))
+            return
+        rows = value if type(value) is list and value and type(value[0]) is list else [value]
+        for row in rows:
+            try:
+                msgspec.convert(row, list[float])
+            except msgspec.ValidationError:
+                raise _wrong("a list of numbers") from None
+
+
+class _Copy(Shape):
+    """Copies of a text, token by token. Whether they may pass is decided after the text is."""
+
+    def read(self, holder: Any, key: Any, value: Any, reading: Reading) -> None:
+        if value is not False:
+            reading.copies.append((holder, key))
+
+
+class _Dropped(Shape):
+    """What nothing here can read and nobody needs to have: it does not pass (token ids)."""
+
+    def read(self, holder: Any, key: Any, value: Any, reading: Reading) -> None:
+        holder[key] = None
+
+
+class Refused(Shape):
+    """What may only be absent, null, false or empty."""
+
+    def __init__(self, code: str, message: str) -> None:
+        self._code = code
+        self._message = message
+
+    def read(self, holder: Any, key: Any, value: Any, reading: Reading) -> None:
+        if value is not False and value not in ("", [], {}):
+            raise BodyError(self._code, self._message)
+
+
+class _Blob(Shape):
+    """Content that is not text, base64: never read. It stands only inside `Media`."""
+
+    def read(self, holder: Any, key: Any, value: Any, reading: Reading) -> None:
+        if type(value) is not str:
+            raise _wrong("base64")
+
+
+class _Url(Shape):
+    """A `data:` URL holds the content itself; any other is a text and fetched by the server."""
+
+    def read(self, holder: Any, key: Any, value: Any, reading: Reading) -> None:
+        if type(value) is not str:
+            raise _wrong("a URL")
+        if not value.startswith("data:"):
+            reading.media.add("remote")
+            reading.texts.append(Text(value, holder, key))
+
+
+class Obj(Shape):
+    """An object. `more`: unknown fields may stand here if they hold no text."""
+
+    def __init__(
+        self, *groups: dict[str, Shape], more: bool = False, media: str = "", **fields: Shape
+    ) -> None:
+        self.fields: dict[str, Shape] = {}
+        for group in (*groups, fields):
+            self.fields.update(group)
+        self.more = more
+        self._media = media
+
+    def read(self, holder: Any, key: Any, value: Any, reading: Reading) -> None:
+        if type(value) is not dict:
+            raise _wrong("an object")
+        if self._media:
+            reading.media.add(self._media)
+        fields = self.fields
+        for name, item in value.items():
+            if item is None:
+                if name not in fields and not self.more:
+                    self._unknown(name)
+                continue
+            shape = fields.get(name)
+            try:
+                if shape is not None:
+                    shape.read(value, name, item, reading)
+                elif self.more and (item in ("", [], {}) or type(item) in (int, float, bool)):
+                    if not is_plain_key(name):
+                        self._unknown(name)
+                    if item not in ("", [], {}):
+                        _read_scalar(value, name, item, reading)
+                else:
+                    self._unknown(name)
+            except BodyError as error:
+                if is_plain_key(name):
+                    error.path.insert(0, f".{name}")
+                raise
+
+    def _unknown(self, name: str) -> None:
+        del name  # it may be a text of its own; `read` tells it where it is a plain word
+        raise BodyError("unknown_field", "this field is not known, so it is refused")
+
+
+class Many(Shape):
+    """A list, every item of one shape. `indexed`: items say by `index` which text they go on."""
+
+    def __init__(self, item: Shape, *, indexed: bool = False) -> None:
+        self.item = item
+        self._indexed = indexed
+
+    def read(self, holder: Any, key: Any, value: Any, reading: Reading) -> None:
+        if type(value) is not list:
+            raise _wrong("a list")
+        shape = self.item
+        for number, item in enumerate(value):
+            try:
+                if item is None:
+                    raise _wrong("anything")
+                if self._indexed:
+                    self._indexed_item(value, number, item, reading)
+                else:
+                    shape.read(value, number, item, reading)
+            except BodyError as error:
+                error.path.insert(0, f"[{number}]")
+                raise
+
+    def _indexed_item(self, holder: Any, number: int, item: Any, reading: Reading) -> None:
+        index = item.get("index", number) if type(item) is dict else None
+        if type(index) is not int or not 0 <= index < MAX_INDEX:
+            raise _wrong("an object with an index")
+        place = reading.place
+        reading.place = (*place, index)
+        self.item.read(holder, number, item, reading)
+        reading.place = place
+
+
+class Tagged(Shape):
+    """An object whose field `type` says which it is. `untagged`: where it says nothing.
+
+    `otherwise`: the code with which any other type is refused.
+    """
+
+    def __init__(
+        self, shapes: dict[str, Shape], *, otherwise: str, untagged: Shape | None = None
+    ) -> None:
+        self.shapes = shapes
+        self._otherwise = otherwise
+        self._untagged = untagged
+
+    def read(self, holder: Any, key: Any, value: Any, reading: Reading) -> None:
+        if type(value) is not dict:
+            raise _wrong("an object")
+        tag = value.get("type")
+        shape = self.shapes.get(tag) if type(tag) is str else None
+        if tag is None:
+            shape = self._untagged
+        if shape is None:
+            raise BodyError(self._otherwise, "content of a kind that is not supported")
+        shape.read(holder, key, value, reading)
+
+
+class Either(Shape):
+    """By JSON type: a text, an object, or a list."""
+
+    def __init__(
+        self, *, text: Shape | None = None, many: Shape | None = None, obj: Shape | None = None
+    ) -> None:
+        self._by_type = {str: text, list: many, dict: obj}
+
+    def read(self, holder: Any, key: Any, value: Any, reading: Reading) -> None:
+        shape = self._by_type.get(type(value))
+        if shape is None:
+            raise BodyError("invalid_request", "has another type than this field may have")
+        shape.read(holder, key, value, reading)
+
+
+TEXT: Final = _Text()
+JSON_TEXT: Final = _JsonText()
+TEXTS: Final = _Texts()
+NAME: Final = _Name()
+SCALAR: Final = _Scalar()
+FREE: Final = _Free()
+NUMBERS: Final = _Numbers()
+VECTOR: Final = _Vector()
+COPY: Final = _Copy()
+DROPPED: Final = _Dropped()
+BLOB: Final = _Blob()
+URL: Final = _Url()
+
+
+def piece(name: str, *, is_json: bool = False) -> Shape:
+    """A piece of the text `name` of the present choice, tool call or block."""
+    return _Piece(name, is_json=is_json)
+
+
+def each(shape: Shape, names: str) -> dict[str, Shape]:
+    """The same shape for several fields, named with spaces between."""
+    return dict.fromkeys(names.split(), shape)
+
+
+def text_paths(shape: Shape, prefix: str = "") -> Iterator[tuple[str, Shape]]:
+    """Every leaf of a table with its path (`messages[].content`), for documents and tests."""
+    if isinstance(shape, Obj):
+        for name, inner in shape.fields.items():
+            yield from text_paths(inner, f"{prefix}.{name}" if prefix else name)
+    elif isinstance(shape, Many):
+        yield from text_paths(shape.item, f"{prefix}[]")
+    elif isinstance(shape, Tagged):
+        for tag, inner in shape.shapes.items():
+            yield from text_paths(inner, f"{prefix}<{tag}>")
+    elif isinstance(shape, Either):
+        for option in shape._by_type.values():  # noqa: SLF001 - the same module
+            if option is not None:
+                yield from text_paths(option, prefix)
+    else:
+        yield prefix, shape

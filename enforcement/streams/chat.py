@@ -1,0 +1,101 @@
+"""Chat completions and completions: unnamed events of choices, then `[DONE]`."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from enforcement import sse
+from enforcement.apis.chat import CHUNK
+from enforcement.shapes import Reading
+from enforcement.sse import Event, MalformedStreamError
+from enforcement.streams.api import Channel, Part, parse_event, require_characters
+
+DONE: Final = "[DONE]"
+_HEAD: Final = ("id", "object", "created", "model", "system_fingerprint")
+
+
+class ChatStream:
+    """One stream of choices."""
+
+    def __init__(self) -> None:
+        self._head: dict[str, Any] = {}
+        self._said: set[tuple[int | str, ...]] = set()
+
+    def read(self, event: Event) -> Part:
+        """See `StreamApi`."""
+        if event.name:
+            raise MalformedStreamError("an event that this API does not have")
+        if event.data == DONE:
+            return Part(value=None, reading=Reading(), ends=((),), last=True)
+        assert event.data is not None
+        value = parse_event(event.data)
+        reading = Reading()
+        CHUNK.read([value], 0, value, reading)
+        require_characters(reading.texts)
+        for holder, key in reading.copies:
+            holder[key] = None
+        choices = value.get("choices")
+        if not choices:
+            return Part(value=value, reading=reading, error=value.get("error") is not None)
+        self._head = value
+        ends: list[Channel] = []
+        speaks = False
+        for number, choice in enumerate(choices):
+            index = choice.get("index", number)
+            if choice.get("finish_reason") is not None:
+                ends.append((index,))
+                speaks = True
+            delta = choice.get("delta")
+            if delta and self._speaks(index, delta):
+                speaks = True
+        return Part(value=value, reading=reading, ends=tuple(ends), speaks=speaks)
+
+    def _speaks(self, index: int, delta: dict[str, Any]) -> bool:
+        """Whether a delta says more than text. Only once: servers repeat roles and names, and
+        events without text would tell how many pieces the text behind them had.
+        """
+        said = False
+        if delta.get("role") is not None:
+            said = self._first((index, "role"))
+        for call in delta.get("tool_calls") or ():
+            place = call.get("index", 0)
+            function = call.get("function") or {}
+            for key, value in (("id", call.get("id")), ("name", function.get("name"))):
+                if value:
+                    said |= self._first((index, place, key))
+        function = delta.get("function_call")
+        if function and function.get("name"):
+            said |= self._first((index, "function"))
+        return said
+
+    def _first(self, what: tuple[int | str, ...]) -> bool:
+        if what in self._said or len(self._said) > 4096:
+            return False
+        self._said.add(what)
+        return True
+
+    def carry(self, channel: Channel, text: str) -> tuple[str, dict[str, Any]]:
+        """See `StreamApi`."""
+        index, *place = channel
+        part: dict[str, Any] = {"index": index}
+        match place:
+            case ["text"]:
+                part["text"] = text
+            case ["function_call"]:
+                part["delta"] = {"function_call": {"arguments": text}}
+            case [call, "arguments"]:
+                part["delta"] = {"tool_calls": [{"index": call, "function": {"arguments": text}}]}
+            case [call, "input"]:
+                part["delta"] = {"tool_calls": [{"index": call, "custom": {"input": text}}]}
+            case [name]:
+                part["delta"] = {name: text}
+        part |= {"logprobs": None, "finish_reason": None}
+        head = {key: self._head[key] for key in _HEAD if key in self._head}
+        return "", {**head, "choices": [part]}
+
+    def encode(self, name: str, value: dict[str, Any] | None) -> bytes:
+        """See `StreamApi`."""
+        del name
+        return b"data: [DONE]\n\n" if value is None else sse.encode(msgspec.json.encode(value))

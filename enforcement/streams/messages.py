@@ -1,0 +1,70 @@
+"""Anthropic's Messages: named events; content comes in blocks, one after another."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from enforcement import sse
+from enforcement.apis.messages import EVENTS
+from enforcement.shapes import Reading
+from enforcement.sse import Event, MalformedStreamError
+from enforcement.streams.api import Channel, Part, index_of, parse_event, require_characters
+
+_DELTAS: Final = {
+    "text": "text_delta",
+    "thinking": "thinking_delta",
+    "partial_json": "input_json_delta",
+}
+
+
+class MessagesStream:
+    """One message."""
+
+    def read(self, event: Event) -> Part:
+        """See `StreamApi`."""
+        assert event.data is not None
+        value = parse_event(event.data)
+        name = value.get("type")
+        shape = EVENTS.get(name) if type(name) is str else None
+        if shape is None or event.name not in ("", name):
+            raise MalformedStreamError("an event that this API does not have")
+        assert type(name) is str
+        reading = Reading()
+        index = index_of(value, "index")
+        reading.place = (index,)
+        shape.read([value], 0, value, reading)
+        require_characters(reading.texts)
+        part = Part(value=value, reading=reading, name=name)
+        if name == "content_block_delta":
+            part.speaks = not reading.streamed
+            if value["delta"]["type"] == "signature_delta":  # signs the thinking before it
+                part.ends = ((index, "thinking"),)
+        elif name == "content_block_start":
+            part.begins = True
+        elif name == "content_block_stop":
+            part.ends = ((index,),)
+        elif name in ("message_delta", "message_stop"):
+            part.ends = ((),)
+            part.last = name == "message_stop"
+        elif name == "ping":
+            part.alive = True
+        elif name == "error":
+            part.error = part.last = True
+            part.ends = ((),)
+        return part
+
+    def carry(self, channel: Channel, text: str) -> tuple[str, dict[str, Any]]:
+        """See `StreamApi`."""
+        index, field = channel
+        delta = {"type": _DELTAS[str(field)], field: text}
+        return "content_block_delta", {
+            "type": "content_block_delta",
+            "index": index,
+            "delta": delta,
+        }
+
+    def encode(self, name: str, value: dict[str, Any] | None) -> bytes:
+        """See `StreamApi`."""
+        return sse.encode(msgspec.json.encode(value), name)

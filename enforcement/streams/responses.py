@@ -1,0 +1,93 @@
+"""OpenAI's Responses: named, numbered events; `….done` events repeat the text of their deltas.
+
+The repeated texts are read as texts of their own. Events are numbered again, because fewer or more
+leave than came.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from enforcement import sse
+from enforcement.apis.responses import EVENTS
+from enforcement.shapes import Reading
+from enforcement.sse import Event, MalformedStreamError
+from enforcement.streams.api import Channel, Part, index_of, parse_event, require_characters
+
+_ENDS: Final = frozenset(
+    {"response.completed", "response.incomplete", "response.failed", "error"}
+)  # fmt: skip
+
+
+class ResponsesStream:
+    """One response."""
+
+    def __init__(self) -> None:
+        self._like: dict[Channel, dict[str, Any]] = {}  # a delta event of each text
+        self._filled: set[int] = set()  # outputs that came with text when they were added
+        self._number = 0
+
+    def read(self, event: Event) -> Part:
+        """See `StreamApi`."""
+        assert event.data is not None
+        if event.data == "[DONE]" and not event.name:  # some servers send it, though the API has none
+            return Part(value=None, reading=Reading(), ends=((),), last=True)
+        value = parse_event(event.data)
+        name = value.get("type")
+        shape = EVENTS.get(name) if type(name) is str else None
+        if shape is None or event.name not in ("", name):
+            raise MalformedStreamError("an event that this API does not have")
+        assert type(name) is str
+        reading = Reading()
+        output = index_of(value, "output_index")
+        # A text stands in a content part or in a part of a summary.
+        inner = index_of(value, "content_index" if "content_index" in value else "summary_index")
+        reading.place = (output, inner)
+        shape.read([value], 0, value, reading)
+        require_characters(reading.texts)
+        for holder, key in reading.copies:
+            holder[key] = None
+        part = Part(value=value, reading=reading, name=name)
+        if reading.streamed:
+            part.speaks = False
+            if output in self._filled:
+                raise MalformedStreamError("more text of an output that came whole")
+            channel = reading.streamed[0].channel
+            if channel not in self._like and len(self._like) < 1024:
+                self._like[channel] = {
+                    key: item
+                    for key, item in value.items()
+                    if key.endswith("_index") or key in ("type", "item_id")
+                }
+        elif name.endswith(".added"):
+            part.begins = True
+            if reading.texts and len(self._filled) < 1024:
+                self._filled.add(output)
+        elif name == "response.output_item.done":
+            part.ends = ((output,),)
+        elif name.endswith("part.done"):
+            part.ends = ((output, inner),)
+        elif name.endswith(".done"):
+            part.ends = ((output, inner, name.removeprefix("response.").removesuffix(".done")),)
+        elif name in _ENDS:
+            part.ends = ((),)
+            part.error = name == "error"
+        return part
+
+    def carry(self, channel: Channel, text: str) -> tuple[str, dict[str, Any]]:
+        """See `StreamApi`."""
+        value = {**self._like[channel], "delta": text, "sequence_number": 0}
+        if value["type"] == "response.output_text.delta":
+            value["logprobs"] = []
+        return value["type"], value
+
+    def encode(self, name: str, value: dict[str, Any] | None) -> bytes:
+        """See `StreamApi`."""
+        if value is None:
+            return b"data: [DONE]\n\n"
+        if "sequence_number" in value:
+            value["sequence_number"] = self._number
+            self._number += 1
+        return sse.encode(msgspec.json.encode(value), name)
