@@ -91,9 +91,7 @@ class ExchangeLike(Protocol):
     def refuse(self, code: str, message: str, status: int) -> Ruling:
         """Refuse it for a reason of the door's own."""
 
-    def look_at_response(
-        self, *, status: int, content_type: str, body: bytes
-    ) -> Question | None:
+    def look_at_response(self, *, status: int, content_type: str, body: bytes) -> Question | None:
         """What auditors must be asked before `response`."""
 
     def response(

@@ -166,9 +166,7 @@ class Exchange:
 
     # -- the reply --------------------------------------------------------------------------------
 
-    def look_at_response(
-        self, *, status: int, content_type: str, body: bytes
-    ) -> Question | None:
+    def look_at_response(self, *, status: int, content_type: str, body: bytes) -> Question | None:
         """What auditors must be asked before `response`; None: nothing."""
         auditors = self.auditors
         if auditors is None or not auditors.gives(Phase.RESPONSE):

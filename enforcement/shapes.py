@@ -423,7 +423,7 @@ class Either(Shape):
     def __init__(
         self, *, text: Shape | None = None, many: Shape | None = None, obj: Shape | None = None
     ) -> None:
-        self._by_type = {str: text, list: many, dict: obj}
+        self._by_type: dict[type, Shape | None] = {str: text, list: many, dict: obj}
 
     def read(self, holder: Any, key: Any, value: Any, reading: Reading) -> None:
         shape = self._by_type.get(type(value))

@@ -43,6 +43,7 @@ class Window:
         "_size",
         "_unescaper",
         "held",
+        "masked",
         "released_size",
     )
 
@@ -71,6 +72,7 @@ class Window:
         self._out = ""
         self._masks: list[tuple[int, int]] = []  # in `_out`: these leave whole
         self.held = ""
+        self.masked = False  # whether anything was
         self.released_size = 0
 
     def add(self, text: str) -> None:
@@ -130,28 +132,29 @@ class Window:
         ]
 
     def release(
-        self, spans: list[Span], redact: frozenset[str], *, everything: bool = False
-    ) -> tuple[str, bool]:
-        """What may leave now, masked, and whether a mask is in it; the rest stays.
+        self, redact: frozenset[str], spans: list[Span] | None = None, *, everything: bool = False
+    ) -> str:
+        """What may leave now, masked; the rest stays.
 
         Args:
-            spans: what `spans` has just found.
             redact: labels to mask.
+            spans: what `spans` has just found, where it was asked.
             everything: the text has ended (`end` was called).
         """
+        if spans is None:
+            spans = self.spans()
         masks = self._scan(redact) if spans and redact else []
         if everything:
             cut = len(self.held)
         else:
             cut = self._settled([*masks, *spans]) if self._hold_back is not None else 0
-        masked = False
         if cut > 0:
-            masked = self._settle(cut, [span for span in masks if span.end <= cut])
+            self._settle(cut, [span for span in masks if span.end <= cut])
         text = self._take(everything=everything)
         self.released_size += len(text) if text.isascii() else len(text.encode())
-        return text, masked
+        return text
 
-    def _settle(self, cut: int, masks: list[Span]) -> bool:
+    def _settle(self, cut: int, masks: list[Span]) -> None:
         """Move text that is settled behind the masks to what may leave."""
         settled, self.held = self.held[:cut], self.held[cut:]
         place = 0
@@ -168,7 +171,7 @@ class Window:
         data = settled.encode()
         self._hash.update(data)
         self._size += len(data)
-        return bool(masks)
+        self.masked = self.masked or bool(masks)
 
     def _take(self, *, everything: bool) -> str:
         """Whole blocks of what may leave, or everything; masks are not cut."""

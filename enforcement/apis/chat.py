@@ -200,4 +200,3 @@ COMPLETION_REPLY: Final = Obj(
     prompt_text=TEXT,
     more=True,
 )
-

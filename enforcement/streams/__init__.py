@@ -10,7 +10,7 @@ from enforcement.streams.responses import ResponsesStream
 
 __all__ = ["Channel", "Part", "StreamApi", "open_stream"]
 
-_KINDS: dict[StreamKind, type[ChatStream] | type[ResponsesStream] | type[MessagesStream]] = {
+_KINDS: dict[StreamKind, type[ChatStream | ResponsesStream | MessagesStream]] = {
     "chat": ChatStream,
     "responses": ResponsesStream,
     "messages": MessagesStream,

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from enforcement.shapes import BodyError, Reading, Text
+from enforcement.shapes import MAX_INDEX, BodyError, Reading, Text
 from enforcement.sse import Event, MalformedStreamError
 
 Channel = tuple[int | str, ...]  # which text: indexes of choice, call or block, and its name
@@ -113,6 +113,6 @@ def index_of(value: dict[str, Any], key: str) -> int:
         BodyError: it is none.
     """
     index = value.get(key, 0)
-    if type(index) is not int or not 0 <= index < 1024:
+    if type(index) is not int or not 0 <= index < MAX_INDEX:
         raise BodyError("invalid_reply", f"{key} is not an index")
     return index

@@ -92,7 +92,7 @@ class ChatStream:
             case [name]:
                 part["delta"] = {name: text}
         part |= {"logprobs": None, "finish_reason": None}
-        head = {key: self._head[key] for key in _HEAD if key in self._head}
+        head: dict[str, Any] = {key: self._head[key] for key in _HEAD if key in self._head}
         return "", {**head, "choices": [part]}
 
     def encode(self, name: str, value: dict[str, Any] | None) -> bytes:

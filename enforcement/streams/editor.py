@@ -159,9 +159,9 @@ class Editor:
         self._judge.found(spans)
         self._judge.ask()
         before = window.waiting
-        text, masked = window.release(spans, self._judge.masks, everything=everything)
+        text = window.release(self._judge.masks, spans, everything=everything)
         self._held += window.waiting - before
-        self._edited = self._edited or masked
+        self._edited = self._edited or window.masked
         return text
 
     def _flush(self, end: Channel) -> None:

@@ -12,7 +12,7 @@ import msgspec
 
 from enforcement import sse
 from enforcement.apis.responses import EVENTS
-from enforcement.shapes import Reading
+from enforcement.shapes import MAX_INDEX, Reading
 from enforcement.sse import Event, MalformedStreamError
 from enforcement.streams.api import Channel, Part, index_of, parse_event, require_characters
 
@@ -32,7 +32,9 @@ class ResponsesStream:
     def read(self, event: Event) -> Part:
         """See `StreamApi`."""
         assert event.data is not None
-        if event.data == "[DONE]" and not event.name:  # some servers send it, though the API has none
+        if (
+            event.data == "[DONE]" and not event.name
+        ):  # some servers send it, though the API has none
             return Part(value=None, reading=Reading(), ends=((),), last=True)
         value = parse_event(event.data)
         name = value.get("type")
@@ -54,27 +56,23 @@ class ResponsesStream:
             part.speaks = False
             if output in self._filled:
                 raise MalformedStreamError("more text of an output that came whole")
-            channel = reading.streamed[0].channel
-            if channel not in self._like and len(self._like) < 1024:
-                self._like[channel] = {
-                    key: item
-                    for key, item in value.items()
-                    if key.endswith("_index") or key in ("type", "item_id")
-                }
+            self._remember(reading.streamed[0].channel, value)
         elif name.endswith(".added"):
             part.begins = True
-            if reading.texts and len(self._filled) < 1024:
+            if reading.texts and len(self._filled) < MAX_INDEX:
                 self._filled.add(output)
-        elif name == "response.output_item.done":
-            part.ends = ((output,),)
-        elif name.endswith("part.done"):
-            part.ends = ((output, inner),)
-        elif name.endswith(".done"):
-            part.ends = ((output, inner, name.removeprefix("response.").removesuffix(".done")),)
-        elif name in _ENDS:
-            part.ends = ((),)
+        else:
+            part.ends = _ends(name, output, inner)
             part.error = name == "error"
         return part
+
+    def _remember(self, channel: Channel, value: dict[str, Any]) -> None:
+        if channel not in self._like and len(self._like) < MAX_INDEX:
+            self._like[channel] = {
+                key: item
+                for key, item in value.items()
+                if key.endswith("_index") or key in ("type", "item_id")
+            }
 
     def carry(self, channel: Channel, text: str) -> tuple[str, dict[str, Any]]:
         """See `StreamApi`."""
@@ -91,3 +89,16 @@ class ResponsesStream:
             value["sequence_number"] = self._number
             self._number += 1
         return sse.encode(msgspec.json.encode(value), name)
+
+
+def _ends(name: str, output: int, inner: int) -> tuple[Channel, ...]:
+    """The texts that end with an event."""
+    if name in _ENDS:
+        return ((),)
+    if name == "response.output_item.done":
+        return ((output,),)
+    if name.endswith("part.done"):
+        return ((output, inner),)
+    if name.endswith(".done"):
+        return ((output, inner, name.removeprefix("response.").removesuffix(".done")),)
+    return ()

@@ -26,6 +26,7 @@ from tests.enforcement.exchanges import (
     chat_body,
     events,
     exchange,
+    route,
     texts,
 )
 
@@ -324,7 +325,7 @@ def test_choices_are_separate_texts() -> None:
 
 
 def test_what_an_event_repeats_at_the_end_is_masked_as_it_was_in_its_text() -> None:
-    stream, _ = opened(PROCEED, hold_back=64)
+    stream, _ = opened(PROCEED, hold_back=64, on=route("/v1/responses"))
     delta = {"type": "response.output_text.delta", "output_index": 0, "delta": "Anna"}
     done = {"type": "response.output_text.done", "output_index": 0, "text": "Anna"}
     for event in (delta, done):

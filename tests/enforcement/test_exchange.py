@@ -80,7 +80,7 @@ def test_a_request_is_masked_everywhere_before_it_goes_on() -> None:
         user=SECRET,
         tools=[{"type": "function", "function": {"name": "f", "description": SECRET}}],
         metadata={"note": SECRET},
-        unknown_field={"deep": [{"er": SECRET}]},
+        chat_template_kwargs={"deep": [{"er": SECRET}]},
     )
     ruling = made.request(body)
     assert ruling.forward_body is not None
@@ -104,7 +104,8 @@ def test_every_text_is_seen_by_the_detectors() -> None:
             {"id": "c", "type": "function", "function": {"name": "f", "arguments": SECRET}}]}]},
         {"messages": [], "model": SECRET},
         {"messages": [], "response_format": {"type": "json_schema", "schema": {"title": SECRET}}},
-        {"messages": [], "x": {SECRET: 1}},
+        {"messages": [], "metadata": {SECRET: 1}},
+        {"messages": [], "metadata": {"number": 4111111111111111}},
     ]  # fmt: skip
     for place in places:
         made, engine = exchange(PROCEED)
@@ -146,7 +147,7 @@ def test_a_policy_that_could_not_be_evaluated_is_unavailable() -> None:
         (b"\xff", "invalid_json"),
         (b"[" * 100_000, "invalid_json"),
         (
-            b'{"model": "m", "messages": ' + b'[{"a":' * 70 + b"1" + b"}]" * 70 + b"}",
+            b'{"messages": [], "metadata": ' + b'[{"a":' * 70 + b"1" + b"}]" * 70 + b"}",
             "invalid_json",
         ),
         (b"[]", "invalid_request"),
@@ -155,12 +156,18 @@ def test_a_policy_that_could_not_be_evaluated_is_unavailable() -> None:
         (b'{"model": "m", "messages": ["x"]}', "invalid_request"),
         (b'{"model": "m", "messages": [{"content": 5}]}', "invalid_request"),
         (b'{"model": "m", "messages": [], "stream": "yes"}', "invalid_request"),
-        (b'{"model": "m", "messages": [], "prompt_token_ids": [1]}', "content_not_supported"),
+        (b'{"model": "m", "messages": [], "prompt_token_ids": [1]}', "token_ids_not_supported"),
         (
             b'{"model": "m", "messages": [{"content": [{"type": "image_url"}]}]}',
             "content_not_supported",
         ),
-        (b'{"model": "m", "messages": [{"content": [7]}]}', "content_not_supported"),
+        (b'{"model": "m", "messages": [{"content": [7]}]}', "invalid_request"),
+        (b'{"model": "m", "messages": [], "surprise": "x"}', "unknown_field"),
+        (b'{"model": "m", "messages": [], "surprise": {"a": 1}}', "unknown_field"),
+        (b'{"model": "m", "messages": [{"role": "user", "surprise": [1]}]}', "unknown_field"),
+        (b'{"model": "m", "messages": [], "return_token_ids": true}', "token_ids_not_supported"),
+        (b'{"model": "m", "messages": [], "chat_template": "x"}', "field_not_supported"),
+        (b'{"model": "m", "messages": [], "tools": [{"type": "mcp"}]}', "tool_not_supported"),
         (b'{"model": "m", "messages": [{"audio": {"id": "x"}}]}', "content_not_supported"),
     ],
 )
@@ -186,20 +193,13 @@ def test_nobody_known_is_refused() -> None:
     assert engine.asked == []
 
 
-@pytest.mark.parametrize("path", ["/v1/responses", "/v1/embeddings"])
-def test_a_route_that_is_not_guarded_yet_is_refused(path: str) -> None:
-    made, _ = exchange(PROCEED, on=route(path))
-    status, error = refusal(made.request(b"{}"))
-    assert (status, error["code"]) == (501, "route_not_supported")
-
-
 def test_anthropics_clients_get_anthropics_errors() -> None:
     made, _ = exchange(PROCEED, on=route("/v1/messages"))
     ruling = made.request(b"{}")
     assert ruling.refusal is not None
     body = json.loads(ruling.refusal.body)
     assert body["type"] == "error"
-    assert body["error"]["type"] == "api_error"
+    assert body["error"]["type"] == "invalid_request_error"
 
 
 def test_a_query_on_a_known_route_is_refused() -> None:
@@ -282,14 +282,29 @@ def test_a_reply_that_is_not_edited_keeps_its_logprobs() -> None:
     assert json.loads(forward) == json.loads(body)
 
 
-@pytest.mark.parametrize("place", ["reasoning_content", "refusal", "annotations", "anything"])
+@pytest.mark.parametrize("place", ["reasoning_content", "refusal", "annotations"])
 def test_every_text_of_a_reply_is_guarded(place: str) -> None:
     made, _ = exchange(when_found(Outcome.REDACT, "email"))
     made.request(chat_body("x"))
-    body = json.dumps({"choices": [{"message": {"content": "x", place: [SECRET]}}]}).encode()
+    value = [{"note": SECRET}] if place == "annotations" else SECRET
+    body = json.dumps({"choices": [{"message": {"content": "x", place: value}}]}).encode()
     forward = answered(made, body).forward_body
     assert forward is not None
     assert SECRET.encode() not in forward
+
+
+def test_a_field_that_is_not_known_does_not_pass_unless_it_holds_no_text() -> None:
+    made, _ = exchange(PROCEED)
+    made.request(chat_body("x"))
+    for text in ("text", ["x"], {"a": 1}):
+        body = json.dumps({"choices": [{"message": {"content": "x", "new": text}}]}).encode()
+        status, error = refusal(answered(made, body))
+        assert (status, error["code"]) == (502, "upstream_malformed")
+        assert "choices[0].message.new" in error["message"]
+    anything: list[Any] = [None, 1.5, 7, True, "", [], {}]
+    for harmless in anything:
+        body = json.dumps({"choices": [{"message": {"content": "x", "new": harmless}}]}).encode()
+        assert answered(made, body).forward_body is not None
 
 
 def test_an_error_body_of_the_model_server_is_guarded() -> None:

@@ -282,7 +282,6 @@ def test_keep_alive_comments_pass_without_their_text() -> None:
         b'data: {"choices": [{"index": -1, "delta": {"content": "x"}}]}\n\n',
         b'data: {"choices": [{"index": 0, "delta": {"content": "x", "p": [{"t": "y"}]}}]}\n\n',
         b'data: {"choices": [{"index": 0, "message": {"content": "x"}}]}\n\n',
-        b'data: {"choices": [{"index": 0, "delta": {"role": "a b c <script>"}}]}\n\n',
         b"data: \xff\xfe\n\n",
         b"surprise: x\n\n",
         b"event: message_start\ndata: {}\n\n",
@@ -293,7 +292,7 @@ def test_what_is_not_understood_is_denied(wire: bytes) -> None:
     made, _ = guard(PROCEED)
     made.feed(wire)
     assert made.denied
-    assert made.record.reasons == ("malformed_stream",)
+    assert made.record.reasons in (("malformed_stream",), ("unknown_field",))
     assert made.refusal is not None
     assert made.refusal.status == 503
 

@@ -50,7 +50,7 @@ class FakeTrust:
             boot.passport = b"passport of " + boot.boot_id.hex().encode()
             self.now[boot.passport] = self.then[boot.passport] = attested(boot, **changes)
 
-    def current(self, token: bytes, now: datetime) -> Attested:  # noqa: ARG002 - the protocol's
+    def current(self, token: bytes, now: datetime) -> Attested:
         return self._find(self.now, token)
 
     def historical(self, token: bytes) -> Attested:
