@@ -237,9 +237,9 @@ class ReplyParser:
         "_buffer",
         "_events",
         "_interim",
+        "_left",
         "_limits",
         "_llhttp",
-        "_received",
         "complete",
         "head",
     )
@@ -257,7 +257,7 @@ class ReplyParser:
         events.complete = False
         self._buffer = b""
         self._interim = 0
-        self._received = 0
+        self._left = 0  # octets of the reply, its head included, that are still to come
         self.head: ReplyHead | None = None
         self.complete = False
 
@@ -283,14 +283,16 @@ class ReplyParser:
         else:
             body = parts[0] if len(parts) == 1 else b"".join(parts)
             events.parts = []
-            self._received += len(body)
-        length = head.length
-        if length is None:
+        if head.length is None:
             self.complete = events.complete
             if head.until_close and events.complete:
                 raise _malformed()
         else:
-            self.complete = self._received == length
+            # Counted here, not by what llhttp decoded: it swallows empty lines behind a message.
+            self._left -= len(data)
+            if self._left < 0:
+                raise _extra()
+            self.complete = self._left == 0
             if events.complete is not self.complete:
                 raise _malformed()
         if events.begun != 1:
@@ -332,6 +334,7 @@ class ReplyParser:
             head = self._parse(raw)
             if head.status >= 200:
                 self.head = head
+                self._left = end + (head.length or 0)
                 return buffer
             self._show(raw)
             events = self._events

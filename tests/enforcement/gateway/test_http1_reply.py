@@ -73,6 +73,9 @@ BAD: dict[str, bytes] = {
     + OK
     + b"Content-Length: 0\r\n\r\n",
     "rubbish behind": OK + b"Content-Length: 2\r\n\r\n{}rubbish",
+    "an empty line behind": OK + b"Content-Length: 2\r\n\r\n{}\r\n",
+    "a line feed behind": OK + b"Content-Length: 0\r\n\r\n\n",
+    "an empty line behind no body": b"HTTP/1.1 204 No Content\r\n\r\n\r\n",
     "a body where there is none": b"HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
     "bare line feeds": b"HTTP/1.1 200 OK\nContent-Length: 2\n\n{}",
     "a bare carriage return": OK + b"X: a\rb\r\nContent-Length: 2\r\n\r\n{}",
