@@ -240,6 +240,7 @@ class ReplyParser:
         "_left",
         "_limits",
         "_llhttp",
+        "_tail",
         "complete",
         "head",
     )
@@ -258,6 +259,7 @@ class ReplyParser:
         self._buffer = b""
         self._interim = 0
         self._left = 0  # octets of the reply, its head included, that are still to come
+        self._tail = b""  # the last octets of a chunked reply
         self.head: ReplyHead | None = None
         self.complete = False
 
@@ -283,21 +285,31 @@ class ReplyParser:
         else:
             body = parts[0] if len(parts) == 1 else b"".join(parts)
             events.parts = []
-        if head.length is None:
-            self.complete = events.complete
-            if head.until_close and events.complete:
-                raise _malformed()
-        else:
-            # Counted here, not by what llhttp decoded: it swallows empty lines behind a message.
-            self._left -= len(data)
-            if self._left < 0:
-                raise _extra()
-            self.complete = self._left == 0
-            if events.complete is not self.complete:
-                raise _malformed()
+        self.complete = self._ends(head, data)
         if events.begun != 1:
             raise _extra()
         return body
+
+    def _ends(self, head: ReplyHead, data: bytes) -> bool:
+        """Whether the reply ends with this data, by llhttp's word and by our own.
+
+        llhttp swallows empty lines behind a message, so its word alone does not show where.
+        """
+        complete = self._events.complete
+        if head.length is not None:
+            self._left -= len(data)
+            if self._left < 0:
+                raise _extra()
+            if complete is not (self._left == 0):
+                raise _malformed()
+        elif head.until_close:
+            if complete:
+                raise _malformed()
+        else:
+            self._tail = data[-6:] if len(data) >= 6 else (self._tail + data)[-6:]
+            if complete and not _ends_chunks(self._tail):
+                raise _extra()
+        return complete
 
     def end(self) -> None:
         """The upstream closed its side.
@@ -355,6 +367,11 @@ class ReplyParser:
         if status == 101:
             raise HttpError("upstream_malformed", "the model server wants to change the protocol")
         return ReplyHead(raw, status, match.start(3), http10=match[1] == b"0")
+
+
+def _ends_chunks(tail: bytes) -> bool:
+    """Whether a chunked body ends here, and not an empty line earlier."""
+    return tail.endswith(b"\r\n\r\n") and tail != b"\r\n\r\n\r\n"
 
 
 def _malformed() -> HttpError:

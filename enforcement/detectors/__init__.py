@@ -15,7 +15,6 @@ time, and an attacker gains a mask instead of a gap.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -23,6 +22,7 @@ from typing import Final
 from attestation.records import ClaimValue
 from enforcement.detectors import keys, patterns, personal
 from enforcement.detectors.budget import Budget, Exhausted
+from enforcement.detectors.fold import Folded
 
 # Strongest first: the label of a merged span is the first of these in it.
 PRIORITY: Final = ("api_key", "card", "iban", "ssn", "email", "phone")
@@ -38,7 +38,7 @@ _LENGTHS: Final = {
     "email": 256,
     "phone": 96,
 }
-_FINDERS: Final[dict[str, Callable[[str, Budget], Iterator[tuple[int, int]]]]] = {
+_FINDERS: Final[dict[str, Callable[[bytes, Budget], Iterator[tuple[int, int]]]]] = {
     "api_key": keys.api_keys,
     "card": personal.cards,
     "iban": personal.ibans,
@@ -46,7 +46,6 @@ _FINDERS: Final[dict[str, Callable[[str, Budget], Iterator[tuple[int, int]]]]] =
     "email": personal.emails,
     "phone": personal.phones,
 }
-_SURROGATES: Final = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,28 +64,31 @@ def scan(text: str, labels: frozenset[str]) -> list[Span]:
     Raises:
         ValueError: an unknown label.
     """
-    if not labels <= DETECTORS:
-        raise ValueError(f"unknown labels: {', '.join(sorted(labels - DETECTORS))}")
-    if not labels or not text:
+    return _scan(Folded(text), labels)
+
+
+def _scan(folded: Folded, labels: frozenset[str]) -> list[Span]:
+    if not labels or patterns.trigger(labels).search(folded.data) is None:
         return []
-    if not text.isascii():  # JSON can carry lone surrogates, which have no UTF-8 form
-        text = _SURROGATES.sub("\ufffd", text)
-    if patterns.TRIGGER.search(text) is None:
-        return []
-    return _merge(find(text, labels))
+    return _merge(_find(folded, labels))
 
 
 def find(text: str, labels: Iterable[str]) -> list[Span]:
     """Every match of every label, unmerged, without the pre-filter."""
+    return _find(Folded(text), labels)
+
+
+def _find(folded: Folded, labels: Iterable[str]) -> list[Span]:
     spans: list[Span] = []
+    data, place = folded.data, folded.place
     for label in PRIORITY:
         if label not in labels:
             continue
         try:
-            for start, end in _FINDERS[label](text, Budget()):
-                spans.append(Span(start, end, label))
+            for start, end in _FINDERS[label](data, Budget()):
+                spans.append(Span(place(start), place(end), label))
         except Exhausted as exhausted:
-            spans.append(Span(exhausted.at, len(text), label))
+            spans.append(Span(place(exhausted.at), place(len(data)), label))
     return spans
 
 
@@ -108,8 +110,10 @@ def hold_from(text: str, labels: frozenset[str]) -> int:
 
     Everything before it is settled: no match reaches over it, whatever follows.
     """
-    hold = max(0, len(text) - max_match_length(labels) + 1)
-    for span in reversed(scan(text, labels)):
+    folded = Folded(text)
+    # Counted in what is visible: invisible characters must not push a match out of the window.
+    hold = folded.place(max(0, len(folded.data) - max_match_length(labels) + 1))
+    for span in reversed(_scan(folded, labels)):
         if span.end >= hold:
             hold = min(hold, span.start)
     return hold
@@ -117,7 +121,12 @@ def hold_from(text: str, labels: frozenset[str]) -> int:
 
 def _merge(spans: list[Span]) -> list[Span]:
     merged: list[Span] = []
+    accounts = [span for span in spans if span.label == "iban"]
     for span in sorted(spans, key=lambda s: (s.start, -s.end)):
+        if span.label == "card" and any(
+            a.start < span.start <= span.end <= a.end for a in accounts
+        ):
+            continue  # some digits of a checked account number pass for a card's by chance
         if merged and span.start < merged[-1].end:
             last = merged[-1]
             labels = {last.label, *last.also, span.label}

@@ -1,19 +1,30 @@
-"""Finders of secrets: keys with a known prefix, values that are called a key, private keys."""
+"""Finders of secrets in folded texts: keys, tokens, passwords in addresses, private keys."""
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Iterator
+
+import msgspec
 
 from enforcement.detectors import patterns, validators
 from enforcement.detectors.budget import Budget
 
-Found = Iterator[tuple[int, int]]  # start and end, in code points
+Found = Iterator[tuple[int, int]]  # start and end
 
 
-def api_keys(text: str, budget: Budget) -> Found:
-    """Keys with a known prefix, generated values that are called a key, and PEM private keys."""
+def api_keys(text: bytes, budget: Budget) -> Found:
+    """Keys with a known prefix, generated values that are called a key, signed tokens (JWT),
+    passwords in addresses, and PEM private keys."""
     yield from _prefixed(text, budget)
     yield from _named(text, budget)
+    yield from _tokens(text, budget)
+    for match in patterns.IN_URL.finditer(text):
+        budget.spend(match.start())
+        start, end = match.span(1)
+        if not validators.placeholder(text[start:end].decode("latin-1")):
+            yield start, end
     reached = 0
     for match in patterns.PEM.finditer(text):
         budget.spend(match.start())
@@ -22,7 +33,7 @@ def api_keys(text: str, budget: Budget) -> Found:
             yield match.start(), reached
 
 
-def _prefixed(text: str, budget: Budget) -> Found:
+def _prefixed(text: bytes, budget: Budget) -> Found:
     reached = tries = 0
     for match in patterns.PREFIX.finditer(text):
         start, end = match.span()
@@ -30,16 +41,16 @@ def _prefixed(text: str, budget: Budget) -> Found:
         # `sk-sk-sk-…`: a run of key characters is looked at a few times, not once a prefix.
         if start < reached and tries >= patterns.MAX_TRIES:
             continue
-        rule = patterns.KEY_RULES[match.group()]
+        rule = patterns.KEY_RULES[text[start:end].decode()]
         stop = _token_end(text, end, rule)
         tries = tries + 1 if start < reached else 0
         reached = max(reached, stop)
-        ended = stop == len(text) or not text[stop].isalnum()
-        if ended and _is_key(text[end:stop], rule):
+        ended = stop == len(text) or text[stop] not in patterns.WORD
+        if ended and _is_key(text[end:stop].decode("latin-1"), rule):
             yield start, stop
 
 
-def _named(text: str, budget: Budget) -> Found:
+def _named(text: bytes, budget: Budget) -> Found:
     reached = tries = 0
     for match in patterns.NAMED_SECRET.finditer(text):
         start = match.end()
@@ -49,14 +60,33 @@ def _named(text: str, budget: Budget) -> Found:
         stop = _token_end(text, start, patterns.NAMED_RULE)
         tries = tries + 1 if start < reached else 0
         reached = max(reached, stop)
-        token = text[start:stop].rstrip(".")
+        token = text[start:stop].decode("latin-1").rstrip(".")
         if len(token) >= patterns.NAMED_RULE.shortest and validators.looks_random(token, bits=3.3):
             yield start, start + len(token)
 
 
-def _token_end(text: str, start: int, rule: patterns.KeyRule) -> int:
-    match = patterns.RUNS[rule.marks].match(text[start : start + patterns.MAX_TOKEN])
-    return start + int(match.end()) if match else start
+def _tokens(text: bytes, budget: Budget) -> Found:
+    for match in patterns.JWT.finditer(text):
+        start, end = match.span()
+        budget.spend(start)
+        if _is_header(text[start : text.index(b".", start)]):
+            yield start, end
+
+
+def _is_header(encoded: bytes) -> bool:
+    """Whether this is a JOSE header (RFC 7515 section 4): an object with `alg`, in base64url."""
+    if len(encoded) > patterns.MAX_TOKEN:
+        return True
+    try:
+        raw = base64.urlsafe_b64decode(encoded + b"=" * (-len(encoded) % 4))
+        return b"alg" in raw and isinstance(msgspec.json.decode(raw), dict)
+    except (binascii.Error, msgspec.MsgspecError, UnicodeDecodeError):
+        return False
+
+
+def _token_end(text: bytes, start: int, rule: patterns.KeyRule) -> int:
+    match = patterns.RUNS[rule.marks].match(text, start, start + patterns.MAX_TOKEN)
+    return int(match.end()) if match else start
 
 
 def _is_key(payload: str, rule: patterns.KeyRule) -> bool:
@@ -67,7 +97,7 @@ def _is_key(payload: str, rule: patterns.KeyRule) -> bool:
     return validators.looks_random(payload) if rule.random else validators.entropy(payload) >= 2.0
 
 
-def _pem_end(text: str, start: int, body: int) -> int:
+def _pem_end(text: bytes, start: int, body: int) -> int:
     """End of a private key's block: its END line, or where its characters stop."""
     block = text[body : start + patterns.MAX_PEM]
     inside = patterns.PEM_BODY.match(block)

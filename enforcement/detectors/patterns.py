@@ -1,11 +1,14 @@
-"""What personal data and secrets look like, for google-re2 (linear time).
+"""What personal data and secrets look like in a folded text (`fold.py`), for google-re2.
 
-The programs are kept small: no large counted repetitions, which would push re2 off its fast path.
-What needs counting or checking is done on the few candidates, by `personal.py` and `keys.py`.
+Linear time. The programs are kept small: no large counted repetitions, which would push re2 off its
+fast path. What needs counting or checking is done on the few candidates, by `personal.py` and
+`keys.py`. Texts are bytes, one for each character: `é` stands for a letter of a script with blanks
+between its words, `ã` for one without, `·` for everything else that is not ASCII.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,63 +20,69 @@ MAX_TOKEN: Final = 4096  # characters of one key; longer ones end there
 MAX_TRIES: Final = 8  # prefixes inside one run of key characters that are looked at
 MAX_PEM: Final = 8192  # an RSA-8192 key is about 6,400
 
-# Space, dot and dashes, with the Unicode spaces and dashes (and invisible characters) that
-# language models like to write between groups of digits.
-_SEPARATOR: Final = r"[ .\-\x{a0}\x{2000}-\x{2015}\x{202f}\x{2060}\x{feff}]"
+_SEPARATOR: Final = r"[ .\-]?[ .\-]?[ .\-]?"  # between the digits of a number; ` - ` is the longest
 
 
 def _compile(pattern: str) -> Any:
     options = re2.Options()
     options.log_errors = False
-    return re2.compile(pattern, options)
+    options.encoding = re2.Options.Encoding.LATIN1
+    return re2.compile(pattern.encode("latin-1"), options)
+
+
+DIGITS: Final = frozenset(b"0123456789")
+WORD: Final = DIGITS | frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz\xe9")
 
 
 # --- e-mail -------------------------------------------------------------------------------------
 
-LOCAL_MARKS: Final = frozenset("!#$%&'*+-/=?^_`{|}~.")
-DOMAIN: Final = _compile(
-    r"(?:[\pL\pN](?:[\pL\pN-]*[\pL\pN])?\.)+(?:[\pL]+|xn--[A-Za-z0-9-]*[A-Za-z0-9])"
-)
+LOCAL: Final = bytes(sorted(WORD)) + b"\xe3!#$%&'*+-/=?^_`{|}~."
+_NAME: Final = "[0-9A-Za-zéã](?:[0-9A-Za-zéã-]*[0-9A-Za-zéã])?"
+DOMAIN: Final = _compile(rf"(?:{_NAME}\.)+(?:xn--[A-Za-z0-9-]*[A-Za-z0-9]|[A-Za-zé]+|ã+)")
 # `icon@2x.png`, `pkg@main.js`: file names. Endings that are top-level domains too are not here.
 FILE_ENDINGS: Final = frozenset(
-    re2.split(" ", "css gif html jpeg jpg js json jsx png svg toml ts tsx txt webp xml yaml yml")
+    b"css gif html jpeg jpg js json jsx png svg toml ts tsx txt webp xml yaml yml".split()
 )
 
 
 # --- payment cards ------------------------------------------------------------------------------
 
-DIGIT_RUN: Final = _compile(
-    rf"[0-9](?:{_SEPARATOR}?{_SEPARATOR}?[0-9]){{12}}(?:{_SEPARATOR}?{_SEPARATOR}?[0-9])*"
-)
+DIGIT_RUN: Final = _compile(rf"[0-9](?:{_SEPARATOR}[0-9]){{12}}(?:{_SEPARATOR}[0-9])*")
 
 
 # --- US social security numbers -----------------------------------------------------------------
 
-SSN: Final = _compile(rf"([0-9]{{3}})({_SEPARATOR})([0-9]{{2}})({_SEPARATOR})([0-9]{{4}})")
-SSN_NAMED: Final = _compile(
-    r"(?i)\b(?:ssn|social[ -]security)(?:[ -](?:number|no|num|is)){0,2}[^0-9A-Za-z]{0,4}"
+_SSN: Final = r"([0-9]{3})([ .\-])([0-9]{2})([ .\-])([0-9]{4})"
+_SSN_NAMED: Final = (
+    r"(?i:\b(?:ssn|social[ -]security)(?:[ -](?:number|no|num|is)){0,2}[^0-9A-Za-zéã]{0,4})"
     r"([0-9]{3})([0-9]{2})([0-9]{4})\b"
 )
+SSN: Final = _compile(_SSN)
+SSN_NAMED: Final = _compile(_SSN_NAMED)
 
 
 # --- bank accounts ------------------------------------------------------------------------------
 
+_IBAN: Final = r"(?i:\b[A-Z]{2}[0-9]{2}(?:[ -]?[A-Z0-9]){11})"  # Norway's are the shortest: 15
 IBAN_START: Final = _compile(r"(?i)\b[A-Z]{2}[0-9]{2}")
 
 
 # --- telephone numbers --------------------------------------------------------------------------
 
 # Groups: what lies between the area code's first digit and the exchange, and before the line.
-NANP: Final = _compile(
-    rf"(?:\+?1{_SEPARATOR}?{_SEPARATOR}?)?\(?([2-9][0-9][0-9]\)?{_SEPARATOR}?{_SEPARATOR}?)"
-    rf"[2-9][0-9][0-9]({_SEPARATOR}?{_SEPARATOR}?)[0-9][0-9][0-9][0-9]"
+_NANP: Final = (
+    rf"(?:\+?1{_SEPARATOR})?\(?([2-9][0-9][0-9]\)?{_SEPARATOR})"
+    rf"[2-9][0-9][0-9]({_SEPARATOR})[0-9][0-9][0-9][0-9]"
 )
-_JOINT: Final = r"[ .\-()/\x{a0}\x{2000}-\x{2015}\x{202f}\x{2060}\x{feff}]"
-INTERNATIONAL: Final = _compile(rf"(?:\+|\b00)[1-9](?:{_JOINT}?{_JOINT}?[0-9]){{7,14}}")
-PHONE_NAMED: Final = _compile(
-    r"(?i)\b(?:tel|telephone|phone|mobile|cell|fax|whatsapp)(?:[ ](?:number|no|is)){0,2}"
-    rf"[.:]?[.:]?[ ]?[ ]?(\(?[0-9](?:{_JOINT}?{_JOINT}?[0-9]){{6,14}})"
+_JOINT: Final = r"[ .\-()/]?[ .\-()/]?"
+_INTERNATIONAL: Final = rf"(?:\+|\b00)[1-9](?:{_JOINT}[0-9]){{7,14}}"
+_PHONE_NAMED: Final = (
+    r"(?i:\b(?:tel|telephone|phone|mobile|cell|fax|whatsapp)(?:[ ](?:number|no|is)){0,2})"
+    rf"[.:]?[.:]?[ ]?[ ]?(\(?[0-9](?:{_JOINT}[0-9]){{6,14}})"
 )
+NANP: Final = _compile(_NANP)
+INTERNATIONAL: Final = _compile(_INTERNATIONAL)
+PHONE_NAMED: Final = _compile(_PHONE_NAMED)
 
 
 # --- keys and secrets ---------------------------------------------------------------------------
@@ -144,17 +153,26 @@ KEY_RULES: Final[dict[str, KeyRule]] = {
     "AGE-SECRET-KEY-1": KeyRule(shortest=58, exact=True, upper=True),
     "tskey-": KeyRule(shortest=16, marks="-", random=True),  # Tailscale
 }
-PREFIX: Final = _compile(
+_PREFIX: Final = (
     r"\b(?:" + "|".join(re2.escape(p) for p in sorted(KEY_RULES, key=len, reverse=True)) + ")"
 )
+PREFIX: Final = _compile(_PREFIX)
 # `api_key = "…"`, `Authorization: Bearer …`: the value counts if it looks generated.
-NAMED_SECRET: Final = _compile(
-    r"(?i)(?:(?:api[_ -]?key|secret(?:[_ -]?access)?(?:[_ -]?key)?|access[_ -]?key"
+_NAMED: Final = (
+    r"(?i:(?:api[_ -]?key|secret(?:[_ -]?access)?(?:[_ -]?key)?|access[_ -]?key"
     r"|(?:access|auth|api|bearer|refresh)[_ -]?token|client[_ -]?secret|passwd|password|token)"
     r"\\?[\"'`]?[ ]?[ ]?(?:[:=]|is)[ ]?[ ]?\\?[\"'`]?|\bbearer[ ])"
 )
+NAMED_SECRET: Final = _compile(_NAMED)
 NAMED_RULE: Final = KeyRule(shortest=16, marks="-_./+=~")
-PEM: Final = _compile(r"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----")
+# A signed token (RFC 7519): its header and claims begin with `{"` in base64url.
+_JWT: Final = r"\beyJ[A-Za-z0-9_\-]+\.eyJ[A-Za-z0-9_\-]+\.[A-Za-z0-9_\-]+"
+JWT: Final = _compile(_JWT)
+# `scheme://user:password@host`: group 1 is the password.
+_IN_URL: Final = r"[A-Za-z0-9]://[^\s/:@\"'<>]*:([^\s/@\"'<>]+)@[0-9A-Za-zéã\[]"
+IN_URL: Final = _compile(_IN_URL)
+_PEM: Final = r"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----"
+PEM: Final = _compile(_PEM)
 PEM_END: Final = _compile(r"-----END (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----")
 PEM_BODY: Final = _compile(r"[A-Za-z0-9+/=\s\\:,\-]+")
 RUNS: Final = {
@@ -165,9 +183,29 @@ RUNS: Final = {
 
 # --- the pre-filter -----------------------------------------------------------------------------
 
-# One pass over a text that is mostly clean. Whatever a finder above can find has one of these.
-TRIGGER: Final = _compile(
-    rf"@|[0-9](?:{_JOINT}?{_JOINT}?{_JOINT}?[0-9]){{6}}"
-    r"|(?i:\b[A-Z]{2}[0-9]{2}[ \-\x{a0}\x{202f}\x{2011}]?[A-Z0-9])"
-    rf"|-----BEGIN|(?i:secret|key|token|passw|bearer)|{PREFIX.pattern}"
-)
+# One pass over a text that is mostly clean. Whatever a finder can find has a match of its label's
+# patterns here; ordinary words, dates and prices have not.
+TRIGGERS: Final = {
+    "api_key": (
+        rf"{_PREFIX}[0-9A-Za-z\-_.+/=%]{{8}}|{_NAMED}[0-9A-Za-z\-_./+=~]{{16}}"
+        rf"|{_JWT}|{_IN_URL}|{_PEM}"
+    ),
+    "card": rf"[2-6](?:{_SEPARATOR}[0-9]){{12}}",
+    "iban": _IBAN,
+    "ssn": rf"{_SSN}|{_SSN_NAMED}",
+    "email": r"[^\s]@[0-9A-Za-zéã](?:[0-9A-Za-zéã-]*[0-9A-Za-zéã])?\.[A-Za-zéã]",
+    "phone": rf"{_INTERNATIONAL}|{_NANP}|{_PHONE_NAMED}",
+}
+
+
+@functools.lru_cache(maxsize=64)
+def trigger(labels: frozenset[str]) -> Any:
+    """The pre-filter for some labels.
+
+    Raises:
+        ValueError: an unknown label.
+    """
+    unknown = labels - set(TRIGGERS)
+    if unknown:
+        raise ValueError(f"unknown labels: {', '.join(sorted(unknown))}")
+    return _compile("|".join(TRIGGERS[label] for label in sorted(labels)))

@@ -16,15 +16,20 @@ _IBAN_TABLE: Final = (
 )
 IBAN_LENGTHS: Final = {entry[:2]: int(entry[2:]) for entry in _IBAN_TABLE.split()}
 
-# Luhn: a doubled digit counts as the sum of its own digits.
-_DOUBLED: Final = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
+# Luhn: digits to their values, and doubled, where the sum of the result's own digits counts.
+_VALUES: Final = bytes.maketrans(b"0123456789", bytes(range(10)))
+_DOUBLED: Final = bytes.maketrans(b"0123456789", bytes((0, 2, 4, 6, 8, 1, 3, 5, 7, 9)))
 
 
 def luhn(digits: str) -> bool:
     """ISO/IEC 7812-1 annex B: the check digit of payment cards."""
-    total = sum(int(digit) for digit in digits[-1::-2])
-    total += sum(_DOUBLED[int(digit)] for digit in digits[-2::-2])
-    return total % 10 == 0
+    raw = digits.encode()
+    return (sum(raw[-1::-2].translate(_VALUES)) + sum(raw[-2::-2].translate(_DOUBLED))) % 10 == 0
+
+
+def card(digits: str) -> bool:
+    """Whether 13 to 19 digits are a payment card's number."""
+    return luhn(digits) and card_issuer(digits)
 
 
 def card_issuer(digits: str) -> bool:
@@ -59,9 +64,17 @@ def iban(text: str) -> bool:
     return int(number) % 97 == 1
 
 
-def ssn(area: str, group: str, serial: str) -> bool:
+def ssn(area: bytes, group: bytes, serial: bytes) -> bool:
     """Whether the US Social Security Administration could have issued the number."""
-    return area not in {"000", "666"} and area < "900" and group != "00" and serial != "0000"
+    return area not in {b"000", b"666"} and area < b"900" and group != b"00" and serial != b"0000"
+
+
+def placeholder(text: str) -> bool:
+    """Whether a password stands for one: `<password>`, `${DB_PASS}`, `$PASS`, `***`, `xxx`."""
+    inner = text.strip("<>{}[]$%()*")
+    if len(inner) < 3 or len(set(inner)) == 1:
+        return True
+    return inner != text and (inner.isupper() or inner.isidentifier())
 
 
 def entropy(text: str) -> float:

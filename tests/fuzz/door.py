@@ -1,6 +1,6 @@
 """Coverage-guided fuzzing of what reads hostile bytes at the door (`make fuzz`).
 
-python -m tests.fuzz.door TARGET [libFuzzer's arguments]; TARGET is a name in `door_targets.TARGETS`.
+python -m tests.fuzz.door TARGET [libFuzzer's arguments]; a name in `door_targets.TARGETS`.
 
 Any exception, a hang of a few seconds or a gigabyte of memory ends the run.
 """

@@ -74,6 +74,9 @@ BAD: dict[str, bytes] = {
     + b"Content-Length: 0\r\n\r\n",
     "rubbish behind": OK + b"Content-Length: 2\r\n\r\n{}rubbish",
     "an empty line behind": OK + b"Content-Length: 2\r\n\r\n{}\r\n",
+    "an empty line behind chunks": OK
+    + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n\r\n",
+    "a line feed behind trailers": OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: y\r\n\r\n\n",
     "a line feed behind": OK + b"Content-Length: 0\r\n\r\n\n",
     "an empty line behind no body": b"HTTP/1.1 204 No Content\r\n\r\n\r\n",
     "a body where there is none": b"HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
