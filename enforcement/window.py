@@ -188,7 +188,8 @@ class Window:
     def _settled(self, spans: list[Span]) -> int:
         assert self._hold_back is not None
         cut = len(self.held) - self._hold_back
-        if spans:
+        # Invisible characters stretch a match; `hold_from` counts what is visible.
+        if spans or not self.held.isascii():
             before = len(self._context)
             cut = min(cut, hold_from(self._context + self.held, self._labels) - before)
             for span in spans:

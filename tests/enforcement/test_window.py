@@ -93,3 +93,11 @@ def test_the_digest_is_over_the_text_as_it_came() -> None:
     one.release(ALL, everything=True)
     assert one.digest() == two.digest()
     assert one.digest().size == 15
+
+
+@pytest.mark.parametrize("size", [1, 7, 500])
+def test_invisible_characters_do_not_stretch_a_secret_out_of_the_window(size: int) -> None:
+    secret = ("\u200b" * 60).join("4111111111111111")
+    text = "word " * 100 + secret + " and so on" * 50
+    masked = pass_through([text[i : i + size] for i in range(0, len(text), size)], ALL, 64)
+    assert masked == "word " * 100 + "[CARD]" + " and so on" * 50
