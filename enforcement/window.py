@@ -150,6 +150,10 @@ class Window:
             cut = self._settled([*masks, *spans]) if self._hold_back is not None else 0
         if cut > 0:
             self._settle(cut, [span for span in masks if span.end <= cut])
+        if self._hold_back is not None:
+            # An open match may keep more than the window: not all of it again for every piece.
+            grown = len(self.held) + max(self._block, len(self.held) // 8)
+            self._limit = max(self._hold_back + self._block, grown)
         text = self._take(everything=everything)
         self.released_size += len(text) if text.isascii() else len(text.encode())
         return text

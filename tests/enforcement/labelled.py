@@ -94,9 +94,7 @@ LABELLED: Final[list[tuple[str, list[tuple[str, str]]]]] = [
     ),
     ("aws_access_key_id = AKIA" + "Z7Q2W9X4B8N3R6H1", [("api_key", "AKIA" + "Z7Q2W9X4B8N3R6H1")]),
     (
-        "curl -H 'Authorization: Bearer "
-         "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ1MSJ9.c2lnbmF0dXJlLXRlc3Q"
-         "'",
+        "curl -H 'Authorization: Bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ1MSJ9.c2lnbmF0dXJlLXRlc3Q'",
         [("api_key", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ1MSJ9.c2lnbmF0dXJlLXRlc3Q")],
     ),
     ("DATABASE_URL=postgres://app:Wm2-Xk9_Lp4@db.internal:5432/prod", [("api_key", "Wm2-Xk9_Lp4")]),
@@ -135,8 +133,7 @@ LABELLED: Final[list[tuple[str, list[tuple[str, str]]]]] = [
         [("email", "kim@example.kr"), ("phone", "+82-10-1234-5678")],
     ),
     (
-        "AccountKey="
-         "Xk9Lp4Vb8Nc3Rf6Hy1Jt5Gd0SaZuEoq7Wm2Xk9Lp4Vb8Nc3Rf6Hy1Jt5Gd0SaZuEoq7Wm2Xk9Lp4Vb8Nc3Rf6Q==",
+        "AccountKey=Xk9Lp4Vb8Nc3Rf6Hy1Jt5Gd0SaZuEoq7Wm2Xk9Lp4Vb8Nc3Rf6Hy1Jt5Gd0SaZuEoq7Wm2Xk9Lp4Vb8Nc3Rf6Q==",
         [
             (
                 "api_key",
