@@ -98,7 +98,7 @@ class Attester:
         self._lifetime = lifetime
         self._version = version
         self._quote_seconds = quote_seconds
-        self.quotes = Quotes(platform.tree, seconds=quote_seconds)
+        self.quotes = Quotes(platform.fetch, seconds=quote_seconds)
         self._wall = wall
         self._boot = boot
         self._turn = trio.Lock()

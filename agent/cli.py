@@ -15,6 +15,10 @@ COMMANDS: Final = {
         "Check the configuration and the policy bundle.",
     ),
     "status": ("agent.commands.ask:status", "Show what the running agent says of itself."),
+    "quote-helper": (
+        "agent.commands.quote_helper:quote_helper",
+        "Root's part: 64 bytes in, a hardware quote out.",
+    ),
     "healthcheck": ("agent.commands.ask:healthcheck", "For probes: is the agent ready?"),
 }
 

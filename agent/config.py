@@ -64,6 +64,7 @@ class TeeTable(_Table, frozen=True):
     simulate: Literal["sev-snp", "tdx"] = "sev-snp"  # whose machine the simulated one plays
     simulated_mount: str = ""  # where `lucid-agent simulate-tee` serves it; empty: in the process
     report_path: str = "/sys/kernel/config/tsm/report"
+    helper: str = ""  # socket of `lucid-agent quote-helper`; none: the agent asks the kernel itself
     quote_seconds: Seconds = 60.0  # bound on one quote, retries included
     extend_rtmr3: bool = False  # TDX: measure every policy bundle that comes into force
     measurements_path: str = "/sys/devices/virtual/misc/tdx_guest/measurements"
@@ -308,7 +309,11 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
     return replace(
         config,
         agent=replace(config.agent, state_dir=absolute(config.agent.state_dir)),
-        tee=replace(config.tee, simulated_mount=absolute(config.tee.simulated_mount)),
+        tee=replace(
+            config.tee,
+            simulated_mount=absolute(config.tee.simulated_mount),
+            helper=absolute(config.tee.helper),
+        ),
         kds=replace(config.kds, offline=absolute(config.kds.offline)),
         pcs=replace(config.pcs, offline=absolute(config.pcs.offline)),
         policy=replace(config.policy, bundle=absolute(config.policy.bundle)),

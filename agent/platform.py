@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ import structlog
 
 from agent.config import Config
 from agent.errors import ExitCode, FatalError
+from agent.quote_client import quote_by_helper
+from agent.quoting import Fetch
 from agent.tee_search import SIMULATED_FILE_SYSTEM, explain, file_system_of, mounts
 from attestation.anchors import TrustAnchors
-from attestation.configfs_tsm import find_provider
+from attestation.configfs_tsm import fetch_quote, find_provider
 from attestation.errors import QuoteError
 from attestation.evidence import Format
 from attestation.kernel_tree import KernelTree, sweep
@@ -40,11 +43,12 @@ class TeePlatform:
     """Where quotes come from and which roots they must chain to.
 
     Attributes:
+        fetch: makes quotes.
         wanted: the TEE that the operator asked for; None for `auto`.
         machine: whose quotes these are, where the TEE is simulated.
     """
 
-    tree: TsmTree
+    fetch: Fetch
     anchors: TrustAnchors
     wanted: TeeType | None
     machine: SimulatedMachine | None = None
@@ -113,17 +117,22 @@ def simulated_machine(kind: str, directory: Path, *, now: datetime) -> Simulated
 def _simulated(config: Config, now: datetime) -> TeePlatform:
     machine = simulated_machine(config.tee.simulate, Path(config.agent.state_dir), now=now)
     mount = config.tee.simulated_mount
-    tree = _mounted(Path(mount), machine.provider) if mount else SimulatedTree(machine)
+    if config.tee.helper:
+        fetch = _helper(config)
+    else:
+        tree = _mounted(Path(mount), machine.provider) if mount else SimulatedTree(machine)
+        fetch = functools.partial(fetch_quote, tree)
     _LOG.warning(
         "tee.found",
         tee=TeeType.SIMULATED.display,
         provider=machine.provider,
         mode="simulated",
         mount=mount,
+        helper=config.tee.helper,
         note="its quotes prove nothing",
     )
     return TeePlatform(
-        tree=tree,
+        fetch=fetch,
         anchors=TrustAnchors.builtin().with_simulated_root(machine.root_certificate_pem()),
         wanted=None,
         machine=machine,
@@ -155,8 +164,20 @@ def _sweep(tree: TsmTree) -> None:
         _LOG.info("tee.swept", entries=len(left))  # an agent before us was killed
 
 
+def _helper(config: Config) -> Fetch:
+    """Quotes by the helper. It may start later than the agent, so nothing is asked yet."""
+    return functools.partial(
+        quote_by_helper, path=Path(config.tee.helper), seconds=config.tee.quote_seconds
+    )
+
+
 def _hardware(config: Config) -> TeePlatform:
     mode, path = config.tee.mode, Path(config.tee.report_path)
+    wanted = None if mode == "auto" else tee_from_spelling(mode)
+    anchors = TrustAnchors.builtin()
+    if config.tee.helper:
+        _LOG.info("tee.helper", mode=mode, helper=config.tee.helper)
+        return TeePlatform(fetch=_helper(config), anchors=anchors, wanted=wanted)
     kind = file_system_of(path, mounts())
     if kind == SIMULATED_FILE_SYSTEM:
         raise FatalError(
@@ -169,9 +190,7 @@ def _hardware(config: Config) -> TeePlatform:
     tree = KernelTree(path)
     _sweep(tree)
     platform = TeePlatform(
-        tree=tree,
-        anchors=TrustAnchors.builtin(),
-        wanted=None if mode == "auto" else tee_from_spelling(mode),
+        fetch=functools.partial(fetch_quote, tree), anchors=anchors, wanted=wanted
     )
     try:
         provider = find_provider(tree)

@@ -12,19 +12,33 @@ import functools
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
-from attestation.configfs_tsm import fetch_quote
 from attestation.errors import QuoteError
-from attestation.tsm import Quote, TsmTree
+from attestation.tsm import Quote
+
+
+class Fetch(Protocol):
+    """Makes a quote: `fetch_quote` over a tree, or the quote helper asked. Blocking."""
+
+    def __call__(
+        self,
+        report_data: bytes,
+        *,
+        sleep: Callable[[float], object],
+        wanted: Callable[[], bool],
+        failed: Callable[[str, int | None], None],
+    ) -> Quote:
+        """A quote over 64 bytes; the arguments are those of `fetch_quote`."""
+
 
 NO_NUMBER: Final = "none"  # stands for the error number of a failure that has none
 
 
 class Quotes:
-    """Fetches quotes from one tree.
+    """Fetches quotes from one place.
 
     Attributes:
         fetched: quotes that were given.
@@ -36,12 +50,12 @@ class Quotes:
 
     def __init__(
         self,
-        tree: TsmTree,
+        fetch: Fetch,
         *,
         seconds: float,
         took: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
-        self._tree = tree
+        self._fetch = fetch
         self._seconds = seconds
         self.took = took
         self.fetched = 0
@@ -87,8 +101,7 @@ class Quotes:
     def _work(self, report_data: bytes, gone: threading.Event) -> Quote:
         self._since = time.monotonic()
         try:
-            return fetch_quote(
-                self._tree,
+            return self._fetch(
                 report_data,
                 sleep=gone.wait,  # nobody sits out a pause for a caller that has gone
                 wanted=lambda: not gone.is_set(),

@@ -151,7 +151,7 @@ def _step(name: str) -> Iterator[None]:
 
 
 def _exchange(tree: TsmTree, entry: str, report_data: bytes, privlevel: int | None) -> Quote:
-    provider, report_data_of = _provider(tree, entry)
+    provider, find_report_data = _provider(tree, entry)
     privlevel = _level(tree, entry, privlevel)
     before = _generation(tree, entry)
     writes = 1
@@ -174,7 +174,7 @@ def _exchange(tree: TsmTree, entry: str, report_data: bytes, privlevel: int | No
         )
     if not outblob:
         raise _RetryError("quote.empty", "the quote is empty")
-    if not hmac.compare_digest(report_data_of(outblob), report_data):
+    if not hmac.compare_digest(find_report_data(outblob), report_data):
         raise QuoteError(
             "quote.foreign",
             "the quote is over other report data than ours",
@@ -187,8 +187,21 @@ def _provider(tree: TsmTree, entry: str) -> tuple[str, Callable[[bytes], bytes]]
     """The provider, and what finds the report data in its quotes."""
     with _step("provider"):
         provider = tree.read(entry, "provider").decode("ascii", "replace").strip()
-    if (report_data_of := _FORMATS.get(provider)) is not None:
-        return provider, report_data_of
+    return provider, _format_of(provider)
+
+
+def report_data_of(quote: Quote) -> bytes:
+    """The report data that a quote is over, as its format says. Proves nothing of its signature.
+
+    Raises:
+        QuoteError: `quote.provider`, `quote.format`.
+    """
+    return _format_of(quote.provider)(quote.outblob)
+
+
+def _format_of(provider: str) -> Callable[[bytes], bytes]:
+    if (found := _FORMATS.get(provider)) is not None:
+        return found
     raise QuoteError(
         "quote.provider",
         f"the kernel's provider is {provider[:64]!r}; known: {', '.join(_FORMATS)}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ def test_the_provider_decides_and_the_log_says_so(
 ) -> None:
     with structlog.testing.capture_logs() as logs:
         found = find(mode=mode)
-    assert found.tree is tree
+    assert isinstance(found.fetch, partial)
+    assert found.fetch.args == (tree,)
     assert not found.simulated
     assert found.tee_of("sev_guest") is TeeType.SEV_SNP
     (said,) = [entry for entry in logs if entry["event"] == "tee.found"]
@@ -108,7 +110,8 @@ def test_only_what_simulate_tee_serves_is_taken_for_it(
         return find(mode="simulated", simulate=simulate, simulated_mount="/mnt")
 
     found = simulated("fuse.lucid-simulated-tee")
-    assert found.tree is tree
+    assert isinstance(found.fetch, partial)
+    assert found.fetch.args == (tree,)
     assert found.simulated
     for kind in ("configfs", "ext4", ""):
         with pytest.raises(FatalError, match="no simulated TEE is served at /mnt"):

@@ -6,11 +6,13 @@ import errno
 import threading
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import trio
 
 from agent.quoting import Quotes
+from attestation.configfs_tsm import fetch_quote
 from attestation.errors import QuoteError
 from attestation.simulated.tree import SimulatedTree
 from attestation.simulated.vendor import SimulatedVendor
@@ -61,7 +63,7 @@ async def ended(quotes: Quotes) -> None:
 
 async def test_a_quote_is_counted_and_timed(tree: SimulatedTree) -> None:
     took: list[float] = []
-    quotes = Quotes(tree, seconds=SECONDS, took=took.append)
+    quotes = Quotes(partial(fetch_quote, tree), seconds=SECONDS, took=took.append)
     assert (await quotes.fetch(DATA)).outblob[REPORT_DATA] == DATA
     assert (quotes.fetched, len(took), quotes.failures) == (1, 1, {})
     assert took[0] > 0
@@ -71,7 +73,7 @@ async def test_a_quote_is_counted_and_timed(tree: SimulatedTree) -> None:
 async def test_every_failed_transaction_is_counted_by_what_the_kernel_said(
     tree: SimulatedTree,
 ) -> None:
-    quotes = Quotes(tree, seconds=SECONDS)
+    quotes = Quotes(partial(fetch_quote, tree), seconds=SECONDS)
     tree.faults.errors["outblob"] = deque([errno.EBUSY, errno.ETIMEDOUT])
     tree.faults.empty = 1
     await quotes.fetch(DATA)
@@ -90,7 +92,7 @@ async def test_every_failed_transaction_is_counted_by_what_the_kernel_said(
 async def test_requests_of_many_tasks_reach_the_platform_one_by_one(
     tree: SimulatedTree, host: Host
 ) -> None:
-    quotes = Quotes(tree, seconds=SECONDS)
+    quotes = Quotes(partial(fetch_quote, tree), seconds=SECONDS)
     host.answers.release(8)
     async with trio.open_nursery() as nursery:
         for _ in range(8):
@@ -102,7 +104,7 @@ async def test_requests_of_many_tasks_reach_the_platform_one_by_one(
 async def test_a_host_that_does_not_answer_costs_a_deadline_and_one_thread(
     tree: SimulatedTree, host: Host
 ) -> None:
-    quotes = Quotes(tree, seconds=0.05)
+    quotes = Quotes(partial(fetch_quote, tree), seconds=0.05)
     before = threading.active_count()
     for tries in range(1, 6):
         with pytest.raises(QuoteError) as caught:
@@ -118,7 +120,7 @@ async def test_a_host_that_does_not_answer_costs_a_deadline_and_one_thread(
 async def test_after_a_late_answer_the_next_request_is_served(
     tree: SimulatedTree, host: Host
 ) -> None:
-    quotes = Quotes(tree, seconds=0.05)
+    quotes = Quotes(partial(fetch_quote, tree), seconds=0.05)
     with pytest.raises(QuoteError):
         await quotes.fetch(DATA)
     host.answers.release(2)
@@ -131,7 +133,7 @@ async def test_after_a_late_answer_the_next_request_is_served(
 async def test_nobody_is_asked_again_for_a_caller_that_has_gone(
     tree: SimulatedTree, host: Host
 ) -> None:
-    quotes = Quotes(tree, seconds=0.05)
+    quotes = Quotes(partial(fetch_quote, tree), seconds=0.05)
     tree.faults.errors["outblob"] = deque([errno.EBUSY] * 9)
     with pytest.raises(QuoteError, match="no quote within"):
         await quotes.fetch(DATA)
@@ -144,7 +146,7 @@ async def test_nobody_is_asked_again_for_a_caller_that_has_gone(
 async def test_a_cancelled_caller_does_not_wait_for_the_kernel(
     tree: SimulatedTree, host: Host
 ) -> None:
-    quotes = Quotes(tree, seconds=SECONDS)
+    quotes = Quotes(partial(fetch_quote, tree), seconds=SECONDS)
     with trio.move_on_after(0.05) as scope:
         await quotes.fetch(DATA)
     assert scope.cancelled_caught
