@@ -39,11 +39,11 @@ demo: $(VENV)/.runtime ## The whole way on this machine, simulated TEE (DEMO_ARG
 test: $(VENV)/.dev ## The default test suite (about 2 minutes)
 	$(BIN)/python -m pytest
 
-check: $(VENV)/.dev ## ruff, mypy --strict, the import arrows
+check: $(VENV)/.dev ## ruff, mypy --strict, the import arrows, the unit files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/test_arrows.py
+	$(BIN)/python -m pytest -q -rs tests/test_arrows.py tests/test_units.py
 
 test-crash: $(VENV)/.dev ## kill -9 and outages under load (about 3 minutes)
 	$(BIN)/python -m pytest -m crash tests/crash
