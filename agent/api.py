@@ -11,7 +11,8 @@ import msgspec
 from agent import health
 from agent.errors import FatalError
 from agent.local_api import Request, Response
-from agent.metrics import CONTENT_TYPE, Exposition
+from agent.metrics import CONTENT_TYPE, exposition
+from agent.scrape import Scraped, scrape
 from attestation.errors import AttestationError
 
 EAT_CWT = "application/eat+cwt"
@@ -29,9 +30,8 @@ class ChallengeBody(msgspec.Struct, forbid_unknown_fields=True):
 class Api:
     """The routes. Called once per request."""
 
-    def __init__(self, parts: health.Parts, exposition: Exposition, challenge: Challenge) -> None:
+    def __init__(self, parts: Scraped, challenge: Challenge) -> None:
         self._parts = parts
-        self._exposition = exposition
         self._challenge = challenge
 
     async def __call__(self, request: Request) -> Response:
@@ -45,7 +45,8 @@ class Api:
                     {"ready": is_ready, "reason": why}, status=200 if is_ready else 503
                 )
             case "GET", "/metrics":
-                return Response(status=200, body=self._exposition.text(), content_type=CONTENT_TYPE)
+                text = exposition(scrape(self._parts))
+                return Response(status=200, body=text, content_type=CONTENT_TYPE)
             case "GET", "/v1/status":
                 return Response.json(health.status(self._parts))
             case "GET", "/v1/passport":
@@ -62,7 +63,7 @@ class Api:
     def _passport(self) -> Response:
         issued = self._parts.renewal.current
         if issued is None or not self._parts.renewal.valid:
-            reason = self._parts.lifecycle.reason
+            reason = self._parts.lifecycle.look().reason
             return Response.error(503, "no_passport", f"there is no valid passport: {reason}")
         return Response(status=200, body=issued.token, content_type=EAT_CWT)
 

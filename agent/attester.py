@@ -18,6 +18,7 @@ import trio
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.boottime import boot_ns, wall_ns
+from agent.histogram import SLOW, Histogram
 from agent.platform import TeePlatform
 from agent.quoting import Quotes
 from attestation.claims_buffer import ClaimsBuffer, report_data
@@ -52,7 +53,13 @@ class Stated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Issued:
-    """A verified passport of our own, with its end on the boot-time clock (nanoseconds)."""
+    """A verified passport of our own, with its end on the boot-time clock (nanoseconds).
+
+    Attributes:
+        collateral_begins, collateral_ends: when all that vouches for the platform (certificates,
+            lists, signed documents) is valid; on the wall clock.
+        cut_short: it ends with what vouches for the platform, before its own lifetime is over.
+    """
 
     token: bytes
     passport_id: str
@@ -60,6 +67,9 @@ class Issued:
     appraisal: Appraisal
     issued_ns: int
     expires_ns: int
+    collateral_begins: datetime
+    collateral_ends: datetime
+    cut_short: bool
 
     def seconds_left(self, now_ns: int) -> float:
         """Seconds until the passport ends; negative when it has."""
@@ -74,6 +84,8 @@ class Attester:
             supplied with it; None: what the host supplied has to be enough.
         measure: called in a thread with the bundle's digest before each quote.
         quotes: where quotes come from; counts what fails.
+        quote_seconds: how long quotes took that came, with the tries before them.
+        complete_seconds: how long it took to complete what the host supplied.
     """
 
     def __init__(
@@ -97,11 +109,13 @@ class Attester:
         self._tenant = tenant
         self._lifetime = lifetime
         self._version = version
-        self._quote_seconds = quote_seconds
-        self.quotes = Quotes(platform.fetch, seconds=quote_seconds)
+        self._patience = quote_seconds
+        self.quote_seconds = Histogram(SLOW)
+        self.quotes = Quotes(platform.fetch, seconds=quote_seconds, took=self.quote_seconds.observe)
         self._wall = wall
         self._boot = boot
         self._turn = trio.Lock()
+        self.complete_seconds = Histogram(SLOW)
         self.complete: Complete | None = None
         self.measure: Callable[[bytes], None] | None = None
 
@@ -121,10 +135,12 @@ class Attester:
                 await trio.to_thread.run_sync(self.measure, stated.bundle[2])
             buffer = self._buffer(stated, nonce)
             quote = await self.quotes.fetch(report_data(buffer))
-            with trio.move_on_after(self._quote_seconds):
+            with trio.move_on_after(self._patience):
                 kind, certificates = self._platform.evidence_of(quote.provider), quote.auxblob
                 if self.complete is not None:
+                    began = trio.current_time()
                     certificates = await self.complete(kind, quote.outblob, certificates)
+                    self.complete_seconds.observe(trio.current_time() - began)
                 work = functools.partial(
                     self._issue,
                     stated,
@@ -137,7 +153,7 @@ class Attester:
                 return await trio.to_thread.run_sync(work, abandon_on_cancel=True)
         raise UncheckableError(
             "passport.timeout",
-            f"what proves the quote was not to be had within {self._quote_seconds:g} seconds",
+            f"what proves the quote was not to be had within {self._patience:g} seconds",
             remedy="look at the way to the vendor's service ([kds], [pcs])",
         )
 
@@ -164,7 +180,8 @@ class Attester:
         tee = self._platform.tee_of(quote.provider)
         # The clocks are read after the quote: a slow quote must not shorten a passport's life
         # on one clock and not on the other.
-        issued_at, issued_ns = self._wall() // 1_000_000_000, self._boot()
+        wall, issued_ns = self._wall(), self._boot()
+        issued_at = wall // 1_000_000_000
         now = datetime.fromtimestamp(issued_at, UTC)
         evidence = Evidence(
             format=self._platform.evidence_of(quote.provider),
@@ -179,6 +196,7 @@ class Attester:
             now=now,
         )
         salt = tenant_salt(self._tenant)
+        wanted, allowed = issued_at + self._lifetime, int(verified.not_after.timestamp())
         claims = PassportClaims(
             simulated=self._platform.simulated,
             issuer=self._issuer,
@@ -186,7 +204,7 @@ class Attester:
             audience=audience,
             nonce=nonce,
             issued_at=issued_at,
-            expires_at=min(issued_at + self._lifetime, int(verified.not_after.timestamp())),
+            expires_at=min(wanted, allowed),
             passport_id=os.urandom(16),
             boot_seed=self.boot_seed,
             hardware=HardwareClaims.of(verified, salt),
@@ -219,5 +237,8 @@ class Attester:
             ),
             appraisal=appraisal,
             issued_ns=issued_ns,
-            expires_ns=issued_ns + (claims.expires_at - issued_at) * 1_000_000_000,
+            expires_ns=issued_ns + claims.expires_at * 1_000_000_000 - wall,
+            collateral_begins=verified.not_before,
+            collateral_ends=verified.not_after,
+            cut_short=allowed < wanted,
         )

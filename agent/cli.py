@@ -6,6 +6,7 @@ from typing import Final
 
 import click
 
+from agent.errors import exit_codes_text
 from agent.lazy import LazyGroup
 
 COMMANDS: Final = {
@@ -24,7 +25,10 @@ COMMANDS: Final = {
 
 
 @click.group(
-    cls=LazyGroup, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}
+    cls=LazyGroup,
+    table=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=f"\b\nExit codes:\n{exit_codes_text()}",
 )
 @click.version_option(package_name="lucid-agent", prog_name="lucid-agent")
 def main() -> None:
@@ -33,14 +37,6 @@ def main() -> None:
     Inside a confidential VM it fetches hardware quotes, issues AI Passports that anyone can verify
     offline, decides every request and reply by Cedar policy, keeps a hash-chained journal of the
     decisions, and streams them to the Observer.
-
-    \b
-    Exit codes:
-      0  stopped cleanly, or the thing asked is so
-      1  failed at run time, or the thing asked is not so (a restart may help)
-      2  wrong configuration, policy bundle or arguments (a restart cannot help)
-      3  no TEE, or another one than configured
-      4  the state directory or the journal cannot be used
     """
 
 

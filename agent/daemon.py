@@ -16,50 +16,72 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from agent import health, local_api, logs, setup
 from agent.api import Api
 from agent.attester import Attester, Issued, Stated
-from agent.boottime import boot_ns
+from agent.boottime import ClockWatch, boot_ns
 from agent.config import Config
+from agent.custody import Custody
 from agent.endorsing import endorsing
 from agent.errors import FatalError
 from agent.identity import Identifier
-from agent.lifecycle import Event, Lifecycle
+from agent.lifecycle import Lifecycle, Part, Standing, State, Trouble, Weight
 from agent.measuring import KernelRegister, Measurer, this_boot
-from agent.metrics import Exposition
 from agent.notify import Notifier
 from agent.platform import TeePlatform, find_platform
+from agent.pulse import Pulse
 from agent.renewal import Renewal
-from agent.stream import ObserverStream, StreamStatus
+from agent.stream_status import StreamStatus
+from agent.supervise import Faults, keep_alive
 from enforcement.bundle import Bundle
 from enforcement.engine import Engine
 from enforcement.gateway import GateState, Gateway
 from enforcement.snapshot import BundleView, Snapshot
 
+if TYPE_CHECKING:
+    from agent.stream import ObserverStream
+
 _LOG = logs.get("daemon")
 CLOSE_SECONDS: Final = 10.0  # for the last commit and checkpoint, whatever else is cancelled
+_OPEN: Final = GateState(open=True, code="", message="")
 
 
 class Daemon:
     """One agent, from start to stop. `run` is called once."""
 
-    def __init__(self, config: Config, *, version: str, notifier: Notifier) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        version: str,
+        notifier: Notifier,
+        custody: Custody | None = None,
+    ) -> None:
         self.config = config
         self.version = version
+        self.notifier = notifier
+        self.custody = custody
         self.clock = boot_ns
-        self.lifecycle = Lifecycle(clock=self.clock, changed=self._state_changed)
+        self.faults = Faults()
+        self.lifecycle = Lifecycle(
+            clock=self.clock,
+            require_passport=config.gateway.require_valid_passport,
+            changed=self._state_changed,
+        )
         self.snapshot: Snapshot | None = None
         self.stream: ObserverStream | None = None
+        self.claims_missing: dict[tuple[str, ...], int] = {}
         self.reload_failures = 0
+        self._reload_problem = ""
         self.gateway_address = ""
-        self._notifier = notifier
         self._said_ready = False
         self._pending: tuple[Bundle, Engine]
         self._stopping = trio.Event()
+        self._rng = random.Random(os.urandom(16))  # noqa: S311 - jitter, not a secret
 
     @property
     def stream_status(self) -> StreamStatus | None:
@@ -68,7 +90,7 @@ class Daemon:
 
     def stop(self, reason: str) -> None:
         """Begin the end: called by a signal or a test."""
-        self.lifecycle.happen(Event.STOP, reason)
+        self.lifecycle.stop(reason)
         self._stopping.set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -79,7 +101,7 @@ class Daemon:
         """
         config = self.config
         state_dir = setup.state_directory(Path(config.agent.state_dir))
-        self._pending = await trio.to_thread.run_sync(setup.load_bundle, Path(config.policy.bundle))
+        self._put(await trio.to_thread.run_sync(setup.load_bundle, Path(config.policy.bundle)))
         now = datetime.now(UTC)
         platform = await trio.to_thread.run_sync(functools.partial(find_platform, config, now=now))
         self._open(platform)
@@ -102,13 +124,19 @@ class Daemon:
             ):
                 if self.stream is not None:
                     services.start_soon(self.stream.run)
-                api = Api(self, Exposition(lambda: health.metrics(self)), self._challenge)
-                await services.start(local_api.serve, listener, api)
+                services.start_soon(
+                    functools.partial(
+                        keep_alive, "pulse", self.pulse.run, self.faults, rng=self._rng
+                    )
+                )
+                api = Api(self, self._challenge)
+                serve = functools.partial(local_api.serve, faults=self.faults)
+                await services.start(serve, listener, api)
                 async with trio.open_nursery() as front:
                     front.start_soon(self._handle_signals)
                     front.start_soon(self.renewal.run)
                     await front.start(self.gateway.serve, [gateway_socket])
-                    self.lifecycle.happen(Event.BEGIN, "asking for the first quote")
+                    self.lifecycle.begin()
                     task_status.started()
                     await self._stopping.wait()
                     await self._drain()
@@ -118,7 +146,7 @@ class Daemon:
         finally:
             setup.remove_socket(Path(config.api.socket))
             gateway_socket.close()
-            self._notifier.close()
+            self.notifier.close()
         _LOG.info("stopped", last_seq=self.journal.last_seq, durable_seq=self.journal.durable_seq)
 
     # -- parts ------------------------------------------------------------------------------------
@@ -141,7 +169,7 @@ class Daemon:
             issue=self._issue_current,
             lifecycle=self.lifecycle,
             clock=self.clock,
-            rng=random.Random(os.urandom(16)),  # noqa: S311 - jitter, not a secret
+            rng=self._rng,
         )
         self.gateway = Gateway(
             config=setup.gateway_config(config),
@@ -152,7 +180,19 @@ class Daemon:
             passport=self._current_passport,
         )
         self.gateway_metrics = self.gateway.metrics
+        self.pulse = Pulse(
+            lifecycle=self.lifecycle,
+            clocks=ClockWatch(),
+            notifier=self.notifier,
+            jumped=self.renewal.renew_now,
+            line=lambda: health.status_line(self.lifecycle.look(), self.clock),
+            started=lambda: self._said_ready,
+        )
+        self.lifecycle.watch(self._journal_trouble)
+        self.lifecycle.watch(self._policy_trouble)
         if config.observer.target:
+            from agent.stream import ObserverStream  # noqa: PLC0415 - gRPC costs 10 MB of memory
+
             self.stream = ObserverStream(
                 self.journal,
                 target=setup.observer_target(config),
@@ -160,9 +200,11 @@ class Daemon:
                 version=self.version,
                 key=self.attester.key,
                 passport=self._current_passport,
-                state=lambda: self.lifecycle.state.value,
-                rng=random.Random(os.urandom(16)),  # noqa: S311 - jitter, not a secret
+                state=lambda: self.lifecycle.look().state.value,
+                faults=self.faults,
+                rng=self._rng,
             )
+            self.lifecycle.watch(self.stream.trouble)
 
     @asynccontextmanager
     async def _journaling(self) -> AsyncIterator[None]:
@@ -213,17 +255,43 @@ class Daemon:
         return self.snapshot
 
     def _gate(self) -> GateState:
-        if self.snapshot is None or not self.lifecycle.serves.gateway:
-            closed = self.lifecycle.state.value
-            expired = closed == "expired" and not self.config.gateway.require_valid_passport
-            if self.snapshot is None or not expired:
-                code = "attestation_expired" if closed == "expired" else "not_ready"
-                return GateState(open=False, code=code, message=f"the agent is {closed}")
-        elif self.config.gateway.require_valid_passport and not self.renewal.valid:
-            return GateState(
-                open=False, code="attestation_expired", message="the agent's passport has ended"
-            )
-        return GateState(open=True, code="", message="")
+        """Asked for every request. A journal that cannot record refuses by itself."""
+        if self.clock() < self.lifecycle.open_until_ns:
+            return _OPEN
+        state = self.lifecycle.look().state
+        return GateState(
+            open=False,
+            code="attestation_expired" if state is State.EXPIRED else "not_ready",
+            message=f"the agent is {state}",
+        )
+
+    # -- what the life cycle is told --------------------------------------------------------------
+
+    def _journal_trouble(self) -> Trouble | None:
+        problem = self.journal.problem
+        if not problem:
+            return None
+        deny = self.config.journal.on_failure == "deny"
+        return Trouble(
+            part=Part.JOURNAL,
+            weight=Weight.BLOCKS if deny else Weight.CONCERN,
+            code="journal.failed",
+            reason=problem,
+            next="the commit is tried again every few seconds; until it succeeds "
+            + ("requests are refused" if deny else "decisions may be lost, and are counted"),
+        )
+
+    def _policy_trouble(self) -> Trouble | None:
+        if not self._reload_problem:
+            return None
+        return Trouble(
+            part=Part.POLICY,
+            weight=Weight.CONCERN,
+            code="policy.refused",
+            reason=f"the bundle on disk was refused, the last good one stays in force:"
+            f" {self._reload_problem}",
+            next="correct the bundle and send SIGHUP",
+        )
 
     # -- signals, reload, stop --------------------------------------------------------------------
 
@@ -236,25 +304,43 @@ class Daemon:
                     self.stop(f"received {signal.Signals(number).name}")
 
     async def reload(self) -> None:
-        """Load the bundle again. What is broken changes nothing but a counter and the log."""
-        path = Path(self.config.policy.bundle)
+        """Load the bundle again. What is broken changes nothing but what is said of it."""
+        path, before = Path(self.config.policy.bundle), self._pending[0]
         try:
-            bundle, engine = await trio.to_thread.run_sync(setup.load_bundle, path)
+            loaded = await trio.to_thread.run_sync(setup.load_bundle, path)
         except FatalError as error:
-            self.reload_failures += 1
-            _LOG.error(
-                "policy.reload_refused", error=str(error), kept=self._pending[0].digest.hex()
-            )
+            self._refused(str(error))
             return
-        if bundle.digest == self._pending[0].digest:
+        except Exception as error:  # noqa: BLE001 - a fault in a reload must not end the daemon
+            self._refused(f"a fault of the agent itself: {self.faults.note('reload', error)}")
+            return
+        self._reload_problem = ""
+        bundle = loaded[0]
+        if bundle.digest == before.digest:
             _LOG.info("policy.unchanged", digest=bundle.digest.hex())
             return
-        self._pending = bundle, engine
+        self._put(loaded)
         _LOG.info("policy.loaded", name=bundle.name, digest=bundle.digest.hex())
-        self.renewal.renew_now()
+        self.renewal.renew_now("a new policy bundle")
+
+    def _refused(self, problem: str) -> None:
+        self.reload_failures += 1
+        self._reload_problem = problem
+        _LOG.error("policy.reload_refused", error=problem, kept=self._pending[0].digest.hex())
+        self.lifecycle.look()
+
+    def _put(self, loaded: tuple[Bundle, Engine]) -> None:
+        """This bundle comes into force with the next passport."""
+        self._pending = loaded
+        loaded[1].missing = self.claims_missing
+
+    @property
+    def policy_cache(self) -> tuple[int, int]:
+        """Hits and misses of the engine that was loaded last."""
+        return self._pending[1].cache_counts()
 
     async def _drain(self) -> None:
-        self._notifier.send("STOPPING=1", "STATUS=stopping: finishing open requests")
+        self.notifier.send("STOPPING=1")
         self.gateway.stop_accepting()
         with trio.move_on_after(self.config.agent.stop_seconds / 2) as scope:
             await self.gateway.drained()
@@ -269,12 +355,21 @@ class Daemon:
             if scope.cancelled_caught:
                 _LOG.warning("stream.undelivered", lag=self.stream.status.lag)
 
-    def _state_changed(self) -> None:
-        lifecycle = self.lifecycle
-        if lifecycle.serves.ready and not self._said_ready:
+    def _state_changed(self, standing: Standing, before: State) -> None:
+        """The one place where a change is told to the log and the service manager."""
+        level = _LOG.info if standing.ready else _LOG.warning
+        level(
+            "state.changed",
+            state=standing.state.value,
+            before=before.value,
+            reason=standing.reason,
+            next=standing.next,
+        )
+        lines = [f"STATUS={health.status_line(standing, self.clock)}"]
+        if standing.ready and not self._said_ready:
             self._said_ready = True
             _settle_memory()
-            self._notifier.send("READY=1", f"STATUS={lifecycle.state}")
+            lines.insert(0, "READY=1")
             _LOG.info(
                 "serving",
                 gateway=f"http://{self.gateway_address}",
@@ -282,8 +377,7 @@ class Daemon:
                 socket=self.config.api.socket,
                 policy=self._pending[0].name,
             )
-        else:
-            self._notifier.send(f"STATUS={lifecycle.state}: {lifecycle.reason}")
+        self.notifier.send(*lines)
 
 
 def _settle_memory() -> None:

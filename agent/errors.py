@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Final
 
 
 class ExitCode(IntEnum):
     """Exit codes of `lucid-agent`. systemd and orchestrators restart by them."""
 
     OK = 0
-    FAILED = 1  # a failure at run time: restart may help
-    USAGE = 2  # wrong configuration, bundle or arguments: a restart cannot help
-    NO_TEE = 3  # no (or another) TEE than asked for: a restart cannot help
-    STATE = 4  # the state directory or the journal cannot be used: needs an operator
+    FAILED = 1
+    USAGE = 2
+    NO_TEE = 3
+    STATE = 4
+
+
+# What `run` means by them, and whether starting it again may help. `--help` and the documentation
+# show this table; the unit file restarts by it.
+EXIT_CODES: Final[dict[ExitCode, tuple[str, bool]]] = {
+    ExitCode.OK: ("stopped cleanly, or the thing asked is so", False),
+    ExitCode.FAILED: ("failed at run time, or the thing asked is not so", True),
+    ExitCode.USAGE: ("wrong configuration, policy bundle or arguments", False),
+    ExitCode.NO_TEE: ("no TEE, or another one than configured; or no agent to ask", False),
+    ExitCode.STATE: ("the state directory or the journal cannot be used", False),
+}
+
+
+def exit_codes_text() -> str:
+    """The table, one line a code, for `--help`."""
+    lines = []
+    for code, (meaning, restart) in EXIT_CODES.items():
+        hint = " (a restart may help)" if restart else ""
+        lines.append(f"  {code.value}  {meaning}{hint}")
+    return "\n".join(lines)
 
 
 class FatalError(Exception):

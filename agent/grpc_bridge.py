@@ -24,6 +24,8 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import grpc
 
+from agent.stream_status import Target
+
 INBOUND: Final = 64  # messages between the receiving thread and trio
 MAX_MESSAGE: Final = 4 * 1024 * 1024  # bytes
 
@@ -39,6 +41,23 @@ CHANNEL_OPTIONS: Final = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 )
+
+
+def open_channel(target: Target) -> grpc.Channel:
+    """A new channel. Blocking (reads files).
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: the address or a file is not what it should be.
+    """
+    if target.ca is None:
+        return grpc.insecure_channel(target.address, options=CHANNEL_OPTIONS)
+    credentials = grpc.ssl_channel_credentials(
+        root_certificates=target.ca.read_bytes(),
+        private_key=target.key.read_bytes() if target.key else None,
+        certificate_chain=target.certificate.read_bytes() if target.certificate else None,
+    )
+    return grpc.secure_channel(target.address, credentials, options=CHANNEL_OPTIONS)
 
 
 @dataclass(slots=True)

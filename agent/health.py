@@ -1,20 +1,17 @@
-"""What the daemon says of itself: health, readiness, status, metrics; all derived when asked."""
+"""What the daemon says of itself: readiness and status, derived when asked."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
-import psutil
-from prometheus_client.core import Metric
-
-from agent.boottime import Clock
+from agent.boottime import Clock, wall_ns
+from agent.custody import Custody
 from agent.journal import Journal
-from agent.lifecycle import Lifecycle, State
-from agent.metrics import counter, gauge, labelled
+from agent.lifecycle import Lifecycle, Standing
 from agent.renewal import Renewal
-from agent.stream import StreamStatus
-from enforcement.gateway import GatewayMetrics
+from agent.stream_status import StreamStatus
+from enforcement.gateway_metrics import GatewayMetrics
 from enforcement.snapshot import Snapshot
 
 
@@ -30,37 +27,58 @@ class Parts(Protocol):
     gateway_address: str
     clock: Clock
     version: str
+    custody: Custody | None
 
     @property
     def stream_status(self) -> StreamStatus | None:
         """None where no Observer is configured."""
 
 
+def since(boot_instant_ns: int, clock: Clock) -> str:
+    """An instant of the boot-time clock for people: UTC by the wall clock of now."""
+    wall = wall_ns() - (clock() - boot_instant_ns)
+    return datetime.fromtimestamp(wall // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def status_line(standing: Standing, clock: Clock) -> str:
+    """State, since when, why and what next, for the service manager."""
+    return (
+        f"{standing.state} since {since(standing.since_ns, clock)}: {standing.reason};"
+        f" next: {standing.next}"
+    )
+
+
 def ready(parts: Parts) -> tuple[bool, str]:
-    """Whether requests can be decided and recorded now, and if not, why."""
-    lifecycle = parts.lifecycle
-    if not lifecycle.serves.ready:
-        return False, f"{lifecycle.state}: {lifecycle.reason}"
-    if not parts.renewal.valid:
-        return False, "the passport has ended"
-    if not parts.journal.healthy:
-        return False, f"the journal cannot record: {parts.journal.problem}"
-    return True, str(lifecycle.state)
+    """Whether requests can be decided and recorded now, and the state with its reason."""
+    standing = parts.lifecycle.look()
+    return standing.ready, standing.line()
 
 
 def status(parts: Parts) -> dict[str, Any]:
     """Everything an operator asks first, as JSON-ready values."""
-    lifecycle, issued = parts.lifecycle, parts.renewal.current
-    is_ready, why = ready(parts)
-    snapshot, stream = parts.snapshot, parts.stream_status
+    standing, issued = parts.lifecycle.look(), parts.renewal.current
+    snapshot, stream, now = parts.snapshot, parts.stream_status, parts.clock()
     return {
         "version": parts.version,
-        "state": lifecycle.state.value,
-        "since_seconds": round(lifecycle.seconds_in_state, 1),
-        "reason": lifecycle.reason,
-        "next": lifecycle.serves.next,
-        "ready": is_ready,
-        "ready_reason": why,
+        "state": standing.state.value,
+        "since": since(standing.since_ns, parts.clock),
+        "since_seconds": round((now - standing.since_ns) / 1e9, 1),
+        "reason": standing.reason,
+        "next": standing.next,
+        "ready": standing.ready,
+        "ready_reason": standing.line(),
+        "troubles": [
+            {
+                "part": trouble.part.value,
+                "blocks": trouble.weight.name == "BLOCKS",
+                "code": trouble.code,
+                "since": since(began, parts.clock),
+                "since_seconds": round((now - began) / 1e9, 1),
+                "reason": trouble.reason,
+                "next": trouble.next,
+            }
+            for trouble, began in standing.troubles
+        ],
         "gateway": parts.gateway_address,
         "passport": None
         if issued is None
@@ -69,8 +87,10 @@ def status(parts: Parts) -> dict[str, Any]:
             "tee": issued.platform.tee_type,
             "simulated": issued.platform.simulated,
             "hardware_attested": issued.platform.hardware_attested,
-            "seconds_left": round(issued.seconds_left(parts.clock()), 1),
+            "seconds_left": round(issued.seconds_left(now), 1),
             "valid": parts.renewal.valid,
+            "next_try_seconds": round(parts.renewal.next_seconds, 1),
+            "collateral_ends": issued.collateral_ends.strftime("%Y-%m-%dT%H:%M:%SZ"),
         },
         "policy": None
         if snapshot is None
@@ -89,54 +109,5 @@ def status(parts: Parts) -> dict[str, Any]:
             "head": parts.journal.head.hex(),
         },
         "observer": None if stream is None else stream.as_json(),
+        "custody": None if parts.custody is None else parts.custody.as_json(),
     }
-
-
-def metrics(parts: Parts) -> Iterable[Metric]:
-    """One scrape."""
-    issued, journal, doors = parts.renewal.current, parts.journal, parts.gateway_metrics
-    left = issued.seconds_left(parts.clock()) if issued is not None else 0.0
-    yield gauge("lucid_ready", "1 if requests can be decided and recorded.", ready(parts)[0])
-    for state in State:
-        name = f"lucid_state_{state.value}"
-        yield gauge(name, f"1 while {state.value}.", state is parts.lifecycle.state)
-    yield gauge("lucid_passport_seconds_left", "Time until the passport ends.", left)
-    yield counter(
-        "lucid_passport_failures", "Quotes or passports that failed.", parts.renewal.failures
-    )
-    yield gauge("lucid_quote_seconds", "Duration of the last quote.", parts.renewal.quote_seconds)
-    yield counter("lucid_policy_reload_failures", "Refused bundles.", parts.reload_failures)
-    yield labelled(
-        "lucid_decisions",
-        "Decisions by phase and outcome.",
-        ("phase", "outcome"),
-        doors.decisions,
-    )
-    yield labelled(
-        "lucid_gateway_refusals", "Requests refused by the gateway.", ("code",), doors.refusals
-    )
-    yield labelled(
-        "lucid_upstream_errors", "Failures of the model server.", ("code",), doors.upstream_errors
-    )
-    yield gauge("lucid_gateway_connections", "Open client connections.", doors.connections)
-    yield counter("lucid_gateway_requests", "Requests received.", doors.requests)
-    yield gauge("lucid_journal_healthy", "1 if decisions can be recorded.", journal.healthy)
-    yield counter("lucid_journal_records", "Decisions of this boot.", journal.last_seq)
-    waiting = journal.last_seq - journal.durable_seq
-    yield gauge("lucid_journal_waiting", "Decisions not yet durable.", waiting)
-    yield counter(
-        "lucid_journal_unrecorded",
-        "Decisions that were let pass without a record.",
-        journal.unrecorded,
-    )
-    stream = parts.stream_status
-    if stream is not None:
-        yield gauge("lucid_stream_connected", "1 while the Observer accepts.", stream.connected)
-        yield gauge("lucid_stream_lag_records", "Durable and not acknowledged.", stream.lag)
-        yield counter("lucid_stream_alarms", "Forks and refusals by the Observer.", stream.alarms)
-    process = psutil.Process()
-    with process.oneshot():
-        yield gauge("process_resident_memory_bytes", "Memory.", process.memory_info().rss)
-        yield gauge("process_open_fds", "Open descriptors.", process.num_fds())
-        yield counter("process_cpu_seconds", "CPU time.", sum(process.cpu_times()[:2]))
-        yield gauge("process_threads", "Threads.", process.num_threads())

@@ -35,6 +35,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent import logs
 from agent.boottime import boot_ns, wall_ns
+from agent.histogram import QUICK, Histogram
 from agent.journal_file import WAL_PAGES, Connect, JournalError, connect
 from agent.journal_store import Checkpoint, JournalStore, Mark, Row, Turn
 from agent.journal_tail import Tail
@@ -74,6 +75,7 @@ class Journal:
         checkpoint_seq: the last checkpoint of this boot is at this seq, or later.
         problem: why decisions cannot be recorded now; empty while they can.
         unrecorded: decisions of this boot that were let pass without a record.
+        commit_seconds: how long transactions took that succeeded.
     """
 
     def __init__(
@@ -108,6 +110,7 @@ class Journal:
         self.durable_seq = 0
         self.checkpoint_seq = 0
         self.commits = 0
+        self.commit_seconds = Histogram(QUICK)
         self.unrecorded = 0
         self.problem = ""
         self._failure = ""  # the last commit failed
@@ -312,11 +315,13 @@ class Journal:
         )
         if not (turn or key or self._failure):
             return
+        began = trio.current_time()
         try:
             await self._in_thread(partial(self._write, turn, key, seq, head, moved))
         except (sqlite3.Error, OSError, JournalError) as error:
             self._fail(f"the journal {self.path} cannot be written: {error}")
             return
+        self.commit_seconds.observe(trio.current_time() - began)
         self._written(turn, seq, head)
         if key is not None:
             self._recovering = False

@@ -21,6 +21,7 @@ import h11
 import trio
 
 from agent.errors import ExitCode, FatalError
+from agent.supervise import Faults
 
 MAX_BODY: Final = 16 * 1024  # bytes: a challenge is small
 MAX_CONNECTIONS: Final = 64
@@ -111,6 +112,7 @@ async def serve(
     listener: trio.SocketListener,
     handler: Handler,
     *,
+    faults: Faults | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Answer until cancelled. One connection's failure is its own."""
@@ -127,6 +129,10 @@ async def serve(
                 await _talk(stream, handler)
         except (trio.BrokenResourceError, trio.TooSlowError, h11.ProtocolError):
             pass  # the peer is gone, silent or not speaking HTTP; there is nobody to tell
+        except Exception as error:
+            if faults is None:
+                raise
+            faults.note("api", error)  # an answer that fails must not end the daemon
         finally:
             places.release()
             await trio.aclose_forcefully(stream)

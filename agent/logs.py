@@ -8,13 +8,42 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import structlog
 
 Logger = structlog.typing.FilteringBoundLogger
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
+
+
+class Output:
+    """Standard error, where a full disk or a reader that went away costs a line, not the daemon.
+
+    Attributes:
+        dropped: lines (or parts of them) that could not be written.
+    """
+
+    def __init__(self) -> None:
+        self.dropped = 0
+
+    def write(self, text: str) -> int:
+        """Write, or count what could not be written."""
+        try:
+            return sys.stderr.write(text)
+        except (OSError, ValueError):  # ValueError: it is closed
+            self.dropped += 1
+            return len(text)
+
+    def flush(self) -> None:
+        """See `write`."""
+        try:
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            self.dropped += 1
+
+
+OUTPUT: Final = Output()
 
 
 def configure(*, level: str, form: Literal["json", "text"]) -> None:
@@ -31,7 +60,7 @@ def configure(*, level: str, form: Literal["json", "text"]) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS.get(level, logging.ERROR)),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(file=OUTPUT),  # type: ignore[arg-type]  # it writes and flushes
         cache_logger_on_first_use=False,
     )
 

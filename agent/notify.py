@@ -1,17 +1,29 @@
 """sd_notify: telling systemd the state over its datagram socket. A no-op without NOTIFY_SOCKET.
 
-Source: sd_notify(3). Names that begin with `@` are in the abstract namespace.
+Source: sd_notify(3), sd_watchdog_enabled(3). Names that begin with `@` are in the abstract
+namespace.
 """
 
 from __future__ import annotations
 
+import os
 import socket
+from collections.abc import Mapping
+from typing import Self
 
 
 class Notifier:
-    """Sends `KEY=value` lines to the service manager."""
+    """Sends `KEY=value` lines to the service manager.
 
-    def __init__(self, address: str | None) -> None:
+    Attributes:
+        watchdog_seconds: the service manager expects to hear from us at least so often; None: it
+            does not.
+        dropped: messages that could not be sent.
+    """
+
+    def __init__(self, address: str | None, *, watchdog_seconds: float | None = None) -> None:
+        self.watchdog_seconds = watchdog_seconds
+        self.dropped = 0
         self._socket: socket.socket | None = None
         if address:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
@@ -22,13 +34,21 @@ class Notifier:
             except OSError:
                 self.close()
 
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Self:
+        """As the service manager says it: NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID."""
+        usec, pid = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
+        ours = usec.isascii() and usec.isdigit() and int(usec) > 0 and pid in ("", str(os.getpid()))
+        return cls(environ.get("NOTIFY_SOCKET"), watchdog_seconds=int(usec) / 1e6 if ours else None)
+
     def send(self, *lines: str) -> None:
         """Send one message. A service manager that does not listen is not our failure."""
         if self._socket is not None:
+            message = "\n".join(" ".join(line.split("\n")) for line in lines)
             try:
-                self._socket.send("\n".join(lines).encode())
+                self._socket.send(message.encode())
             except OSError:
-                return
+                self.dropped += 1
 
     def close(self) -> None:
         """Close the socket; later sends do nothing."""

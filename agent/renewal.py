@@ -1,32 +1,50 @@
-"""Keeps a valid passport: renewal at half life, retries with bounds, expiry on time.
+"""Keeps a valid passport: renewal at half life, retries with bounds.
 
-One task renews, one watches the end. Both use the boot-time clock, so a suspended machine renews at
-once when it wakes. A failed renewal never ends the daemon once it has been attested; at the first
-start a final failure (no such TEE) does.
+One task renews, on the boot-time clock, so a suspended machine renews at once when it wakes. No
+failure ends it once the daemon has been attested, not even one of the program itself: the passport
+that is valid stays, and when it ends the life cycle says so. At the first start a final failure
+(no such TEE) does end the daemon.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final
 
 import trio
 
 from agent import logs
 from agent.attester import Issued
-from agent.boottime import Clock, sleep_until
+from agent.boottime import LOOK_SECONDS, Clock, sleep_until
 from agent.errors import ExitCode, FatalError
-from agent.lifecycle import Event, Lifecycle, State
+from agent.lifecycle import Lifecycle, Part, Trouble, Weight
+from agent.supervise import place_of
 from attestation.errors import AttestationError, QuoteError
 
 FIRST_RETRY_SECONDS: Final = 1.0
 LONGEST_RETRY_SECONDS: Final = 60.0
+CLOSEST_SECONDS: Final = 1.0  # between the beginnings of two tries, whoever asks for them
 _LOG = logs.get("renewal")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why the last try gave no passport."""
+
+    code: str
+    text: str
+    final: bool  # trying again will hardly help
+
+
 class Renewal:
-    """Issues, renews and expires; `current` is the newest passport, valid or not."""
+    """Issues and renews; `current` is the newest passport, valid or not.
+
+    Attributes:
+        failures: tries that failed, by (code,).
+        renewals: passports issued.
+    """
 
     def __init__(
         self,
@@ -35,23 +53,35 @@ class Renewal:
         lifecycle: Lifecycle,
         clock: Clock,
         rng: random.Random,
+        look_seconds: float = LOOK_SECONDS,
     ) -> None:
         self._issue = issue
         self._lifecycle = lifecycle
         self._clock = clock
         self._rng = rng
+        self._look_seconds = look_seconds
         self._wake = trio.Event()
+        self._failure: Failure | None = None
+        self._next_ns = 0
         self.current: Issued | None = None
-        self.failures = 0
-        self.quote_seconds = 0.0
+        self.failures: dict[tuple[str, ...], int] = {}
+        self.renewals = 0
+        lifecycle.watch(self._passport_trouble)
+        lifecycle.watch(self._collateral_trouble)
 
     @property
     def valid(self) -> bool:
         """Whether there is a passport that has not ended. Derived at the moment it is asked."""
         return self.current is not None and self.current.expires_ns > self._clock()
 
-    def renew_now(self) -> None:
-        """Renew without waiting for half life (a new bundle, an operator's wish)."""
+    @property
+    def next_seconds(self) -> float:
+        """Seconds until the next try; 0 while one is under way or due."""
+        return max((self._next_ns - self._clock()) / 1e9, 0.0)
+
+    def renew_now(self, why: str) -> None:
+        """Renew without waiting for half life (a new bundle, a clock that jumped)."""
+        _LOG.info("passport.renew_now", why=why)
         self._wake.set()
 
     async def run(self) -> None:
@@ -60,41 +90,105 @@ class Renewal:
         Raises:
             FatalError: at the first start, where trying again cannot help.
         """
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch_expiry)
-            retry = FIRST_RETRY_SECONDS
-            while True:
-                started = self._clock()
-                try:
-                    issued = await self._issue()
-                except (AttestationError, OSError) as error:
-                    self._failed(error)
-                    await self._sleep(self._retry_delay(retry))
-                    retry = min(retry * 2, LONGEST_RETRY_SECONDS)
-                    continue
-                self.quote_seconds = (self._clock() - started) / 1e9
-                self.current, retry = issued, FIRST_RETRY_SECONDS
-                self._lifecycle.happen(Event.ISSUED, f"passport {issued.passport_id} issued")
-                _LOG.info(
-                    "passport.issued",
-                    passport=issued.passport_id,
-                    tee=issued.platform.tee_type,
-                    hardware_attested=issued.platform.hardware_attested,
-                    seconds=round(issued.seconds_left(self._clock())),
-                )
-                await self._sleep(self._renewal_delay(issued))
+        retry = FIRST_RETRY_SECONDS
+        while True:
+            started = self._clock()
+            issued = await self._try()
+            if issued is None:
+                wait = self._retry_delay(retry)
+                retry = min(retry * 2, LONGEST_RETRY_SECONDS)
+            else:
+                wait, retry = self._renewal_delay(issued), FIRST_RETRY_SECONDS
+            self._next_ns = self._clock() + int(wait * 1e9)
+            self._lifecycle.look()
+            await self._sleep(started)
 
-    def _failed(self, error: AttestationError | OSError) -> None:
-        self.failures += 1
-        if (
-            isinstance(error, QuoteError)
-            and error.final
-            and self._lifecycle.state is State.ATTESTING
-        ):
-            raise FatalError(ExitCode.NO_TEE, str(error), remedy=error.remedy) from error
-        code = error.code if isinstance(error, AttestationError) else "quote.io"
-        self._lifecycle.happen(Event.FAILED, f"no passport: {error} [{code}]")
-        _LOG.warning("passport.failed", code=code, error=str(error), failures=self.failures)
+    async def _try(self) -> Issued | None:
+        try:
+            issued = await self._issue()
+        except FatalError as error:
+            if self.current is None:
+                raise
+            self._failed(Failure(code="tee.changed", text=str(error), final=True))
+        except AttestationError as error:
+            final = isinstance(error, QuoteError) and error.final
+            if final and self.current is None:
+                raise FatalError(ExitCode.NO_TEE, str(error), remedy=error.remedy) from error
+            self._failed(Failure(code=error.code, text=str(error), final=final))
+        except OSError as error:
+            self._failed(Failure(code="quote.io", text=str(error), final=False))
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not end a valid passport
+            text = f"a fault of the agent itself: {type(error).__name__} at {place_of(error)}"
+            self._failed(Failure(code="internal", text=text, final=False))
+        else:
+            if issued.expires_ns > self._clock():
+                self._issued(issued)
+                return issued
+            text = "what vouches for this platform has ended: a passport would be over already"
+            self._failed(Failure(code="passport.over", text=text, final=False))
+        return None
+
+    def _issued(self, issued: Issued) -> None:
+        self.current, self._failure = issued, None
+        self.renewals += 1
+        self._lifecycle.issued(issued.passport_id, issued.expires_ns)
+        _LOG.info(
+            "passport.issued",
+            passport=issued.passport_id,
+            tee=issued.platform.tee_type,
+            hardware_attested=issued.platform.hardware_attested,
+            seconds=round(issued.seconds_left(self._clock())),
+        )
+
+    def _failed(self, failure: Failure) -> None:
+        self._failure = failure
+        key = (failure.code,)
+        self.failures[key] = self.failures.get(key, 0) + 1
+        _LOG.warning(
+            "passport.failed",
+            code=failure.code,
+            error=failure.text,
+            failures=sum(self.failures.values()),
+        )
+
+    # -- what the life cycle is told --------------------------------------------------------------
+
+    def _passport_trouble(self) -> Trouble | None:
+        failure = self._failure
+        if failure is None:
+            return None
+        following = (
+            f"a quote is asked for again in {self.next_seconds:.0f} s"
+            if self._next_ns
+            else "a quote is being asked for"
+        )
+        if self.current is not None:
+            left = self.current.seconds_left(self._clock())
+            if left > 0:
+                following += f"; without one, requests are refused in {left:.0f} s"
+        return Trouble(
+            part=Part.PASSPORT,
+            weight=Weight.CONCERN,
+            code=failure.code,
+            reason=f"no new passport: {failure.text} [{failure.code}]",
+            next=following,
+        )
+
+    def _collateral_trouble(self) -> Trouble | None:
+        issued = self.current
+        if issued is None or not issued.cut_short:
+            return None
+        return Trouble(
+            part=Part.COLLATERAL,
+            weight=Weight.CONCERN,
+            code="collateral.ending",
+            reason="the vendor's documents about this platform end at"
+            f" {issued.collateral_ends:%Y-%m-%dT%H:%M:%SZ}, and so does the passport",
+            next="each renewal asks for newer documents; without any, requests are refused in"
+            f" {max(issued.seconds_left(self._clock()), 0):.0f} s",
+        )
+
+    # -- when to try ------------------------------------------------------------------------------
 
     def _renewal_delay(self, issued: Issued) -> float:
         return issued.seconds_left(self._clock()) * 0.5 * self._rng.uniform(0.9, 1.1)
@@ -106,7 +200,8 @@ class Renewal:
         left = self.current.seconds_left(self._clock()) if self.current is not None else 0
         return max(min(delay, left / 4), FIRST_RETRY_SECONDS) if left > 0 else delay
 
-    async def _sleep(self, seconds: float) -> None:
+    async def _sleep(self, started_ns: int) -> None:
+        """Until it is time or somebody wishes it, and never too soon after the last try began."""
         async with trio.open_nursery() as nursery:
 
             async def until_woken() -> None:
@@ -114,18 +209,11 @@ class Renewal:
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(until_woken)
-            await sleep_until(self._clock() + int(seconds * 1e9), clock=self._clock)
+            await self._until(self._next_ns)
             nursery.cancel_scope.cancel()
         self._wake = trio.Event()
+        await self._until(started_ns + int(CLOSEST_SECONDS * 1e9))
+        self._next_ns = 0
 
-    async def _watch_expiry(self) -> None:
-        while True:
-            current = self.current
-            if current is None:
-                await trio.sleep(1)
-                continue
-            await sleep_until(current.expires_ns, clock=self._clock)
-            if self.current is current and self._lifecycle.state in (State.SERVING, State.DEGRADED):
-                self._lifecycle.happen(Event.EXPIRED, f"passport {current.passport_id} has ended")
-                _LOG.error("passport.expired", passport=current.passport_id)
-            await trio.sleep(1)
+    async def _until(self, deadline_ns: int) -> None:
+        await sleep_until(deadline_ns, clock=self._clock, look_seconds=self._look_seconds)

@@ -12,7 +12,7 @@ import msgspec
 from agent.config import Config, parse_address
 from agent.errors import ExitCode, FatalError
 from agent.journal import Journal, JournalError
-from agent.stream import Target
+from agent.stream_status import Target
 from enforcement.bundle import Bundle, BundleError
 from enforcement.engine import Engine
 from enforcement.gateway import GatewayConfig, Limits

@@ -8,21 +8,22 @@ the journal's file; none outlives its stream.
 from __future__ import annotations
 
 import random
+import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
-import grpc
 import trio
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent import logs
-from agent.grpc_bridge import CHANNEL_OPTIONS, Bidi, open_bidi
+from agent.grpc_bridge import Bidi, open_bidi, open_channel
 from agent.journal import Journal
 from agent.journal_reader import Boot, JournalReader, Segment
+from agent.lifecycle import Part, Trouble, Weight
 from agent.stream_protocol import Acked, Challenge, StreamClosedError, StreamProtocol
+from agent.stream_status import StreamStatus, Target
+from agent.supervise import Faults, first_of
 from attestation.checkpoint import sign_stream_proof
 from attestation.wire import observer_pb2 as pb
 
@@ -35,69 +36,13 @@ WELCOME_SECONDS: Final = 15.0
 FIRST_RETRY_SECONDS: Final = 0.5
 LONGEST_RETRY_SECONDS: Final = 60.0
 ALARM_RETRY_SECONDS: Final = 60.0
+STEADY_SECONDS: Final = 5.0  # a stream that lived this long ends the trouble before it (a guess)
+AWAY_SECONDS: Final = 15.0  # an Observer may restart in this time without anybody's concern
 GATHER_SECONDS: Final = 0.05  # decisions of this long share a message
 
 _LOG = logs.get("stream")
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """Where the Observer is, and how the way there is protected."""
-
-    address: str
-    ca: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
-
-    def channel(self) -> grpc.Channel:
-        """A new channel. Blocking (reads files)."""
-        if self.ca is None:
-            return grpc.insecure_channel(self.address, options=CHANNEL_OPTIONS)
-        credentials = grpc.ssl_channel_credentials(
-            root_certificates=self.ca.read_bytes(),
-            private_key=self.key.read_bytes() if self.key else None,
-            certificate_chain=self.certificate.read_bytes() if self.certificate else None,
-        )
-        return grpc.secure_channel(self.address, credentials, options=CHANNEL_OPTIONS)
-
-
-@dataclass(slots=True)
-class StreamStatus:
-    """For metrics and `status`.
-
-    Attributes:
-        durable: the last durable seq of this boot.
-        acked_seq: of this boot.
-        older: durable records of earlier boots that are not acknowledged.
-    """
-
-    durable: Callable[[], int]
-    connected: bool = False
-    problem: str = "not connected yet"
-    alarms: int = 0
-    alarm: str = ""
-    streams: int = 0
-    acked_seq: int = 0
-    older: int = 0
-
-    @property
-    def lag(self) -> int:
-        """How many decisions are durable here and not acknowledged there."""
-        return self.older + self.durable() - self.acked_seq
-
-    def as_json(self) -> dict[str, Any]:
-        """JSON-ready values."""
-        return {
-            "connected": self.connected,
-            "problem": self.problem,
-            "alarms": self.alarms,
-            "alarm": self.alarm,
-            "streams": self.streams,
-            "acked_seq": self.acked_seq,
-            "lag": self.lag,
-        }
 
 
 class ObserverStream:
@@ -113,6 +58,7 @@ class ObserverStream:
         key: ec.EllipticCurvePrivateKey,
         passport: Callable[[], bytes | None],
         state: Callable[[], str],
+        faults: Faults,
         rng: random.Random,
     ) -> None:
         self.journal = journal
@@ -122,6 +68,7 @@ class ObserverStream:
         self.key = key
         self.passport = passport
         self.state = state
+        self._faults = faults
         self._rng = rng
         self.finish = trio.Event()
         self.finished = trio.Event()
@@ -129,28 +76,53 @@ class ObserverStream:
         self.status = StreamStatus(durable=lambda: journal.durable_seq)
 
     async def run(self) -> None:
-        """Connect, deliver, connect again with back-off."""
-        retry = FIRST_RETRY_SECONDS
+        """Connect, deliver, connect again with back-off. No fault but a cancellation ends it."""
+        status, retry = self.status, FIRST_RETRY_SECONDS
+        status.away_since = trio.current_time()
         while True:
-            await self._passport_ready()
-            before = self.status.acked_seq
+            before = status.acked_seq
             wait = 0.0
             self.attempts += 1
             try:
+                await self._passport_ready()
                 await self._stream()
             except* StreamClosedError as group:
                 wait = self._closed(group)
             except* (OSError, ValueError) as group:  # TLS files, a broken address
-                self.problem(f"cannot connect: {group.exceptions[0]}")
-            self.status.connected = False
+                self.problem(f"cannot connect: {first_of(group)}")
+            except* sqlite3.Error as group:
+                self.problem(f"the journal cannot be read: {first_of(group)}")
+            except* Exception as group:  # noqa: BLE001 - decisions go on without an Observer
+                self.problem(f"a fault of the agent itself: {self._faults.note('stream', group)}")
+            lived = status.disconnected(trio.current_time())
             if self.finished.is_set():
                 return
-            if self.status.acked_seq > before:
+            if status.acked_seq > before or lived >= STEADY_SECONDS:
                 retry = FIRST_RETRY_SECONDS
             if not wait:
                 wait, retry = retry * self._rng.uniform(0.5, 1.0), retry * 2
                 retry = min(retry, LONGEST_RETRY_SECONDS)
+            status.next_try = trio.current_time() + wait
             await trio.sleep(wait)
+
+    def trouble(self) -> Trouble | None:
+        """What the life cycle is told: the Observer refuses, or has been away for a while."""
+        status, now = self.status, trio.current_time()
+        if status.connected and now - status.connected_since >= STEADY_SECONDS:
+            status.refused = ""
+            return None
+        away = now - status.away_since
+        if not status.refused and (status.connected or away < AWAY_SECONDS):
+            return None
+        left = max(status.next_try - now, 0.0)
+        return Trouble(
+            part=Part.OBSERVER,
+            weight=Weight.CONCERN,
+            code=f"observer.{status.refused}" if status.refused else "observer.away",
+            reason=status.problem or "the stream has just begun again",
+            next=f"the stream is tried again in {left:.0f} s; the journal keeps the {status.lag}"
+            " decisions that are not delivered",
+        )
 
     async def delivered(self) -> None:
         """Ask for the end: returns when everything durable is acknowledged and checkpointed."""
@@ -159,14 +131,13 @@ class ObserverStream:
         await self.finished.wait()
 
     def _closed(self, group: BaseExceptionGroup[StreamClosedError]) -> float:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
+        error = first_of(group)
         assert isinstance(error, StreamClosedError)
         self.problem(str(error))
         if error.alarm:
             self.status.alarms += 1
             self.status.alarm = f"{error.code}: {error}"
+            self.status.refused = error.code
             _LOG.error("stream.alarm", code=error.code, error=str(error))
             return ALARM_RETRY_SECONDS * self._rng.uniform(0.9, 1.1)
         return error.retry_after
@@ -183,7 +154,7 @@ class ObserverStream:
                 await event.wait()
 
     async def _stream(self) -> None:
-        channel = await trio.to_thread.run_sync(self.target.channel)
+        channel = await trio.to_thread.run_sync(open_channel, self.target)
         try:
             reader = await trio.to_thread.run_sync(JournalReader, self.journal.path)
             try:
@@ -272,8 +243,7 @@ class _Session:
         self._bidi.send(pb.AgentMessage(proof=pb.Proof(cose=cose)).SerializeToString())
         self._heartbeat()
         status = owner.status
-        status.connected, status.problem = True, ""
-        status.streams += 1
+        status.connected_now(trio.current_time())
         self._welcomed.set()
         _LOG.info("stream.open", observer=owner.target.address)
 
@@ -291,6 +261,7 @@ class _Session:
         self._journal.acknowledge(boot_id, seq, acked.head)
         self._acked[boot_id] = max(self._acked[boot_id], seq)
         status = self._owner.status
+        status.acks += 1
         if boot_id == self._journal.boot_id:
             status.acked_seq = max(status.acked_seq, seq)
         self._measure_older()

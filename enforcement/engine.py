@@ -55,7 +55,12 @@ _Key = tuple[
 
 
 class Engine:
-    """Decides by one bundle. Safe to share between threads; `decide` is synchronous and short."""
+    """Decides by one bundle. Safe to share between threads; `decide` is synchronous and short.
+
+    Attributes:
+        missing: how often a claim that had to be there was not, by (claim,). May be replaced by
+            one that several engines share.
+    """
 
     def __init__(self, bundle: Bundle, *, cache_size: int = CACHE_SIZE) -> None:
         """`cache_size`: verdicts kept in each cache; 0 switches them off.
@@ -66,6 +71,7 @@ class Engine:
             BundleError: Cedar refuses what the bundle's checks let pass.
         """
         self.bundle = bundle
+        self.missing: dict[tuple[str, ...], int] = {}
         try:
             entities = entities_of(bundle)
             self._phases = {
@@ -159,6 +165,8 @@ class Engine:
                     raise UndecidedError(refused(reason, str(error))) from None
         missing = [name for name in part.required if name not in checked]
         if missing:
+            for name in missing:
+                self.missing[(name,)] = self.missing.get((name,), 0) + 1
             raise UndecidedError(_claims_missing(missing))
         return Question(
             principal=request.principal,

@@ -60,9 +60,10 @@ def _print_status(data: dict[str, Any]) -> None:
     passport, policy, observer = data["passport"], data["policy"], data["observer"]
     journal = data["journal"]
     rows = [
-        ("State", f"{data['state']} for {data['since_seconds']:.0f} s: {data['reason']}"),
+        ("State", f"{data['state']} since {data['since']} ({data['since_seconds']:.0f} s)"),
+        ("Why", data["reason"]),
         ("Next", data["next"]),
-        ("Ready", f"{'yes' if data['ready'] else 'no'} ({data['ready_reason']})"),
+        ("Ready", "yes" if data["ready"] else "no"),
         ("Gateway", f"http://{data['gateway']}"),
     ]
     if passport is not None:
@@ -82,6 +83,10 @@ def _print_status(data: dict[str, Any]) -> None:
                 f"{'connected' if observer['connected'] else 'away'}, {observer['lag']} behind",
             )
         )
+    custody = data["custody"]
+    if custody is not None and custody["problems"]:
+        swap = "and there is swap" if custody["swap"] else "but there is no swap"
+        rows.append(("Keys", f"{'; '.join(custody['problems'])} ({swap})"))
     for name, value in rows:
         click.echo(f"{name + ':':<10} {value}")
 

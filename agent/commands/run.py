@@ -11,6 +11,7 @@ import trio
 
 from agent import logs
 from agent.commands.common import config_option, fail, load, version
+from agent.custody import protect
 from agent.daemon import Daemon
 from agent.errors import FatalError
 from agent.notify import Notifier
@@ -32,7 +33,12 @@ def run(path: Path | None, tee: str | None) -> None:
     """
     config = load(path, tee=tee)
     logs.configure(level=config.agent.log_level, form=config.agent.log_format)
-    daemon = Daemon(config, version=version(), notifier=Notifier(os.environ.get("NOTIFY_SOCKET")))
+    daemon = Daemon(
+        config,
+        version=version(),
+        notifier=Notifier.from_environment(os.environ),
+        custody=protect(),
+    )
     try:
         trio.run(daemon.run)
     except* FatalError as group:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 import trio
 
 from agent.attester import Issued
 from agent.errors import ExitCode, FatalError
-from agent.lifecycle import Event, Lifecycle, State
+from agent.lifecycle import Lifecycle, Standing, State
 from agent.renewal import Renewal
-from attestation.errors import AttestationError, QuoteError, VerificationError
+from attestation.errors import QuoteError, UncheckableError, VerificationError
 from enforcement.outcome import Platform
 
 SECOND = 1_000_000_000
@@ -27,8 +28,9 @@ def clock() -> int:
 class Issuer:
     """Issues at once, or fails as scripted."""
 
-    def __init__(self, script: list[AttestationError | None] | None = None) -> None:
+    def __init__(self, script: list[Exception | None] | None = None) -> None:
         self.script = script or []
+        self.lifetime = LIFETIME
         self.times: list[float] = []
 
     async def __call__(self) -> Issued:
@@ -45,7 +47,10 @@ class Issuer:
             ),
             appraisal=None,  # type: ignore[arg-type]  # nothing here reads it
             issued_ns=now,
-            expires_ns=now + LIFETIME * SECOND,
+            expires_ns=now + self.lifetime * SECOND,
+            collateral_begins=datetime(2026, 1, 1, tzinfo=UTC),
+            collateral_ends=datetime(2030, 1, 1, tzinfo=UTC),
+            cut_short=self.lifetime < LIFETIME,
         )
 
 
@@ -53,7 +58,7 @@ async def run_for(
     seconds: float, issuer: Issuer, then: Callable[[Renewal], None] | None = None
 ) -> Renewal:
     lifecycle = Lifecycle(clock=clock)
-    lifecycle.happen(Event.BEGIN, "")
+    lifecycle.begin()
     renewal = Renewal(issue=issuer, lifecycle=lifecycle, clock=clock, rng=random.Random(7))
     with trio.move_on_after(seconds):
         async with trio.open_nursery() as nursery:
@@ -64,7 +69,11 @@ async def run_for(
     return renewal
 
 
-def failing(count: int) -> list[AttestationError | None]:
+def standing(renewal: Renewal) -> Standing:
+    return renewal._lifecycle.look()
+
+
+def failing(count: int) -> list[Exception | None]:
     return [QuoteError("quote.busy", "busy") for _ in range(count)]
 
 
@@ -84,7 +93,7 @@ async def test_retries_back_off_and_then_succeed(autojump_clock: trio.testing.Mo
     gaps = [b - a for a, b in zip(issuer.times, issuer.times[1:], strict=False)]
     assert gaps[0] < gaps[2] < gaps[4]
     assert renewal.valid
-    assert renewal.failures == 5
+    assert renewal.failures == {("quote.busy",): 5}
 
 
 async def test_a_failed_renewal_degrades_and_the_end_expires(
@@ -92,11 +101,11 @@ async def test_a_failed_renewal_degrades_and_the_end_expires(
 ) -> None:
     issuer = Issuer([None, *failing(10_000)])
     renewal = await run_for(LIFETIME * 0.9, issuer)
-    assert renewal._lifecycle.state is State.DEGRADED
+    assert standing(renewal).state is State.DEGRADED
     assert renewal.valid
     issuer = Issuer([None, *failing(10_000)])
     renewal = await run_for(LIFETIME * 1.1, issuer)
-    assert renewal._lifecycle.state is State.EXPIRED
+    assert standing(renewal).state is State.EXPIRED
     assert not renewal.valid
 
 
@@ -111,7 +120,7 @@ async def test_after_an_expiry_a_new_passport_serves_again(
 ) -> None:
     issuer = Issuer([None, *failing(60)])
     renewal = await run_for(LIFETIME * 6, issuer)
-    assert renewal._lifecycle.state is State.SERVING
+    assert standing(renewal).state is State.SERVING
 
 
 async def test_at_the_first_start_a_final_failure_ends_the_daemon(
@@ -130,7 +139,7 @@ async def test_later_even_a_final_failure_only_degrades(
 ) -> None:
     issuer = Issuer([None, *(QuoteError("quote.dead", "dead key", final=True) for _ in range(99))])
     renewal = await run_for(LIFETIME * 0.7, issuer)
-    assert renewal._lifecycle.state is State.DEGRADED
+    assert standing(renewal).state is State.DEGRADED
 
 
 async def test_own_evidence_that_does_not_verify_gives_no_passport(
@@ -140,10 +149,107 @@ async def test_own_evidence_that_does_not_verify_gives_no_passport(
     renewal = await run_for(30, issuer)
     assert renewal.current is None
     assert not renewal.valid
-    assert "snp.report.signature" in renewal._lifecycle.reason
+    assert "snp.report.signature" in standing(renewal).reason
 
 
 async def test_a_wish_to_renew_is_heard_at_once(autojump_clock: trio.testing.MockClock) -> None:
     issuer = Issuer()
-    await run_for(5, issuer, lambda renewal: renewal.renew_now())
+    await run_for(5, issuer, lambda renewal: renewal.renew_now("test"))
     assert len(issuer.times) == 2
+
+
+async def test_wishes_never_come_closer_together_than_a_second(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    issuer = Issuer()
+
+    def wish_for_ever(renewal: Renewal) -> None:
+        for _ in range(50):
+            renewal.renew_now("test")
+
+    lifecycle = Lifecycle(clock=clock)
+    lifecycle.begin()
+    renewal = Renewal(issue=issuer, lifecycle=lifecycle, clock=clock, rng=random.Random(7))
+    with trio.move_on_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(renewal.run)
+            while True:
+                wish_for_ever(renewal)
+                await trio.sleep(0.05)
+    gaps = [b - a for a, b in zip(issuer.times, issuer.times[1:], strict=False)]
+    assert len(gaps) >= 10
+    assert min(gaps) >= 1.0
+
+
+async def test_a_failure_says_when_it_is_tried_again_and_when_requests_are_refused(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    issuer = Issuer([None, *failing(10_000)])
+    renewal = await run_for(LIFETIME * 0.6, issuer)
+    now = standing(renewal)
+    assert now.state is State.DEGRADED
+    assert "quote.busy" in now.reason
+    assert "a quote is asked for again in" in now.next
+    assert "requests are refused in" in now.next
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("secret text"),
+        ZeroDivisionError(),
+        ExceptionGroup("g", [KeyError("secret text")]),
+        MemoryError(),
+        OSError(28, "No space left on device"),
+        FatalError(ExitCode.NO_TEE, "the kernel's provider is another one now"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_no_fault_of_a_renewal_ends_the_daemon_or_the_valid_passport(
+    autojump_clock: trio.testing.MockClock, error: Exception
+) -> None:
+    issuer = Issuer([None, error, error, None])
+    renewal = await run_for(LIFETIME * 0.8, issuer)
+    assert renewal.renewals == 2
+    assert sum(renewal.failures.values()) == 2
+    assert standing(renewal).state is State.SERVING
+    issuer = Issuer([None, *[error] * 10_000])
+    renewal = await run_for(LIFETIME * 0.8, issuer)
+    assert standing(renewal).ready
+    assert "secret text" not in standing(renewal).reason
+
+
+async def test_a_passport_that_its_collateral_cuts_short_is_a_concern_and_renewed_the_sooner(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    issuer = Issuer()
+    issuer.lifetime = 100
+    renewal = await run_for(60, issuer)
+    assert 45 <= issuer.times[1] - issuer.times[0] <= 57
+    now = standing(renewal)
+    assert now.state is State.DEGRADED
+    assert now.reason.startswith("collateral: the vendor's documents")
+    assert now.ready
+
+
+async def test_a_passport_that_is_over_when_it_is_issued_is_a_failure(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    issuer = Issuer()
+    issuer.lifetime = 0
+    renewal = await run_for(300, issuer)
+    assert not renewal.valid
+    assert standing(renewal).state is State.ATTESTING
+    assert ("passport.over",) in renewal.failures
+    assert len(issuer.times) < 15, "it backs off"
+
+
+async def test_a_vendor_that_cannot_be_reached_at_the_first_start_is_waited_for(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    away = UncheckableError("kds.unavailable", "KDS gave nothing")
+    issuer = Issuer([away] * 20)
+    renewal = await run_for(3600, issuer)
+    assert standing(renewal).state is State.SERVING
+    gaps = [b - a for a, b in zip(issuer.times, issuer.times[1:], strict=False)]
+    assert max(gaps[:19]) <= 66, "the back-off is bounded"
