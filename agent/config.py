@@ -3,8 +3,8 @@
 `/etc/lucid/agent.toml` has one table per part of the daemon. A variable overrides one key:
 `LUCID_GATEWAY_LISTEN` is `listen` of `[gateway]`, `LUCID_GATEWAY_LIMITS_BODY_BYTES` is
 `body_bytes` of `[gateway.limits]`. Unknown keys and variables are errors that name the nearest
-known one. Secrets are never values here: only paths of files that hold them. Relative paths are
-relative to the file.
+known one. Secrets are never values here: only paths of files that hold them, or `credential:NAME`
+(`agent.credentials`). Relative paths are relative to the file.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from agent.credentials import resolve
 from attestation.fetching.asker import check_url
 from attestation.tdx.pcs import BASE_URL, ROOT_CRL_URL
 
@@ -139,6 +140,7 @@ class IdentityTable(_Table, frozen=True):
 
     anonymous: bool = False  # True: requests without a known key are User::"anonymous"
     keys: tuple[IdentityKey, ...] = ()
+    keys_file: str = ""  # more of them, one a line: NAME SHA256
 
 
 class JournalTable(_Table, frozen=True):
@@ -201,7 +203,7 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
         config = msgspec.structs.replace(config, agent=named)
     if problems := _cross_check(config):
         raise ConfigError("\n".join(problems))
-    return _with_absolute_paths(config, path.parent if path is not None else Path())
+    return _with_absolute_paths(config, path.parent if path is not None else Path(), environ)
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -301,9 +303,16 @@ def _readable(message: str) -> str:
     return f"{place.rstrip('`').lstrip('.')}: {text}" if place else text
 
 
-def _with_absolute_paths(config: Config, base: Path) -> Config:
+def _with_absolute_paths(config: Config, base: Path, environ: Mapping[str, str]) -> Config:
     def absolute(text: str) -> str:
         return str((base / text).absolute()) if text else ""
+
+    def secret(text: str) -> str:
+        try:
+            credential = resolve(text, environ)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        return absolute(text) if credential is None else str(credential)
 
     replace = msgspec.structs.replace
     return replace(
@@ -320,10 +329,11 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
         api=replace(config.api, socket=absolute(config.api.socket)),
         observer=replace(
             config.observer,
-            ca_file=absolute(config.observer.ca_file),
-            certificate_file=absolute(config.observer.certificate_file),
-            key_file=absolute(config.observer.key_file),
+            ca_file=secret(config.observer.ca_file),
+            certificate_file=secret(config.observer.certificate_file),
+            key_file=secret(config.observer.key_file),
         ),
+        identity=replace(config.identity, keys_file=secret(config.identity.keys_file)),
     )
 
 
@@ -357,10 +367,11 @@ def _cross_check(config: Config) -> list[str]:
         problems.append(
             f"tee.extend_rtmr3: there is no such register with mode {config.tee.mode!r}"
         )
-    if not config.identity.anonymous and not config.identity.keys:
+    identity = config.identity
+    if not (identity.anonymous or identity.keys or identity.keys_file):
         problems.append(
             "identity: nobody could ask: add [[identity.keys]] with name and sha256,"
-            " or set identity.anonymous = true"
+            " name a keys_file, or set identity.anonymous = true"
         )
     observer = config.observer
     if bool(observer.certificate_file) != bool(observer.key_file):

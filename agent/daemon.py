@@ -28,7 +28,6 @@ from agent.config import Config
 from agent.custody import Custody
 from agent.endorsing import endorsing
 from agent.errors import FatalError
-from agent.identity import Identifier
 from agent.lifecycle import Lifecycle, Part, Standing, State, Trouble, Weight
 from agent.measuring import KernelRegister, Measurer, this_boot
 from agent.notify import Notifier
@@ -176,7 +175,7 @@ class Daemon:
             snapshot=self._current_snapshot,
             gate=self._gate,
             recorder=self.journal,
-            identify=Identifier(config.identity),
+            identify=setup.identifier(config),
             passport=self._current_passport,
         )
         self.gateway_metrics = self.gateway.metrics

@@ -7,9 +7,15 @@ time taken says nothing about how much of a key was right.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
 
 from agent.config import IdentityTable
+
+MAX_KEYS_FILE: Final = 4 * 1024 * 1024  # bytes: some 40,000 keys
+_LINE: Final = re.compile(r"(?P<name>\S.{0,127}?)[ \t]+(?P<sha256>[0-9a-f]{64})")
 
 ANONYMOUS = ("User", "anonymous")
 
@@ -21,6 +27,8 @@ class Identifier:
 
     def __init__(self, table: IdentityTable) -> None:
         self._keys = {bytes.fromhex(key.sha256): key.name for key in table.keys}
+        if table.keys_file:
+            self._keys |= read_keys(Path(table.keys_file))
         self._fallback = ANONYMOUS if table.anonymous else None
 
     def __call__(self, headers: Sequence[Header]) -> tuple[str, str] | None:
@@ -43,3 +51,32 @@ class Identifier:
             if name is not None:
                 return ("User", name)
         return self._fallback
+
+
+def read_keys(path: Path) -> dict[bytes, str]:
+    """The keys of a file: `NAME SHA256` a line, the digest as 64 lower-case hex digits, `#` begins
+    a comment. Gives names by digest. Blocking.
+
+    Raises:
+        ValueError: it cannot be read, or a line is not as it should be. The message names the line
+            by its number, never by what is in it.
+    """
+    try:
+        if path.stat().st_size > MAX_KEYS_FILE:
+            raise ValueError(f"{path}: larger than {MAX_KEYS_FILE} bytes")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: is not UTF-8") from None
+    keys = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        content = line.strip()
+        if not content or content.startswith("#"):
+            continue
+        if not (found := _LINE.fullmatch(content)):
+            raise ValueError(f"{path}: line {number} is not NAME SHA256 (64 lower-case hex digits)")
+        keys[bytes.fromhex(found["sha256"])] = found["name"]
+    if not keys:
+        raise ValueError(f"{path}: there is no key in it")
+    return keys

@@ -11,6 +11,7 @@ import msgspec
 
 from agent.config import Config, parse_address
 from agent.errors import ExitCode, FatalError
+from agent.identity import Identifier
 from agent.journal import Journal, JournalError
 from agent.stream_status import Target
 from enforcement.bundle import Bundle, BundleError
@@ -126,6 +127,22 @@ def observer_target(config: Config) -> Target:
         certificate=path(observer.certificate_file),
         key=path(observer.key_file),
     )
+
+
+def identifier(config: Config) -> Identifier:
+    """Who may ask. Blocking: reads the file of keys.
+
+    Raises:
+        FatalError: that file cannot be used.
+    """
+    try:
+        return Identifier(config.identity)
+    except ValueError as error:
+        raise FatalError(
+            ExitCode.USAGE,
+            f"identity.keys_file: {error}",
+            remedy="one key a line: a name, a space, and the output of: printf %s KEY | sha256sum",
+        ) from None
 
 
 def open_journal(config: Config, directory: Path, boot_seed: bytes) -> Journal:

@@ -8,8 +8,10 @@ import click
 import msgspec
 
 from agent.commands.common import config_option, fail, load
+from agent.config import Config
+from agent.credentials import DIRECTORY
 from agent.errors import FatalError
-from agent.setup import load_bundle
+from agent.setup import identifier, load_bundle
 from attestation.tdx.runtime_register import after
 
 
@@ -25,6 +27,9 @@ def check_config(path: Path | None, *, as_json: bool) -> None:
     config = load(path)
     try:
         bundle, _engine = load_bundle(Path(config.policy.bundle))
+        unchecked = _credentials(config)
+        if config.identity.keys_file not in unchecked:
+            identifier(config)
     except FatalError as error:
         fail(error.code, str(error), error.remedy)
     if as_json:
@@ -32,5 +37,14 @@ def check_config(path: Path | None, *, as_json: bool) -> None:
     else:
         click.echo(f"configuration: ok (agent {config.agent.id}, TEE mode {config.tee.mode})")
         click.echo(f"policy bundle: ok ({bundle.name} {bundle.version}, {bundle.digest.hex()})")
+        for path_there in unchecked:
+            click.echo(f"not checked here: {path_there} (only the service has its credentials)")
         if config.tee.extend_rtmr3:
             click.echo(f"RTMR3 with this bundle alone: {after([bundle.digest]).hex()}")
+
+
+def _credentials(config: Config) -> list[str]:
+    """Files that only the running service is given."""
+    observer = config.observer
+    named = (config.identity.keys_file, observer.ca_file, observer.certificate_file)
+    return [text for text in (*named, observer.key_file) if Path(text).parent == DIRECTORY]

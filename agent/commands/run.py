@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ def run(path: Path | None, tee: str | None) -> None:
     Logs go to standard error, as JSON lines or text ([agent] log_format). Under systemd with
     Type=notify, readiness is reported when the first passport has been issued.
     """
+    faulthandler.enable()  # a watchdog ends a hang by SIGABRT: where every thread stood is said
     config = load(path, tee=tee)
     logs.configure(level=config.agent.log_level, form=config.agent.log_format)
     daemon = Daemon(

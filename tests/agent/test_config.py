@@ -150,3 +150,27 @@ def test_addresses(text: str, expected: tuple[str, int]) -> None:
 def test_what_is_not_an_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"ADDRESS:PORT|does not appear"):
         parse_address(text)
+
+
+CREDENTIALS = """[observer]
+target = "127.0.0.1:1"
+ca_file = "credential:ca.pem"
+[identity]
+keys_file = "credential:api-keys"
+"""
+
+
+def test_a_credential_is_a_file_that_the_service_manager_gave(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, CREDENTIALS), {"CREDENTIALS_DIRECTORY": "/run/given"})
+    assert config.observer.ca_file == "/run/given/ca.pem"
+    assert config.identity.keys_file == "/run/given/api-keys"
+
+
+def test_outside_the_service_a_credential_is_where_it_will_be(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, CREDENTIALS), {})
+    assert config.observer.ca_file == "/run/credentials/lucid-agent.service/ca.pem"
+
+
+@pytest.mark.parametrize("name", ["", "../etc/shadow", "a/b", ".", "..", "a b", "x" * 300])
+def test_a_name_that_no_credential_has_is_refused(tmp_path: Path, name: str) -> None:
+    assert "credential" in problems(tmp_path, CREDENTIALS.replace("ca.pem", name))
