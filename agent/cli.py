@@ -10,6 +10,7 @@ from agent.errors import exit_codes_text
 from agent.lazy import LazyGroup
 
 COMMANDS: Final = {
+    "init": ("agent.commands.init:init", "Write a first configuration and policy bundle."),
     "run": ("agent.commands.run:run", "Run the daemon."),
     "check-config": (
         "agent.commands.check_config:check_config",
