@@ -67,7 +67,8 @@ class PolicyInfo:
 def understand(
     source: PolicySource, *, labels: Iterable[str]
 ) -> tuple[PolicyInfo | None, list[Problem]]:
-    """Read a policy's annotations. `labels` are those that can be masked (detectors that are on).
+    """Read a policy's annotations. `labels` are those that can be masked: of the detectors that are
+    on, and of auditors.
 
     The policy is None where its id is missing or unusable.
     """
@@ -175,7 +176,8 @@ def _redact(
         ]
     return wanted, [
         source.problem(
-            f"@redact names {label or 'an empty label'}, which no detector that is on can find",
+            f"@redact names {label or 'an empty label'}, which no detector or auditor of this "
+            "bundle can find",
             nearest(label, labels),
             mention="`redact`",
         )

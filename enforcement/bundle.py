@@ -10,9 +10,9 @@ only the claims that the vocabulary gives in that phase, and it is not evaluated
 So a policy that reads a claim of the reply alone must say `@phase("response")`, and is refused
 without it.
 
-Sources. `builtin` claims come from the detectors. `auditor:<name>` claims are declared here, but
-no auditor is wired up in this version: they are missing in every request, and a policy that reads
-a required one denies it (`claim_missing:<name>`). Declare them `optional` to write policies ahead.
+Sources. `builtin` claims come from the detectors, `auditor:<name>` claims from auditors, whose
+addresses are the agent's configuration (`enforcement/auditors.py`). A required claim that one of
+its sources does not give denies a request that a policy reading it applies to.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class Bundle:
     Attributes:
         digest: SHA-256 over its files (`bundle_files.bundle_digest`), 32 bytes.
         detectors: labels of the built-in detectors that are on.
+        auditors: names of the auditors that give claims, and the labels that each marks in texts.
         policies: by id, in the order of files and of the policies in them.
         entities: Cedar's JSON form, checked against the schema.
     """
@@ -62,6 +63,7 @@ class Bundle:
     vocabulary: Vocabulary
     stream: StreamTable
     detectors: frozenset[str]
+    auditors: Mapping[str, frozenset[str]]
     policies: Mapping[str, PolicyInfo]
     entities: str
 
@@ -93,6 +95,7 @@ class Bundle:
             vocabulary=manifest.vocabulary,
             stream=manifest.stream,
             detectors=manifest.detectors,
+            auditors=MappingProxyType(dict(manifest.auditors)),
             policies=MappingProxyType(policies),
             entities=entities,
         )
@@ -104,6 +107,9 @@ def _policies(
     policies: dict[str, PolicyInfo] = {}
     problems: list[Problem] = []
     validator = _Validator(manifest) if manifest else None
+    labels = DETECTORS
+    if manifest:
+        labels = manifest.detectors.union(*manifest.auditors.values())
     count = 0
     for name, content in files.items():
         if not name.startswith("policies/"):
@@ -128,9 +134,7 @@ def _policies(
                     )
                 )
                 continue
-            policy, complaints = understand(
-                source, labels=manifest.detectors if manifest else DETECTORS
-            )
+            policy, complaints = understand(source, labels=labels)
             problems += complaints
             if policy is None:
                 continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, TypeVar
 
@@ -14,10 +15,13 @@ from enforcement.detectors import DETECTORS, max_match_length
 from enforcement.outcome import Phase
 from enforcement.problems import Problem
 from enforcement.vocabulary import (
+    AUDITOR,
     BUILTIN_CLAIMS,
     LIMITS,
+    MERGES,
     Claim,
     ClaimType,
+    Merge,
     Vocabulary,
     name_problem,
 )
@@ -26,8 +30,12 @@ FILE: Final = "bundle.toml"
 MAX_HOLD_BACK: Final = 65_536  # characters
 
 _NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-_TABLES: Final = frozenset({"stream", "detectors", "claims"})
-_AUDITOR: Final = re.compile(r"auditor:[a-z0-9][a-z0-9._-]{0,63}")
+_TABLES: Final = frozenset({"stream", "detectors", "claims", "auditors"})
+_AUDITOR_NAME: Final = r"[a-z0-9][a-z0-9._-]{0,63}"
+_AUDITOR: Final = re.compile(AUDITOR + _AUDITOR_NAME)
+LABEL: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
+MAX_AUDITORS: Final = 32  # of one bundle
+MAX_LABELS: Final = 64  # of one auditor
 
 
 class _Table(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
@@ -49,12 +57,24 @@ class ClaimTable(_Table, frozen=True):
     """`[claims.<name>]`: one claim of the vocabulary."""
 
     type: ClaimType
-    source: str
+    source: str | list[str]
+    merge: Merge | None = None
     phases: Annotated[list[Phase], msgspec.Meta(min_length=1)] = msgspec.field(
         default_factory=lambda: list(Phase)
     )
     optional: bool = False
     description: Annotated[str, msgspec.Meta(max_length=1024)] = ""
+
+
+class AuditorTable(_Table, frozen=True):
+    """`[auditors.<name>]`: what an auditor does besides giving claims.
+
+    `labels`: what it marks in texts, so that `@redact` may name it.
+    """
+
+    labels: Annotated[list[str], msgspec.Meta(max_length=MAX_LABELS)] = msgspec.field(
+        default_factory=list
+    )
 
 
 class ManifestTable(_Table, frozen=True):
@@ -76,6 +96,7 @@ class Manifest:
     stream: StreamTable
     detectors: frozenset[str]
     vocabulary: Vocabulary
+    auditors: Mapping[str, frozenset[str]]  # labels that each marks, by its name
 
 
 class _Reader:
@@ -137,6 +158,7 @@ def parse_manifest(content: bytes) -> tuple[Manifest | None, list[Problem]]:
     stream = reader.table(raw.get("stream", {}), StreamTable, "stream")
     detectors = _detectors(raw.get("detectors", {}), reader)
     claims = _claims(raw.get("claims", {}), reader)
+    auditors = _auditors(raw.get("auditors", {}), claims, reader)
     if stream is not None and stream.mode == "window":
         least = max_match_length(detectors)
         if stream.hold_back < least:
@@ -154,6 +176,7 @@ def parse_manifest(content: bytes) -> tuple[Manifest | None, list[Problem]]:
         stream=stream,
         detectors=detectors,
         vocabulary=Vocabulary(claims),
+        auditors=auditors,
     ), reader.problems
 
 
@@ -174,14 +197,19 @@ def _claims(raw: object, reader: _Reader) -> list[Claim]:
         table = reader.table(content, ClaimTable, path)
         if table is None:
             continue
-        complaint = _source_problem(name, table)
+        sources = (table.source,) if isinstance(table.source, str) else tuple(table.source)
+        complaint = _source_problem(name, table.type, sources)
         if complaint:
             reader.problem(f"{path}.source", complaint)
+        merge, complaint = _merge(table, sources)
+        if complaint:
+            reader.problem(f"{path}.merge", complaint)
         claims.append(
             Claim(
                 name=name,
                 type=table.type,
-                source=table.source,
+                sources=sources,
+                merge=merge,
                 phases=frozenset(table.phases),
                 optional=table.optional,
                 description=table.description,
@@ -190,18 +218,63 @@ def _claims(raw: object, reader: _Reader) -> list[Claim]:
     return claims
 
 
-def _source_problem(name: str, table: ClaimTable) -> str | None:
-    if table.source == "builtin":
-        if name not in BUILTIN_CLAIMS:
-            return f"no built-in detector gives `{name}`; {nearest(name, BUILTIN_CLAIMS)}"
-        if table.type is not BUILTIN_CLAIMS[name]:
-            return f"the built-in claim `{name}` is a {BUILTIN_CLAIMS[name].value}"
-        return None
-    if not _AUDITOR.fullmatch(table.source):
-        return f"unknown source {table.source!r}; write `builtin` or `auditor:<name>`"
-    if name in BUILTIN_CLAIMS:
-        return f"`{name}` is a built-in claim; no auditor may give it"
+def _source_problem(name: str, kind: ClaimType, sources: tuple[str, ...]) -> str | None:
+    if not sources or len(set(sources)) != len(sources):
+        return "`source` names nobody, or somebody twice"
+    for source in sources:
+        if source == "builtin":
+            if name not in BUILTIN_CLAIMS:
+                return f"no built-in detector gives `{name}`; {nearest(name, BUILTIN_CLAIMS)}"
+            if kind is not BUILTIN_CLAIMS[name]:
+                return f"the built-in claim `{name}` is a {BUILTIN_CLAIMS[name].value}"
+        elif not _AUDITOR.fullmatch(source):
+            return f"unknown source {source!r}; write `builtin` or `auditor:<name>`"
+    if name in BUILTIN_CLAIMS and "builtin" not in sources:
+        return f"`{name}` is a built-in claim; name `builtin` beside the auditors that give it too"
     return None
+
+
+def _merge(table: ClaimTable, sources: tuple[str, ...]) -> tuple[Merge | None, str | None]:
+    """The rule for several sources, and what is wrong with it."""
+    rules = MERGES[table.type]
+    if len(sources) < 2:
+        return None, "`merge` without a second source" if table.merge else None
+    if not rules:
+        return None, f"a {table.type.value} cannot have several sources: nothing could merge them"
+    if table.merge is None:
+        return rules[0], None
+    if table.merge not in rules:
+        return None, f"a {table.type.value} merges by {' or '.join(rules)}"
+    if "builtin" in sources and table.merge is not rules[0]:
+        return None, f"what a detector found stays found: `merge` must be {rules[0].value}"
+    return table.merge, None
+
+
+def _auditors(raw: object, claims: list[Claim], reader: _Reader) -> Mapping[str, frozenset[str]]:
+    """The labels that each auditor marks; auditors are those that give a claim."""
+    known = sorted({name for claim in claims for name in claim.auditors})
+    labels: dict[str, frozenset[str]] = dict.fromkeys(known, frozenset[str]())
+    if not isinstance(raw, dict):
+        reader.problem("auditors", "`auditors` must be a table of tables")
+        return labels
+    if len(known) > MAX_AUDITORS:
+        reader.problem("claims", f"more than {MAX_AUDITORS} auditors")
+    for name, content in raw.items():
+        path = f"auditors.{name}"
+        table = reader.table(content, AuditorTable, path)
+        if name not in labels:
+            reader.problem(path, f"no claim has the source `auditor:{name}`", nearest(name, known))
+        if table is None:
+            continue
+        for label in table.labels:
+            if not LABEL.fullmatch(label):
+                reader.problem(
+                    f"{path}.labels",
+                    f"{label!r} is not a label (a lower-case letter, then up to 31 lower-case "
+                    "letters, digits and underscores)",
+                )
+        labels[name] = frozenset(table.labels)
+    return labels
 
 
 def _detectors(switches: object, reader: _Reader) -> frozenset[str]:

@@ -19,6 +19,7 @@ from attestation.records import ClaimValue
 from enforcement.cedar_text import I64_MAX, SCALE
 from enforcement.outcome import Phase
 
+AUDITOR: Final = "auditor:"  # before the name of an auditor, in `sources`
 NAME_PATTERN: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 # Cedar's reserved words (grammar: IDENT excludes them), and what its JSON form gives a meaning to.
 RESERVED_NAMES: Final = frozenset(
@@ -42,6 +43,28 @@ class ClaimType(StrEnum):
         """The Cedar type."""
         return _CEDAR_TYPES[self]
 
+
+class Merge(StrEnum):
+    """What a claim is where several sources give it."""
+
+    ANY = "any"  # true if any says so
+    ALL = "all"  # true if all say so
+    MAX = "max"
+    MIN = "min"
+    UNION = "union"
+    INTERSECTION = "intersection"
+
+
+# The rules for each type; the first is the default: for a flag or a risk, the strictest. Strings
+# have none: of two languages neither is right, so a string has one source.
+MERGES: Final[Mapping[ClaimType, tuple[Merge, ...]]] = {
+    ClaimType.BOOL: (Merge.ANY, Merge.ALL),
+    ClaimType.STRING: (),
+    ClaimType.STRING_LIST: (Merge.UNION, Merge.INTERSECTION),
+    ClaimType.INTEGER: (Merge.MAX, Merge.MIN),
+    ClaimType.SCORE: (Merge.MAX, Merge.MIN),
+    ClaimType.DECIMAL: (Merge.MAX, Merge.MIN),
+}
 
 _CEDAR_TYPES: Final = {
     ClaimType.BOOL: "Bool",
@@ -89,14 +112,49 @@ class ClaimError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """One claim of the vocabulary. `source` is `builtin` or `auditor:<name>`."""
+    """One claim of the vocabulary.
+
+    Attributes:
+        sources: `builtin` or `auditor:<name>`, each once.
+        merge: what the claim is where several of them give it; None for one source.
+    """
 
     name: str
     type: ClaimType
-    source: str
+    sources: tuple[str, ...]
     phases: frozenset[Phase]
     optional: bool = False
     description: str = ""
+    merge: Merge | None = None
+
+    @property
+    def auditors(self) -> tuple[str, ...]:
+        """The names of the auditors that give it."""
+        return tuple(
+            source.removeprefix(AUDITOR) for source in self.sources if source.startswith(AUDITOR)
+        )
+
+    def merged(self, first: ClaimValue, second: ClaimValue) -> ClaimValue:
+        """The claim where two sources gave it. Values are in canonical form.
+
+        Raises:
+            ClaimError: there is no rule for it.
+        """
+        match self.merge, first, second:
+            case Merge.ANY, bool(), bool():
+                return first or second
+            case Merge.ALL, bool(), bool():
+                return first and second
+            case Merge.UNION, tuple(), tuple():
+                return self._texts({*first, *second})
+            case Merge.INTERSECTION, tuple(), tuple():
+                return self._texts({*first} & {*second})
+            case Merge.MAX, int(), int():
+                return max(first, second)
+            case Merge.MIN, int(), int():
+                return min(first, second)
+            case _:
+                raise ClaimError(f"claim {self.name} has no rule for two values")
 
     def check(self, value: object) -> ClaimValue:
         """The value in its one canonical form (lists sorted, without repetition).

@@ -20,6 +20,7 @@ from enforcement.cedar_text import Places, statements
 from enforcement.detectors import DETECTORS
 from enforcement.outcome import Outcome, Phase
 from enforcement.policy_source import parse_policies
+from enforcement.vocabulary import Merge
 from tests.enforcement.bundles import MANIFEST, PERMIT, problems, write
 
 HEAD = 'name = "test"\nversion = "1"\n'
@@ -229,7 +230,7 @@ CLAIM = '[claims.x]\ntype = "bool"\nsource = "auditor:a"\n'
         (HEAD + CLAIM.replace("auditor:a", "auditor:"), 5, "unknown source"),
         (HEAD + CLAIM.replace("auditor:a", "builtin"), 5, "no built-in detector gives `x`"),
         (HEAD + CLAIM.replace("auditor:a", "http://x"), 5, "unknown source"),
-        (HEAD + CLAIM.replace(".x", ".pii_found"), 5, "no auditor may give it"),
+        (HEAD + CLAIM.replace(".x", ".pii_found"), 5, "name `builtin` beside"),
         (HEAD + "[claims.pii_types]\ntype='bool'\nsource='builtin'\n", 5, "is a string_list"),
         (HEAD + "name = 'twice'\n", 3, "Cannot overwrite"),
         (HEAD + "x = [\n", 3, "Invalid value"),
@@ -430,7 +431,10 @@ def test_a_label_whose_detector_is_off_cannot_be_redacted(tmp_path: Path) -> Non
     )
     manifest = MANIFEST + "[detectors]\nemail = false\n"
     problem = only(write(tmp_path, text, manifest=manifest))
-    assert "@redact names email, which no detector that is on can find" in problem.message
+    assert (
+        "@redact names email, which no detector or auditor of this bundle can find"
+        in problem.message
+    )
 
 
 @pytest.mark.parametrize(
@@ -601,3 +605,56 @@ def test_broken_text_is_always_a_problem_with_a_place(text: str) -> None:
     assert found
     assert all(problem.line >= 1 and problem.column >= 1 for problem in found)
     assert all(policy.line >= 1 for policy in policies)
+
+
+# -- auditors -------------------------------------------------------------------------------------
+
+SHARED = """
+[claims.risk]
+type = "score"
+source = ["auditor:a", "auditor:b"]
+[auditors.a]
+labels = ["person", "place"]
+"""
+
+
+def test_a_bundle_says_who_gives_a_claim_how_several_merge_and_what_they_mark(
+    tmp_path: Path,
+) -> None:
+    text = PERMIT + (
+        '@id("m") @decision("redact") @redact("person,email") '
+        "forbid (principal, action, resource) when { context.claims.risk > 5000 };"
+    )
+    bundle = Bundle.load(write(tmp_path, text, manifest=HEAD + SHARED))
+    risk = bundle.vocabulary["risk"]
+    assert risk.auditors == ("a", "b")
+    assert risk.merge is Merge.MAX
+    assert bundle.auditors == {"a": frozenset({"person", "place"}), "b": frozenset()}
+    assert bundle.policies["m"].redact == {"person", "email"}
+
+
+@pytest.mark.parametrize(
+    ("manifest", "words"),
+    [
+        ("[claims.r]\ntype='score'\nsource=[]\n", "names nobody"),
+        ("[claims.r]\ntype='score'\nsource=['auditor:a','auditor:a']\n", "somebody twice"),
+        ("[claims.r]\ntype='score'\nsource=['auditor:a','builtin']\n", "no built-in detector"),
+        ("[claims.r]\ntype='score'\nsource='auditor:a'\nmerge='max'\n", "without a second"),
+        ("[claims.r]\ntype='string'\nsource=['auditor:a','auditor:b']\n", "nothing could merge"),
+        (
+            "[claims.r]\ntype='score'\nsource=['auditor:a','auditor:b']\nmerge='any'\n",
+            "a score merges by max or min",
+        ),
+        (
+            "[claims.pii_found]\ntype='bool'\nsource=['builtin','auditor:b']\nmerge='all'\n",
+            "what a detector found stays found",
+        ),
+        ("[auditors.a]\nlabels=['x']\n", "no claim has the source `auditor:a`"),
+        (SHARED + "colour=1\n", "unknown key `auditors.a.colour`"),
+        (SHARED.replace("person", "Per son"), "'Per son' is not a label"),
+    ],
+)
+def test_what_is_said_of_auditors_must_make_sense(
+    tmp_path: Path, manifest: str, words: str
+) -> None:
+    assert words in " ".join(map(str, problems(write(tmp_path, manifest=HEAD + manifest))))

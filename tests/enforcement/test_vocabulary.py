@@ -25,7 +25,7 @@ BOTH = frozenset(Phase)
 
 
 def claim(kind: ClaimType, name: str = "x", *, optional: bool = False) -> Claim:
-    return Claim(name=name, type=kind, source="auditor:a", phases=BOTH, optional=optional)
+    return Claim(name=name, type=kind, sources=("auditor:a",), phases=BOTH, optional=optional)
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ def test_an_optional_claim_must_be_guarded() -> None:
 
 def test_a_claim_is_only_in_the_schema_of_its_phases() -> None:
     late = Claim(
-        name="late", type=ClaimType.BOOL, source="auditor:a", phases=frozenset({Phase.RESPONSE})
+        name="late", type=ClaimType.BOOL, sources=("auditor:a",), phases=frozenset({Phase.RESPONSE})
     )
     vocabulary = Vocabulary([late])
     assert '"late"' in validation_schema(vocabulary, Phase.RESPONSE)
