@@ -19,7 +19,7 @@ from attestation.records import DecisionRecord
 from enforcement import sse
 from enforcement.apierror import Headers, Refusal
 from enforcement.auditing import Audit, Question
-from enforcement.detectors import DETECTORS, Span
+from enforcement.detectors import Span
 from enforcement.policy_view import marked_by
 from enforcement.redact import mask_of
 from enforcement.sse import MalformedStreamError, SseDecoder
@@ -164,7 +164,7 @@ class AuditedStream:
         out = self._guard.answer(audit)
         if self.denied or self._observe:
             return out if self.denied or not self._finishing else out + self._guard.finish()
-        marked = marked_by(audit, self._guard.redact - DETECTORS)
+        marked = marked_by(audit, self._guard.redact)
         if marked is None:
             return out + self._guard.deny("redaction_incomplete")
         self._marked = [_joined(spans) for spans in marked]

@@ -20,7 +20,6 @@ from enforcement.apierror import Headers, Refusal, error_body, error_type
 from enforcement.audited_stream import AuditedStream
 from enforcement.auditing import Audit, Auditors, Question
 from enforcement.denial import policy_refusal
-from enforcement.detectors import DETECTORS
 from enforcement.outcome import Outcome, Phase, Verdict
 from enforcement.policy_view import Asked, Findings
 from enforcement.redact import RedactionIncompleteError, known_labels, mask
@@ -303,7 +302,7 @@ class Exchange:
         self, texts: list[Text], verdict: Verdict, audit: Audit | None
     ) -> tuple[bool, Verdict]:
         labels, edited = known_labels(verdict.redact), False
-        marked = policy_view.marked_by(audit, verdict.redact - DETECTORS)
+        marked = policy_view.marked_by(audit, verdict.redact)
         if marked is None:
             return False, policy_view.denied("redaction_incomplete")
         try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from attestation.records import ClaimValue, Coverage, DecisionRecord, TextDigest
 from enforcement.auditing import Audit
-from enforcement.detectors import Span, claims_from, scan
+from enforcement.detectors import DETECTORS, Span, claims_from, scan
 from enforcement.outcome import Outcome, Phase, PolicyRequest, Verdict
 from enforcement.shapes import BodyError
 from enforcement.snapshot import Snapshot
@@ -80,13 +80,13 @@ class Findings:
 
 
 def marked_by(audit: Audit | None, labels: frozenset[str]) -> tuple[tuple[Span, ...], ...] | None:
-    """For each text, the auditors' spans of these labels; empty where there is none at all.
+    """For each text, the auditors' spans of these labels; empty where they gave none at all.
 
     None: an auditor that knows one of the labels did not say where they are.
     """
-    if not labels:
-        return ()
-    if audit is None or labels & audit.unmaskable:
+    if audit is None:
+        return None if labels - DETECTORS else ()
+    if labels & audit.unmaskable:
         return None
     return tuple([tuple([s for s in spans if s.label in labels]) for spans in audit.spans])
 

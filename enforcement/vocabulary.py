@@ -255,19 +255,27 @@ class Vocabulary:
         claim = self._claims.get(name)
         if claim is None:
             raise ClaimError(f"claim {name} is not in the vocabulary")
-        if claim.type not in {ClaimType.SCORE, ClaimType.DECIMAL}:
-            raise ClaimError(f"claim {name} is a {claim.type.value}, which is not scaled")
-        given: object = value  # from JSON, so the annotation is only a hope
-        if isinstance(given, bool) or not isinstance(given, int | float):
-            raise ClaimError(f"claim {name} is not a number")
-        if isinstance(given, float) and not math.isfinite(given):
-            raise ClaimError(f"claim {name} is not a finite number")
-        if abs(value) > I64_MAX:
-            raise ClaimError(f"claim {name} is outside {I64_MIN} to {I64_MAX}")
-        exact = Decimal(repr(value)) * SCALE
-        number = claim.check(int(exact.to_integral_value(rounding=ROUND_HALF_EVEN)))
-        assert isinstance(number, int)
-        return number
+        return scaled(claim, value)
+
+
+def scaled(claim: Claim, value: object) -> int:
+    """`Vocabulary.scale` for a claim at hand.
+
+    Raises:
+        ClaimError: see there.
+    """
+    if claim.type not in {ClaimType.SCORE, ClaimType.DECIMAL}:
+        raise ClaimError(f"claim {claim.name} is a {claim.type.value}, which is not scaled")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ClaimError(f"claim {claim.name} is not a number")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ClaimError(f"claim {claim.name} is not a finite number")
+    if abs(value) > I64_MAX:
+        raise ClaimError(f"claim {claim.name} is outside {I64_MIN} to {I64_MAX}")
+    exact = Decimal(repr(value)) * SCALE
+    number = claim.check(int(exact.to_integral_value(rounding=ROUND_HALF_EVEN)))
+    assert isinstance(number, int)
+    return number
 
 
 def is_unicode(text: str) -> bool:
