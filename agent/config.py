@@ -24,6 +24,7 @@ import msgspec
 from agent.credentials import resolve
 from attestation.fetching.asker import check_url
 from attestation.tdx.pcs import BASE_URL, ROOT_CRL_URL
+from enforcement.auditor_client import AuditorSettings
 
 ENV_PREFIX: Final = "LUCID_"
 # Variables with the prefix that are not configuration of the daemon.
@@ -143,6 +144,26 @@ class IdentityTable(_Table, frozen=True):
     keys_file: str = ""  # more of them, one a line: NAME SHA256
 
 
+class AuditorTable(_Table, frozen=True):
+    """One `[[auditors]]`: a service that gives claims (`source = "auditor:NAME"` in the bundle).
+
+    Times are in seconds. After `failures` in a row it is left alone for `pause_seconds`, and twice
+    as long each time that it fails again, up to `longest_pause_seconds`.
+    """
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+    url: str  # http://ADDRESS:PORT, or unix:/path/of/socket
+    deadline_seconds: Annotated[float, msgspec.Meta(gt=0, le=60)] = 0.5
+    start_seconds: Annotated[float, msgspec.Meta(ge=0, le=600)] = 30.0  # to be ready at start
+    concurrency: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 64
+    text_characters: Annotated[int, msgspec.Meta(ge=1, le=64 * 1024 * 1024)] = 1024 * 1024
+    answer_bytes: Annotated[int, msgspec.Meta(ge=1024, le=16 * 1024 * 1024)] = 256 * 1024
+    failures: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
+    pause_seconds: Seconds = 1.0
+    longest_pause_seconds: Seconds = 30.0
+    config: dict[str, Any] = {}  # the contract's auditor_config, sent with every question
+
+
 class JournalTable(_Table, frozen=True):
     """`[journal]`: the record of decisions."""
 
@@ -178,6 +199,7 @@ class Config(_Table, frozen=True):
     policy: PolicyTable = PolicyTable()
     gateway: GatewayTable = GatewayTable()
     identity: IdentityTable = IdentityTable()
+    auditors: tuple[AuditorTable, ...] = ()
     journal: JournalTable = JournalTable()
     observer: ObserverTable = ObserverTable()
     api: ApiTable = ApiTable()
@@ -255,7 +277,7 @@ def _known_variables(table: type[_Table], path: tuple[str, ...]) -> dict[str, tu
         sub = _subtable(hint)
         if sub is not None:
             known |= _known_variables(sub, (*path, key))
-        elif key != "keys":  # a list of tables has no single value
+        elif key not in ("keys", "auditors"):  # a list of tables has no single value
             known[ENV_PREFIX + "_".join((*path, key)).upper()] = (*path, key)
     return known
 
@@ -373,6 +395,15 @@ def _cross_check(config: Config) -> list[str]:
             "identity: nobody could ask: add [[identity.keys]] with name and sha256,"
             " name a keys_file, or set identity.anonymous = true"
         )
+    named: set[str] = set()
+    for auditor in config.auditors:
+        if auditor.name in named:
+            problems.append(f"auditors: two are called {auditor.name!r}")
+        named.add(auditor.name)
+        try:
+            AuditorSettings(name=auditor.name, url=auditor.url).address  # noqa: B018 - only tried
+        except ValueError as error:
+            problems.append(f"auditors: {auditor.name}: url: {error}")
     observer = config.observer
     if bool(observer.certificate_file) != bool(observer.key_file):
         problems.append("observer: certificate_file and key_file go together")

@@ -123,6 +123,7 @@ class Daemon:
             ):
                 if self.stream is not None:
                     services.start_soon(self.stream.run)
+                await services.start(self.auditors.run)
                 services.start_soon(
                     functools.partial(
                         keep_alive, "pulse", self.pulse.run, self.faults, rng=self._rng
@@ -131,6 +132,7 @@ class Daemon:
                 api = Api(self, self._challenge)
                 serve = functools.partial(local_api.serve, faults=self.faults)
                 await services.start(serve, listener, api)
+                await setup.check_auditors(self.auditors, self._pending[0], wait=True)
                 async with trio.open_nursery() as front:
                     front.start_soon(self._handle_signals)
                     front.start_soon(self.renewal.run)
@@ -164,6 +166,7 @@ class Daemon:
 
     def _open_doors(self) -> None:
         config = self.config
+        self.auditors = setup.auditors(config)
         self.renewal = Renewal(
             issue=self._issue_current,
             lifecycle=self.lifecycle,
@@ -236,6 +239,7 @@ class Daemon:
             passport_id=issued.passport_id,
             platform=issued.platform,
             agent_id=self.config.agent.id,
+            auditors=self.auditors.for_bundle(bundle),
         )
         self.journal.set_signer(self.attester.key, issued.token)
         return issued
@@ -307,6 +311,7 @@ class Daemon:
         path, before = Path(self.config.policy.bundle), self._pending[0]
         try:
             loaded = await trio.to_thread.run_sync(setup.load_bundle, path)
+            await setup.check_auditors(self.auditors, loaded[0], wait=False)
         except FatalError as error:
             self._refused(str(error))
             return

@@ -11,6 +11,7 @@ from agent.journal import Journal
 from agent.lifecycle import Lifecycle, Standing
 from agent.renewal import Renewal
 from agent.stream_status import StreamStatus
+from enforcement.auditors import AuditorService
 from enforcement.gateway_metrics import GatewayMetrics
 from enforcement.snapshot import Snapshot
 
@@ -22,6 +23,7 @@ class Parts(Protocol):
     renewal: Renewal
     journal: Journal
     gateway_metrics: GatewayMetrics
+    auditors: AuditorService
     snapshot: Snapshot | None
     reload_failures: int
     gateway_address: str

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from agent import logs
 from agent.attester import Attester
+from agent.auditor_metrics import auditor_metrics
 from agent.boottime import wall_ns
 from agent.config import Config
 from agent.health import Parts
@@ -43,6 +44,7 @@ def scrape(parts: Scraped) -> Iterator[Family]:
     yield from _life(parts)
     yield from _attestation(parts)
     yield from _decisions(parts)
+    yield from auditor_metrics(parts.auditors.clients)
     yield from _journal(parts)
     yield from _stream(parts)
     yield from _drops(parts)

@@ -9,15 +9,20 @@ from pathlib import Path
 
 import msgspec
 
+from agent import logs
 from agent.config import Config, parse_address
 from agent.errors import ExitCode, FatalError
 from agent.identity import Identifier
 from agent.journal import Journal, JournalError
 from agent.stream_status import Target
+from enforcement.auditor_client import AuditorSettings
+from enforcement.auditors import AuditorService
+from enforcement.breaker import Rules
 from enforcement.bundle import Bundle, BundleError
 from enforcement.engine import Engine
 from enforcement.gateway import GatewayConfig, Limits
 
+_LOG = logs.get("setup")
 LOOPBACK = ("localhost", "::1")
 BACKLOG = 1024  # connections the kernel may queue for the gateway
 
@@ -60,6 +65,58 @@ def load_bundle(path: Path) -> tuple[Bundle, Engine]:
     except BundleError as error:
         raise FatalError(
             ExitCode.USAGE, f"the policy bundle {path} cannot be used:\n{error}"
+        ) from None
+
+
+def auditors(config: Config) -> AuditorService:
+    """The auditors that the configuration names."""
+    return AuditorService(
+        [
+            AuditorSettings(
+                name=table.name,
+                url=table.url,
+                deadline=table.deadline_seconds,
+                start=table.start_seconds,
+                concurrency=table.concurrency,
+                text_characters=table.text_characters,
+                answer_bytes=table.answer_bytes,
+                config=msgspec.json.encode(table.config),
+                breaker=Rules(
+                    failures=table.failures,
+                    pause=table.pause_seconds,
+                    longest_pause=table.longest_pause_seconds,
+                ),
+            )
+            for table in config.auditors
+        ]
+    )
+
+
+def known_auditors(config: Config, bundle: Bundle) -> None:
+    """Look, without asking anybody, whether the configuration has the auditors of a bundle.
+
+    Raises:
+        FatalError: one is missing.
+    """
+    try:
+        auditors(config).for_bundle(bundle)
+    except BundleError as error:
+        raise FatalError(ExitCode.USAGE, f"the policy bundle cannot be used:\n{error}") from None
+
+
+async def check_auditors(service: AuditorService, bundle: Bundle, *, wait: bool) -> None:
+    """Ask the auditors of a bundle whether they give what it says.
+
+    Raises:
+        FatalError: one does not, or could not be asked.
+    """
+    try:
+        for warning in await service.check(bundle, wait=wait):
+            _LOG.warning("auditors.unknown", problem=warning)
+    except BundleError as error:
+        raise FatalError(
+            ExitCode.FAILED,  # an auditor may be there when the agent is started again
+            f"the policy bundle {bundle.name} cannot be used:\n{error}",
         ) from None
 
 

@@ -50,6 +50,7 @@ class AuditorSettings:
         text_characters: a longer text is not sent; the auditor's claims are missing then.
         answer_bytes: a longer answer is cut off.
         config: JSON; the contract's `auditor_config`.
+        start: seconds that it may take to be ready, when the agent starts.
     """
 
     name: str
@@ -59,6 +60,7 @@ class AuditorSettings:
     text_characters: int = 1024 * 1024
     answer_bytes: int = 256 * 1024
     config: bytes = b"{}"
+    start: float = 30.0
     breaker: Rules = field(default_factory=Rules)
 
     @property

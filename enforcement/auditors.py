@@ -98,11 +98,11 @@ class AuditorService:
             )
         return BundleAuditors(self.clients, bundle) if bundle.auditors else None
 
-    async def check(self, bundle: NeedsAuditors, *, seconds: float) -> list[str]:
-        """Ask every auditor of a bundle what it gives, waiting for those that are not ready.
+    async def check(self, bundle: NeedsAuditors, *, wait: bool) -> list[str]:
+        """Ask every auditor of a bundle what it gives.
 
         Args:
-            seconds: how long auditors of required claims may take to be there.
+            wait: for auditors of required claims that are not ready, each as long as it may take.
 
         Returns:
             Warnings: auditors of optional claims alone that could not be asked.
@@ -122,8 +122,8 @@ class AuditorService:
 
         async def look(name: str) -> None:
             try:
-                wait = seconds if name in needed else 0.0
-                found = await self._shortfalls(name, bundle.vocabulary, wait)
+                patience = self.clients[name].settings.start if wait and name in needed else 0.0
+                found = await self._shortfalls(name, bundle.vocabulary, patience)
             except AnswerError as error:
                 text = f"the auditor {name} cannot be asked what it gives ({error.status})"
                 if name in needed:

@@ -11,7 +11,7 @@ from agent.commands.common import config_option, fail, load
 from agent.config import Config
 from agent.credentials import DIRECTORY
 from agent.errors import FatalError
-from agent.setup import identifier, load_bundle
+from agent.setup import identifier, known_auditors, load_bundle
 from attestation.tdx.runtime_register import after
 
 
@@ -27,6 +27,7 @@ def check_config(path: Path | None, *, as_json: bool) -> None:
     config = load(path)
     try:
         bundle, _engine = load_bundle(Path(config.policy.bundle))
+        known_auditors(config, bundle)
         unchecked = _credentials(config)
         if config.identity.keys_file not in unchecked:
             identifier(config)

@@ -392,15 +392,15 @@ async def test_an_exchange_that_is_given_up_leaves_no_call_and_no_place_behind(
 VOCABULARY = {"claims": [{"name": "risk", "type": "score_normalized"}]}
 
 
-async def refusal(home: House, *, seconds: float = 0.0) -> str:
+async def refusal(home: House, *, wait: bool = False) -> str:
     with pytest.raises(BundleError) as info:
-        await home.service.check(home.bundle, seconds=seconds)
+        await home.service.check(home.bundle, wait=wait)
     return str(info.value)
 
 
 async def test_a_bundle_whose_auditors_give_what_it_says_is_accepted() -> None:
     async with house(risk("a"), {"a": Peer(vocabulary=VOCABULARY)}) as home:
-        assert await home.service.check(home.bundle, seconds=0) == []
+        assert await home.service.check(home.bundle, wait=False) == []
 
 
 @pytest.mark.parametrize(
@@ -428,29 +428,29 @@ async def test_a_bundle_that_names_an_auditor_unknown_to_the_agent_is_refused() 
         with pytest.raises(BundleError, match=r"knows no auditor 'aa'.*did you mean a\?"):
             home.service.for_bundle(bundle)
         with pytest.raises(BundleError):
-            await home.service.check(bundle, seconds=0)
+            await home.service.check(bundle, wait=False)
 
 
 async def test_an_auditor_that_is_not_ready_is_waited_for(autojump_clock: object) -> None:
     peer = Peer(vocabulary=VOCABULARY, health={"status": "healthy", "ready": False})
-    async with house(risk("a"), {"a": peer}) as home:
+    async with house(risk("a"), {"a": peer}, start=10.0) as home:
 
         async def get_ready() -> None:
             await trio.sleep(5)
             peer.health = {"status": "healthy", "ready": True}
 
         home.nursery.start_soon(get_ready)
-        await home.service.check(home.bundle, seconds=10)
+        await home.service.check(home.bundle, wait=True)
         assert trio.current_time() >= 5
         peer.health = {"status": "healthy", "ready": False}
-        assert "not_ready" in await refusal(home, seconds=2)
+        assert "not_ready" in await refusal(home, wait=True)
 
 
 async def test_auditors_of_optional_claims_alone_are_not_waited_for(tmp_path: Path) -> None:
     vocabulary = risk("a", optional=True)
     async with house(vocabulary, {"a": Peer()}, folder=tmp_path) as home:
         (tmp_path / "a").unlink()
-        warnings = await home.service.check(home.bundle, seconds=60)
+        warnings = await home.service.check(home.bundle, wait=True)
         assert warnings == ["the auditor a cannot be asked what it gives (unreachable)"]
 
 
