@@ -172,10 +172,25 @@ class AuditorClient:
         Raises:
             AnswerError: there is none, or `read` says that it cannot be used.
         """
-        return await self._call(b"%b%d\r\n\r\n%b" % (self._post, len(body), body), read)
+        start = trio.current_time()
+        if not self.breaker.allows(start):
+            self.metrics.count("circuit_open", 0.0)
+            raise AnswerError("circuit_open")
+        status = "cancelled"
+        try:
+            answer = await self._call(b"%b%d\r\n\r\n%b" % (self._post, len(body), body), read)
+            status = "ok"
+        except AnswerError as error:
+            status = error.status
+            raise
+        finally:
+            now = trio.current_time()
+            self.metrics.count(status, now - start)
+            self._tell_breaker(status, now)
+        return answer
 
     async def get(self, path: str, read: Callable[[bytes], _T]) -> _T:
-        """GET `/health` or `/vocabulary`. The same bounds and breaker.
+        """GET `/health` or `/vocabulary`. The same bounds; the breaker is not asked or told.
 
         Raises:
             AnswerError: see `claims`.
@@ -184,30 +199,14 @@ class AuditorClient:
         return await self._call(b"%b%b\r\n\r\n" % (head, self._pool.authority), read)
 
     async def _call(self, request: bytes, read: Callable[[bytes], _T]) -> _T:
-        start = trio.current_time()
-        if not self.breaker.allows(start):
-            self.metrics.count("circuit_open", 0.0)
-            raise AnswerError("circuit_open")
         status = "busy"  # as long as there is no place
-        try:
-            with trio.move_on_at(start + self.settings.deadline):
-                await self._take_place()
-                status = "timeout"
-                try:
-                    answer = read(await self._answer(request))
-                finally:
-                    self._free_place()
-                status = "ok"
-                return answer
-        except AnswerError as error:
-            status = error.status
-        except trio.Cancelled:  # from outside; the deadline's own ends at its scope
-            status = "cancelled"
-            raise
-        finally:
-            now = trio.current_time()
-            self.metrics.count(status, now - start)
-            self._tell_breaker(status, now)
+        with trio.move_on_after(self.settings.deadline):
+            await self._take_place()
+            status = "timeout"
+            try:
+                return read(await self._answer(request))
+            finally:
+                self._free_place()
         raise AnswerError(status)
 
     def _tell_breaker(self, status: str, now: float) -> None:
