@@ -7,12 +7,13 @@ re-serialises them. A record is a map with text keys, the keys in the order of R
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final
 
 import cbor2
+import msgspec
 
 from attestation import cbor
 from attestation.errors import MalformedError
@@ -28,21 +29,14 @@ ClaimValue = bool | int | str | tuple[str, ...]
 _EMPTY: Final[MappingProxyType[str, Any]] = MappingProxyType({})
 
 
-def _empty() -> MappingProxyType[str, Any]:
-    # A factory: Python 3.11 takes a mappingproxy for a mutable default and refuses it.
-    return _EMPTY
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextDigest:
+class TextDigest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One text that was looked at: SHA-256 over (boot salt ‖ UTF-8 text), and its size in bytes."""
 
     sha256: bytes
     size: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Coverage:
+class Coverage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What was really looked at. Bytes are decoded text in UTF-8, not wire bytes."""
 
     seen: int = 0
@@ -52,8 +46,7 @@ class Coverage:
     complete: bool = True  # False: the exchange ended before everything was seen
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecisionRecord:
+class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A decision before the journal gives it a place (agent, boot, seq and time are added there).
 
     Attributes:
@@ -79,16 +72,12 @@ class DecisionRecord:
     reasons: tuple[str, ...]
     bundle: tuple[str, str, bytes]  # name, version, SHA-256 digest
     passport: str
-    obligations: MappingProxyType[str, tuple[str, ...]] | dict[str, tuple[str, ...]] = field(
-        default_factory=_empty
-    )
-    claims: MappingProxyType[str, ClaimValue] | dict[str, ClaimValue] = field(
-        default_factory=_empty
-    )
+    obligations: MappingProxyType[str, tuple[str, ...]] | dict[str, tuple[str, ...]] = _EMPTY
+    claims: MappingProxyType[str, ClaimValue] | dict[str, ClaimValue] = _EMPTY
     texts: tuple[TextDigest, ...] = ()
-    coverage: Coverage = field(default_factory=Coverage)
-    latency_us: dict[str, int] = field(default_factory=dict)
-    auditors: dict[str, str] = field(default_factory=dict)
+    coverage: Coverage = msgspec.field(default_factory=Coverage)
+    latency_us: dict[str, int] = msgspec.field(default_factory=dict)
+    auditors: dict[str, str] = msgspec.field(default_factory=dict)
     shadow: str | None = None
 
 

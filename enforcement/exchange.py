@@ -11,8 +11,9 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from attestation.records import Coverage, DecisionRecord
 from enforcement import policy_view
@@ -43,8 +44,7 @@ __all__ = ["Exchange", "Ruling", "StreamGuard", "refuse_unknown_route"]
 UNKNOWN_PRINCIPAL: Final = ("User", "unknown")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ruling:
+class Ruling(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the door must do, and the record of why.
 
     Attributes:

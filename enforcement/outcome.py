@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from attestation.records import ClaimValue
 
@@ -33,8 +35,7 @@ class Outcome(StrEnum):
 _ORDER = (Outcome.PROCEED, Outcome.WARN, Outcome.REDACT, Outcome.DENY)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The engine's answer to one policy request.
 
     Attributes:
@@ -52,7 +53,7 @@ class Verdict:
     redact: frozenset[str] = frozenset()
     evaluated: bool = True
     errors: tuple[str, ...] = ()
-    claims_read: Mapping[str, ClaimValue] = field(default_factory=dict)
+    claims_read: Mapping[str, ClaimValue] = msgspec.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +66,7 @@ class Platform:
     simulated: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PolicyRequest:
+class PolicyRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One question to the engine. Uids are (entity type without namespace, id)."""
 
     principal: tuple[str, str]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+
+import msgspec
 
 from attestation.records import ClaimValue, Coverage, DecisionRecord, TextDigest
 from enforcement.auditing import Audit
@@ -19,8 +20,7 @@ MAX_MODEL = 128  # characters of a model's name in a record
 MAX_REASONS = 64
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What stays the same for both phases of one exchange."""
 
     snapshot: Snapshot
@@ -57,17 +57,16 @@ class Asked:
         )
 
 
-@dataclass(slots=True, kw_only=True)
-class Findings:
+class Findings(msgspec.Struct, kw_only=True, gc=False):
     """What was found and how long it took, on the way to one record."""
 
     phase: Phase
     decision_id: str
-    claims: dict[str, ClaimValue] = field(default_factory=dict)
-    latency: dict[str, int] = field(default_factory=dict)
+    claims: dict[str, ClaimValue] = msgspec.field(default_factory=dict)
+    latency: dict[str, int] = msgspec.field(default_factory=dict)
     texts: tuple[TextDigest, ...] = ()
-    coverage: Coverage = field(default_factory=Coverage)
-    auditors: dict[str, str] = field(default_factory=dict)
+    coverage: Coverage = msgspec.field(default_factory=Coverage)
+    auditors: dict[str, str] = msgspec.field(default_factory=dict)
     unscanned: tuple[str, ...] = ()  # kinds of content that passed and that no detector reads
 
     def heed(self, audit: Audit) -> None:

@@ -8,8 +8,9 @@ would show what is still held.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
+
+import msgspec
 
 from attestation.records import Coverage, DecisionRecord
 from enforcement import policy_view, sse
@@ -243,4 +244,4 @@ def _unguardable(error: Exception) -> Verdict:
 
 
 def _with_reason(verdict: Verdict, reason: str) -> Verdict:
-    return replace(verdict, reasons=(*verdict.reasons, reason))
+    return msgspec.structs.replace(verdict, reasons=(*verdict.reasons, reason))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import os
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from attestation import chain
@@ -71,7 +71,7 @@ class FakeBoot:
         """A record as it would stand at `seq`."""
         changes.setdefault("decision_id", f"dec-{self.boot_id.hex()[:8]}{seq:016x}")
         return encode_record(
-            dataclasses.replace(A_RECORD, **changes),
+            msgspec.structs.replace(A_RECORD, **changes),
             agent=agent or self.agent_id,
             boot=boot or self.boot_id,
             seq=seq,
