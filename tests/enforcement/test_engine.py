@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from enforcement.bundle import Bundle
 from enforcement.detectors import claims_from, scan
@@ -280,7 +281,7 @@ def test_a_request_that_is_not_of_the_schema_is_denied(
 
 @pytest.mark.parametrize("field", ["claims", "phase", "platform", "principal"])
 def test_nonsense_is_denied_and_never_raised(tmp_path: Path, field: str) -> None:
-    request = replace(ask(), **{field: None})  # type: ignore[arg-type]  # on purpose
+    request = structs.replace(ask(), **{field: None})  # type: ignore[arg-type]  # on purpose
     verdict = engine(tmp_path, PERMIT + WARN).decide(request)
     assert (verdict.outcome, verdict.reasons) == (Outcome.DENY, ("engine_error",))
     assert not verdict.evaluated
@@ -414,7 +415,8 @@ def test_the_example_bundle_does_what_it_says() -> None:
     for text, expected in texts.items():
         claims = claims_from(scan(text, bundle.detectors))
         found = tuple(
-            machine.decide(replace(ask(phase=phase), claims=claims)).outcome for phase in Phase
+            machine.decide(structs.replace(ask(phase=phase), claims=claims)).outcome
+            for phase in Phase
         )
         assert found == expected, text
 
