@@ -281,7 +281,7 @@ def test_a_request_that_is_not_of_the_schema_is_denied(
 
 @pytest.mark.parametrize("field", ["claims", "phase", "platform", "principal"])
 def test_nonsense_is_denied_and_never_raised(tmp_path: Path, field: str) -> None:
-    request = structs.replace(ask(), **{field: None})  # type: ignore[arg-type]  # on purpose
+    request = structs.replace(ask(), **{field: None})
     verdict = engine(tmp_path, PERMIT + WARN).decide(request)
     assert (verdict.outcome, verdict.reasons) == (Outcome.DENY, ("engine_error",))
     assert not verdict.evaluated
