@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check test-real test-crash test-kernel bench bench-snp bench-tdx fuzz proto requirements clean
+.PHONY: help demo test check test-real test-crash test-kernel bench bench-snp bench-tdx fuzz fuzz-keep proto requirements clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -88,10 +88,21 @@ LUCID_VECTORS ?= ../shared/vectors
 	.venv-fuzz/bin/pip install -qq --disable-pip-version-check --require-hashes -r requirements/fuzz.txt
 	touch $@
 
-fuzz: .venv-fuzz/.done ## Fuzz what reads hostile SNP and TDX bytes (FUZZ_SECONDS=90 for each)
+# What the run finds stays in .fuzz; `make fuzz-keep` takes over from there what covers something new.
+DOOR_TARGETS := http_request http_reply sse detectors chat.completions completions responses messages embeddings models
+fuzz: .venv-fuzz/.done ## Fuzz what reads hostile bytes: evidence, HTTP, SSE, every route (FUZZ_SECONDS=90 for each)
 	.venv-fuzz/bin/python -m tests.fuzz.corpus $(LUCID_VECTORS) .fuzz
 	for kind in snp tdx; do \
 	  .venv-fuzz/bin/python -m tests.fuzz.$$kind -max_total_time=$(FUZZ_SECONDS) -max_len=32768 -timeout=1 -rss_limit_mb=1024 .fuzz/$$kind || exit 1; \
+	done
+	for target in $(DOOR_TARGETS); do \
+	  mkdir -p .fuzz/$$target; \
+	  .venv-fuzz/bin/python -m tests.fuzz.door $$target -max_total_time=$(FUZZ_SECONDS) -max_len=8192 -timeout=10 -rss_limit_mb=1024 -artifact_prefix=.fuzz/$$target- .fuzz/$$target tests/fuzz/kept/$$target || exit 1; \
+	done
+
+fuzz-keep: .venv-fuzz/.done ## Minimise what `make fuzz` found into the corpus that `make test` replays
+	for target in $(DOOR_TARGETS); do \
+	  .venv-fuzz/bin/python -m tests.fuzz.keep $$target .fuzz/$$target || exit 1; \
 	done
 
 proto: $(VENV)/.dev ## Generate the stream's message code again

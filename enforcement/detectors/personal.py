@@ -81,7 +81,11 @@ def _card_end(text: bytes, groups: list[tuple[int, int]], first: int) -> int | N
         if len(digits) < 13:
             continue
         spelt_on = small and index + 1 < len(groups) and _width(groups[index + 1]) <= 2
-        if not spelt_on and _stands_alone(text, start, end) and validators.card(digits.decode()):
+        if (
+            not spelt_on
+            and _stands_alone(text, start, end, grouped=index > first)
+            and validators.card(digits.decode())
+        ):
             found = end
     return found
 
@@ -90,11 +94,13 @@ def _width(group: tuple[int, int]) -> int:
     return group[1] - group[0]
 
 
-def _stands_alone(text: bytes, start: int, end: int) -> bool:
-    """Not part of a longer word, nor of a decimal fraction."""
-    if start and (text[start - 1] in WORD or text[start - 1] == ord("_")):
-        return False
+def _stands_alone(text: bytes, start: int, end: int, *, grouped: bool) -> bool:
+    """Not part of a decimal fraction, nor, in one piece, of a longer word (a hash, an id)."""
     if start > 1 and text[start - 1] == ord(".") and text[start - 2] in DIGITS:
+        return False
+    if grouped:
+        return True
+    if start and (text[start - 1] in WORD or text[start - 1] == ord("_")):
         return False
     return end == len(text) or not (text[end] in WORD or text[end] == ord("_"))
 

@@ -24,6 +24,7 @@ from enforcement.redact import RedactionIncompleteError, mask
 from enforcement.routes import ROUTES, Route
 from enforcement.sse import MalformedStreamError, SseDecoder
 from tests.enforcement.exchanges import exchange, when_found
+from tests.fuzz import recipes
 
 LIMITS: Final = Limits(head_bytes=4096, body_bytes=16384, chunks=64, header_count=20)
 
@@ -217,7 +218,7 @@ def read_events(parts: list[bytes]) -> tuple[list[Any], bool] | None:
             events += decoder.feed(part)
     except MalformedStreamError:
         return None
-    return events, decoder.pending
+    return [event for event in events if event.data is not None], decoder.pending
 
 
 # -- texts ----------------------------------------------------------------------------------------
@@ -225,7 +226,7 @@ def read_events(parts: list[bytes]) -> tuple[list[Any], bool] | None:
 
 def detectors(data: bytes) -> None:
     """Spans are in order and inside; what was masked is not found again; nothing settles early."""
-    text = _string(data[1:])
+    text = recipes.string(data[1:])
     spans = scan(text, DETECTORS)
     place = 0
     for span in spans:
@@ -256,18 +257,19 @@ def route_bodies(route: Route, data: bytes) -> None:
     ruled, _ = exchange(POLICY, on=route)
     match data[0] % 3:
         case 0:
-            ruling = ruled.request(_body(data[2:]) if made else data[2:])
+            ruling = ruled.request(recipes.request(route.name, data[2:]) if made else data[2:])
             assert (ruling.refusal is None) or (ruling.forward_body is None)
             if ruling.forward_body is not None:
                 json.loads(ruling.forward_body)
         case 1:
             kind = "application/json" if data[1] % 16 < 12 else "text/plain; charset=utf-8"
-            body = _body(data[2:]) if made else data[2:]
+            body = recipes.reply(route.name, data[2:]) if made else data[2:]
             ruling = ruled.response(status=200, content_type=kind, body=body)
             if ruling.refusal is None and ruling.forward_body:
                 _clean(ruling.forward_body)
         case _:
-            _stream(route, _events(data[2:]) if made else data[2:], data[1] // 4)
+            wire = recipes.stream(route.name, data[2:]) if made else data[2:]
+            _stream(route, wire, data[1] // 4)
 
 
 def _stream(route: Route, wire: bytes, step: int) -> None:
@@ -287,134 +289,9 @@ def _stream(route: Route, wire: bytes, step: int) -> None:
 
 def _clean(body: bytes) -> None:
     """No planted secret got through whole."""
-    for planted in PLANTED:
+    for planted in recipes.PLANTED:
         assert planted.encode() not in body, planted
 
-
-PLANTED: Final = ("zoe.quist@example.com", "4111 1111 1111 1111", "sk-aB3dE5fG7hJ9kL1mN2pQ4r")
-# Names that the routes' bodies have, in both directions, and some that they have not.
-_KEYS: Final = (
-    *("model", "messages", "role", "content", "type", "text", "prompt", "suffix", "stream"),
-    *("choices", "index", "delta", "message", "finish_reason", "logprobs", "top_logprobs", "usage"),
-    *("tool_calls", "function", "name", "arguments", "id", "refusal", "reasoning_content", "echo"),
-    *("input", "instructions", "output", "item", "item_id", "output_index", "content_index"),
-    *("response", "part", "summary", "annotations", "sequence_number", "status", "error", "code"),
-    *("system", "max_tokens", "content_block", "partial_json", "thinking", "signature", "source"),
-    *("stop_reason", "stop_sequence", "input_tokens", "output_tokens", "data", "embedding"),
-    *("image_url", "url", "input_audio", "file", "tools", "parameters", "metadata", "n", "token"),
-    *("bytes", "token_ids", "prompt_token_ids", "stop", "user", "object", "created", "x-é", ""),
-)
-_WORDS: Final = (
-    *PLANTED,
-    *("user", "assistant", "tool", "text", "hello ", "[DONE]", "a@b", "4111", " 1111", "sk-"),
-    *("input_text", "output_text", "function", "tool_use", "tool_result", "thinking", "stop"),
-    *("response.output_text.delta", "response.created", "response.completed", "message_start"),
-    *("content_block_start", "content_block_delta", "content_block_stop", "message_delta"),
-    *("message_stop", "ping", "error", "text_delta", "input_json_delta", "thinking_delta"),
-    *("chat.completion.chunk", "response.function_call_arguments.delta", "length", "\u200b"),
-    *("\ud800", "\udc00", "é", "😀", "\x00", "m", "http://x", "data:image/png;base64,AA=="),
-)
-
-
-class _Recipe:
-    """Turns bytes into JSON values, so that the fuzzer need not learn JSON first."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._place = 0
-
-    def byte(self) -> int:
-        if self._place >= len(self._data):
-            return 0
-        self._place += 1
-        return self._data[self._place - 1]
-
-    @property
-    def left(self) -> bool:
-        return self._place < len(self._data)
-
-    def value(self, depth: int = 0) -> Any:
-        kind = self.byte()
-        if depth > 12:
-            kind = kind % 4
-        match kind % 9:
-            case 0:
-                return None
-            case 1:
-                return bool(self.byte() & 1)
-            case 2:
-                return self.byte() - 100
-            case 3 | 4 | 5:
-                return self.text()
-            case 6:
-                return [self.value(depth + 1) for _ in range(self.byte() % 5)]
-            case _:
-                return {self.key(): self.value(depth + 1) for _ in range(self.byte() % 8)}
-
-    def key(self) -> str:
-        return _KEYS[self.byte() % len(_KEYS)]
-
-    def text(self) -> str:
-        count = self.byte() % 4
-        return " ".join(_WORDS[self.byte() % len(_WORDS)] for _ in range(count))
-
-
-def _body(data: bytes) -> bytes:
-    recipe = _Recipe(data)
-    value = recipe.value()
-    if not isinstance(value, dict):
-        value = {"model": "m", recipe.key(): value}
-    while recipe.left and len(value) < 40:
-        value[recipe.key()] = recipe.value(1)
-    return json.dumps(value).encode()
-
-
-def _events(data: bytes) -> bytes:
-    recipe = _Recipe(data)
-    out = b""
-    while recipe.left and len(out) < 32768:
-        kind = recipe.byte() % 16
-        if kind == 0:
-            out += b": comment\n\n"
-        elif kind == 1:
-            out += b"data: [DONE]\n\n"
-        elif kind < 6:
-            out += b"data: " + json.dumps(recipe.value()).encode() + b"\n\n"
-        else:
-            name = recipe.text() if kind < 9 else ""
-            value: dict[str, Any] = {"type": name} if name else {}
-            value["choices"] = [
-                {"index": recipe.byte() % 3, "delta": {recipe.key(): recipe.text()}}
-            ]
-            if kind > 12:
-                value = {"choices": [{"index": 0, "text": recipe.text()}]}
-            line = b"event: " + name.encode("utf-8", "replace") + b"\n" if name else b""
-            out += line + b"data: " + json.dumps(value).encode() + b"\n\n"
-    return out
-
-
-def _string(data: bytes) -> str:
-    """Any text: mostly what detectors look for, else UTF-8 with lone surrogates."""
-    recipe = _Recipe(data)
-    out = []
-    while recipe.left:
-        kind = recipe.byte()
-        if kind < 64:
-            out.append(_BITS[kind % len(_BITS)])
-        elif kind < 128:
-            out.append(chr(kind))
-        elif kind < 160:
-            out.append(chr(recipe.byte() << 8 | recipe.byte()))
-        else:
-            out.append(str(kind % 10))
-    return "".join(out)
-
-
-_BITS: Final = (
-    *PLANTED,
-    *(" ", "-", ".", "@", "+1 ", "sk-", "token: ", "DE89 3704 0044 0532 0130 00", "123-45-6789"),
-    *("415-555-2671", "-----BEGIN PRIVATE KEY-----", "\u200b", "１", "а", "=", "\n", "tel: ", "4"),
-)
 
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "http_request": http_request,
