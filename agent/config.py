@@ -28,7 +28,9 @@ from enforcement.auditor_client import AuditorSettings
 
 ENV_PREFIX: Final = "LUCID_"
 # Variables with the prefix that are not configuration of the daemon.
-NOT_CONFIGURATION: Final = frozenset({"LUCID_CONFIG", "LUCID_VECTORS", "LUCID_AGENT_SOCKET"})
+NOT_CONFIGURATION: Final = frozenset(
+    {"LUCID_CONFIG", "LUCID_VECTORS", "LUCID_AGENT_SOCKET", "LUCID_TEST_HANG"}
+)
 # Kubernetes tells every container of services: `lucid-observer` gives LUCID_OBSERVER_SERVICE_HOST,
 # LUCID_OBSERVER_PORT_50051_TCP_ADDR and so on. The Observer has variables of its own, too.
 _OTHERS: Final = re.compile(

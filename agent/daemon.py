@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from agent import health, local_api, logs, setup
+from agent import hang, health, local_api, logs, setup
 from agent.api import Api
 from agent.attester import Attester, Issued, Stated
 from agent.boottime import ClockWatch, boot_ns
@@ -36,6 +36,7 @@ from agent.pulse import Pulse
 from agent.renewal import Renewal
 from agent.stream_status import StreamStatus
 from agent.supervise import Faults, keep_alive
+from agent.watchdog import Freshness
 from enforcement.bundle import Bundle
 from enforcement.engine import Engine
 from enforcement.gateway import GateState, Gateway
@@ -66,6 +67,7 @@ class Daemon:
         self.custody = custody
         self.clock = boot_ns
         self.faults = Faults()
+        self.freshness = Freshness()
         self.lifecycle = Lifecycle(
             clock=self.clock,
             require_passport=config.gateway.require_valid_passport,
@@ -124,6 +126,8 @@ class Daemon:
                 if self.stream is not None:
                     services.start_soon(self.stream.run)
                 await services.start(self.auditors.run)
+                if hang.wanted(os.environ, simulated=platform.simulated):
+                    services.start_soon(hang.hang_on_signal)
                 services.start_soon(
                     functools.partial(
                         keep_alive, "pulse", self.pulse.run, self.faults, rng=self._rng
@@ -173,6 +177,8 @@ class Daemon:
             clock=self.clock,
             rng=self._rng,
         )
+        self.renewal.promise = self.freshness.part("renewal")
+        self.journal.promise = self.freshness.part("journal")
         self.gateway = Gateway(
             config=setup.gateway_config(config),
             snapshot=self._current_snapshot,
@@ -189,6 +195,7 @@ class Daemon:
             jumped=self.renewal.renew_now,
             line=lambda: health.status_line(self.lifecycle.look(), self.clock),
             started=lambda: self._said_ready,
+            late=self.freshness.late,
         )
         self.lifecycle.watch(self._journal_trouble)
         self.lifecycle.watch(self._policy_trouble)
@@ -206,6 +213,7 @@ class Daemon:
                 faults=self.faults,
                 rng=self._rng,
             )
+            self.stream.promise = self.freshness.part("stream")
             self.lifecycle.watch(self.stream.trouble)
 
     @asynccontextmanager

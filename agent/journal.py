@@ -40,6 +40,7 @@ from agent.journal_file import WAL_PAGES, Connect, JournalError, connect
 from agent.journal_store import Checkpoint, JournalStore, Mark, Row, Turn
 from agent.journal_tail import Tail
 from agent.journal_wal import WalKeeper
+from agent.watchdog import Promise, no_promise
 from agent.worker import Worker, open_worker
 from attestation import chain
 from attestation.checkpoint import sign_checkpoint
@@ -48,6 +49,7 @@ from enforcement.recorder import RecordError
 
 __all__ = ["Journal", "JournalError"]
 
+WRITER_SECONDS: Final = 60.0  # a turn of the writer that takes longer hangs (a guess)
 QUEUE_LIMIT: Final = 65_536  # decisions; some 60 MB of them (a guess)
 UNASKED_SECONDS: Final = 0.01  # how long a decision nobody waits for may stay in memory
 BATCH_LIMIT: Final = 4_096  # decisions in one commit
@@ -75,6 +77,7 @@ class Journal:
         checkpoint_seq: the last checkpoint of this boot is at this seq, or later.
         problem: why decisions cannot be recorded now; empty while they can.
         unrecorded: decisions of this boot that were let pass without a record.
+        promise: told by the writer how long its next turn takes at most (`agent.watchdog`).
         commit_seconds: how long transactions took that succeeded.
     """
 
@@ -112,6 +115,7 @@ class Journal:
         self.commits = 0
         self.commit_seconds = Histogram(QUICK)
         self.unrecorded = 0
+        self.promise: Promise = no_promise
         self.problem = ""
         self._failure = ""  # the last commit failed
         self._full = ""  # the limit is reached with records nobody has acknowledged
@@ -259,6 +263,7 @@ class Journal:
     async def _write_turns(self) -> None:
         retry = FIRST_RETRY_SECONDS
         while not self._closed:
+            self.promise(WRITER_SECONDS)
             if self._asked <= self.durable_seq and not self._failure:
                 with trio.move_on_after(UNASKED_SECONDS if self._queue else CHECKPOINT_SECONDS) as (
                     self._nap

@@ -33,6 +33,7 @@ class Pulse:
         line: what the service manager shows.
         started: whether READY=1 has been sent; until then a start is given more time, because the
             first quote may have to wait for a vendor's service.
+        late: the parts that hang, and for how long; while there are any, the watchdog is not fed.
 
     Attributes:
         loop_lag: how late the loop came back to this task, in seconds.
@@ -48,6 +49,7 @@ class Pulse:
         jumped: Callable[[str], None],
         line: Callable[[], str],
         started: Callable[[], bool],
+        late: Callable[[], dict[str, float]] = dict,
         seconds: float = PULSE_SECONDS,
     ) -> None:
         self._lifecycle = lifecycle
@@ -56,6 +58,8 @@ class Pulse:
         self._jumped = jumped
         self._line = line
         self._started = started
+        self._late = late
+        self._said_late: set[str] = set()
         self._seconds = seconds
         self._said, self._next_status, self._next_extension = "", 0.0, 0.0
         self._next_watchdog = 0.0
@@ -86,8 +90,13 @@ class Pulse:
     def _tell(self, now: float) -> None:
         notifier = self._notifier
         if notifier.watchdog_seconds is not None and now >= self._next_watchdog:
-            self._next_watchdog = now + notifier.watchdog_seconds / 2
-            notifier.send("WATCHDOG=1")
+            late = self._late()
+            if not late:
+                self._next_watchdog = now + notifier.watchdog_seconds / 2
+                notifier.send("WATCHDOG=1")
+            elif late.keys() != self._said_late:
+                _LOG.error("watchdog.withheld", late={k: round(v, 1) for k, v in late.items()})
+            self._said_late = set(late)
         if now >= self._next_extension and not self._started():
             self._next_extension = now + EXTEND_SECONDS
             notifier.send(f"EXTEND_TIMEOUT_USEC={EXTENSION_SECONDS * 1_000_000}")

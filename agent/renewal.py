@@ -21,11 +21,16 @@ from agent.boottime import LOOK_SECONDS, Clock, sleep_until
 from agent.errors import ExitCode, FatalError
 from agent.lifecycle import Lifecycle, Part, Trouble, Weight
 from agent.supervise import place_of
+from agent.watchdog import Promise, no_promise
 from attestation.errors import AttestationError, QuoteError
 
 FIRST_RETRY_SECONDS: Final = 1.0
 LONGEST_RETRY_SECONDS: Final = 60.0
 CLOSEST_SECONDS: Final = 1.0  # between the beginnings of two tries, whoever asks for them
+# Twice 60 s for the quote and what proves it, and as long for a challenge that is before us: the
+# parts have bounds of their own, this is far above all of them.
+TRY_SECONDS: Final = 600.0
+LATE_SECONDS: Final = 30.0
 _LOG = logs.get("renewal")
 
 
@@ -44,6 +49,7 @@ class Renewal:
     Attributes:
         failures: tries that failed, by (code,).
         renewals: passports issued.
+        promise: told how long it takes at most until the next one is tried (`agent.watchdog`).
     """
 
     def __init__(
@@ -66,6 +72,7 @@ class Renewal:
         self.current: Issued | None = None
         self.failures: dict[tuple[str, ...], int] = {}
         self.renewals = 0
+        self.promise: Promise = no_promise
         lifecycle.watch(self._passport_trouble)
         lifecycle.watch(self._collateral_trouble)
 
@@ -93,6 +100,7 @@ class Renewal:
         retry = FIRST_RETRY_SECONDS
         while True:
             started = self._clock()
+            self.promise(TRY_SECONDS)
             issued = await self._try()
             if issued is None:
                 wait = self._retry_delay(retry)
@@ -101,6 +109,7 @@ class Renewal:
                 wait, retry = self._renewal_delay(issued), FIRST_RETRY_SECONDS
             self._next_ns = self._clock() + int(wait * 1e9)
             self._lifecycle.look()
+            self.promise(wait + LATE_SECONDS)
             await self._sleep(started)
 
     async def _try(self) -> Issued | None:

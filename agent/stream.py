@@ -24,6 +24,7 @@ from agent.lifecycle import Part, Trouble, Weight
 from agent.stream_protocol import Acked, Challenge, StreamClosedError, StreamProtocol
 from agent.stream_status import StreamStatus, Target
 from agent.supervise import Faults, first_of
+from agent.watchdog import REST, Promise, no_promise
 from attestation.checkpoint import sign_stream_proof
 from attestation.wire import observer_pb2 as pb
 
@@ -36,6 +37,7 @@ WELCOME_SECONDS: Final = 15.0
 FIRST_RETRY_SECONDS: Final = 0.5
 LONGEST_RETRY_SECONDS: Final = 60.0
 ALARM_RETRY_SECONDS: Final = 60.0
+OPEN_SECONDS: Final = 180.0  # TLS files, a large journal to look through, the Hello (a guess)
 STEADY_SECONDS: Final = 5.0  # a stream that lived this long ends the trouble before it (a guess)
 AWAY_SECONDS: Final = 15.0  # an Observer may restart in this time without anybody's concern
 GATHER_SECONDS: Final = 0.05  # decisions of this long share a message
@@ -72,6 +74,9 @@ class ObserverStream:
         self._rng = rng
         self.finish = trio.Event()
         self.finished = trio.Event()
+        self.promise: Promise = (
+            no_promise  # how long until the next sign of life (`agent.watchdog`)
+        )
         self.attempts = 0  # streams of this process; part of the epoch, so that the newest wins
         self.status = StreamStatus(durable=lambda: journal.durable_seq)
 
@@ -84,7 +89,9 @@ class ObserverStream:
             wait = 0.0
             self.attempts += 1
             try:
+                self.promise(REST)
                 await self._passport_ready()
+                self.promise(OPEN_SECONDS)
                 await self._stream()
             except* StreamClosedError as group:
                 wait = self._closed(group)
@@ -103,6 +110,7 @@ class ObserverStream:
                 wait, retry = retry * self._rng.uniform(0.5, 1.0), retry * 2
                 retry = min(retry, LONGEST_RETRY_SECONDS)
             status.next_try = trio.current_time() + wait
+            self.promise(wait + OPEN_SECONDS)
             await trio.sleep(wait)
 
     def trouble(self) -> Trouble | None:
@@ -368,6 +376,7 @@ class _Session:
         if scope.cancelled_caught:
             raise StreamClosedError("silent", "the Observer did not answer the Hello", alarm=False)
         while True:
+            self._owner.promise(HEARTBEAT_SECONDS + SILENCE_SECONDS)
             await trio.sleep(HEARTBEAT_SECONDS)
             silent = trio.current_time() - self._heard
             if self._protocol.in_flight and silent > SILENCE_SECONDS:
