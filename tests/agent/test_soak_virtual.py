@@ -1,0 +1,60 @@
+"""Thirty simulated days with failures of every kind: the promises of the life cycle hold all along.
+
+The seed is printed; `LUCID_SOAK_SEED` gives another one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import random
+
+import structlog
+
+from agent.lifecycle import TRANSITIONS, Part, State
+from agent.renewal import FIRST_RETRY_SECONDS
+from tests.agent.soaking import HINDER, MOMENTS, OTHERS, lived_through, schedule
+
+SEED = int(os.environ.get("LUCID_SOAK_SEED", "20261126"))
+DAYS = 30.0
+
+
+def test_thirty_days_of_failures_never_serve_without_a_passport_and_always_recover() -> None:
+    quiet = structlog.make_filtering_bound_logger(logging.CRITICAL)
+    structlog.configure(wrapper_class=quiet)  # ten thousand lines
+    try:
+        world = lived_through(SEED, DAYS)
+    finally:
+        structlog.reset_defaults()
+    print(  # noqa: T201 - the seed, for whoever has to look at a failure
+        f"seed {SEED}: {DAYS:.0f} days, {world.renewal.renewals} passports,"
+        f" {sum(world.renewal.failures.values())} failed tries, {len(world.told)} changes,"
+        f" open at {world.open_checks} of {world.checks} looks, faults {world.faults.counts}"
+    )
+    # It was hard enough to say something.
+    assert world.renewal.renewals > 2_000
+    assert len(world.renewal.failures) >= 8, world.renewal.failures
+    assert world.pulse.jumps[("suspend",)] > 10
+    assert world.pulse.jumps[("step",)] > 10
+    assert world.faults.counts[("stream",)] > 10
+    assert {after for _, _, after in world.told} >= {
+        *(State.ATTESTING, State.SERVING, State.DEGRADED, State.BLOCKED, State.EXPIRED)
+    }
+    assert set(world.appeared) == set(Part)
+    # One state at a time, along the table.
+    at = State.STARTING
+    for _, before, after in world.told:
+        assert before is at
+        assert after is before or after in TRANSITIONS[before]
+        at = after
+    # No flapping: a trouble of one part never comes back faster than the back-off.
+    for part, times in world.appeared.items():
+        gaps = [b - a for a, b in itertools.pairwise(times)]
+        assert min(gaps) >= FIRST_RETRY_SECONDS * 0.9, (part, min(gaps))
+
+
+def test_the_schedule_has_every_kind_and_is_the_same_for_a_seed() -> None:
+    made = schedule(random.Random(SEED), DAYS)
+    assert {window.kind for window in made} == {*HINDER, *OTHERS, *MOMENTS}
+    assert made == schedule(random.Random(SEED), DAYS)
