@@ -84,6 +84,9 @@ def test_a_missing_bundle_is_named(agent: AgentProcess) -> None:
 def test_a_float_in_a_policy_says_which_number_to_write(agent: AgentProcess) -> None:
     agent.bundle = agent.directory / "bundle"
     shutil.copytree(BUNDLE, agent.bundle)
+    with (agent.bundle / "bundle.toml").open("a") as file:
+        file.write('[claims.injection_risk]\ntype = "score"\nsource = "auditor:injection"\n')
+        file.write('phases = ["request"]\noptional = true\n')
     policy = agent.bundle / "policies" / "scores.cedar"
     policy.write_text(
         '@id("injection")\nforbid (principal, action, resource)\n'
