@@ -27,6 +27,7 @@ from typing import Any, Final, Self
 
 from enforcement.annotations import PolicyInfo, nearest, understand
 from enforcement.bundle_files import LIMITS, bundle_digest, read_files
+from enforcement.bundle_signature import NOBODY, Trust, check_signature
 from enforcement.detectors import DETECTORS
 from enforcement.manifest import FILE, Manifest, StreamTable, parse_manifest
 from enforcement.outcome import Phase
@@ -55,6 +56,8 @@ class Bundle:
         auditors: names of the auditors that give claims, and the labels that each marks in texts.
         policies: by id, in the order of files and of the policies in them.
         entities: Cedar's JSON form, checked against the schema.
+        files: what it was read from, by path.
+        signer: thumbprint of the trusted key that signed it; None where nothing was checked.
     """
 
     name: str
@@ -66,13 +69,15 @@ class Bundle:
     auditors: Mapping[str, frozenset[str]]
     policies: Mapping[str, PolicyInfo]
     entities: str
+    files: Mapping[str, bytes]
+    signer: bytes | None = None
 
     def gives(self, phase: Phase) -> frozenset[str]:
         """Names of the claims that policies can read in one phase."""
         return self.vocabulary.names_of_phase(phase)
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: Path, *, trust: Trust = NOBODY) -> Self:
         """Read and check a bundle folder.
 
         Parsing and validation release the interpreter lock, so a reload may run in a thread.
@@ -80,7 +85,19 @@ class Bundle:
         Raises:
             BundleError: with every problem that was found.
         """
-        files = read_files(path)
+        return cls.from_files(read_files(path), trust=trust)
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes], *, trust: Trust = NOBODY) -> Self:
+        """Check a bundle's files, by their paths in it (`read_files`, `check_files`).
+
+        A signature that is demanded and not there, or wrong, refuses the bundle before anything in
+        it is parsed.
+
+        Raises:
+            BundleError: with every problem that was found.
+        """
+        signer = check_signature(files, trust)
         manifest, problems = parse_manifest(files[FILE])
         policies, complaints = _policies(files, manifest)
         problems += complaints
@@ -98,6 +115,8 @@ class Bundle:
             auditors=MappingProxyType(dict(manifest.auditors)),
             policies=MappingProxyType(policies),
             entities=entities,
+            files=MappingProxyType(dict(files)),
+            signer=signer,
         )
 
 
@@ -117,13 +136,21 @@ def _policies(
         try:
             text = content.decode("utf-8")
         except UnicodeDecodeError as error:
-            problems.append(Problem(file=name, message=f"not UTF-8 at byte {error.start}"))
+            problems.append(
+                Problem(file=name, message=f"not UTF-8 at byte {error.start}", rule="syntax")
+            )
             continue
         sources, complaints = parse_policies(name, text)
         problems += complaints
         count += len(sources)
         if count > LIMITS.policies:
-            problems.append(Problem(file=name, message=f"more than {LIMITS.policies} policies"))
+            problems.append(
+                Problem(
+                    file=name,
+                    message=f"more than {LIMITS.policies} policies",
+                    rule="bundle.limit",
+                )
+            )
             break
         for source in sources:
             if source.template:
@@ -131,6 +158,7 @@ def _policies(
                     source.problem(
                         "a policy template, which nothing here could fill in",
                         "replace ?principal and ?resource by entities",
+                        rule="template",
                     )
                 )
                 continue
@@ -144,6 +172,7 @@ def _policies(
                     source.problem(
                         f"the id {policy.id!r} is taken by {first.file}:{first.line}",
                         "give each policy its own @id",
+                        rule="id.duplicate",
                     )
                 )
                 continue
@@ -152,7 +181,12 @@ def _policies(
                 problems += validator.check(source, policy)
     if not count and not problems:
         problems.append(
-            Problem(file="policies", message="no policy", fix="without a permit all is denied")
+            Problem(
+                file="policies",
+                message="no policy",
+                fix="without a permit all is denied",
+                rule="file.missing",
+            )
         )
     return policies, problems
 
@@ -177,6 +211,7 @@ class _Validator:
                         f"{policy.id} reads the claim {name}, which is given only in phase {given}",
                         f'add @phase("{given}")',
                         mention=f"`{name}`",
+                        rule="claim.phase",
                     )
                 )
         if problems:
@@ -185,28 +220,33 @@ class _Validator:
         try:
             text = source.as_text()
         except PolicyTooDeepError as error:
-            return [source.problem(f"{policy.id}: {error}")]
+            return [source.problem(f"{policy.id}: {error}", rule="policy.too_deep")]
         for phase in sorted(policy.phases):
             for message in self._schemas[phase].validate(text):
                 messages.setdefault(_ACTION.sub("", message.removeprefix(_PREFIX)))
         return [self._problem(source, policy, message) for message in messages]
 
     def _problem(self, source: PolicySource, policy: PolicyInfo, message: str) -> Problem:
-        fix = ""
+        fix, rule = "", "type"
         unknown = [n for n in policy.reads.claims if n not in self._vocabulary]
         for name in sorted(unknown):
             if f"`claims.{name}`" in message:
+                rule = "claim.unknown"
                 fix = (
                     f"claims are declared in bundle.toml; {nearest(name, self._vocabulary.names())}"
                 )
         if "optional attribute `claims." in message:
-            fix = "guard it: context.claims has <name> && …"
+            fix, rule = "guard it: context.claims has <name> && …", "claim.unguarded"
         if 'unrecognized action `Action::"' in message:
-            fix = f'write {NAMESPACE}::Action::"…"'
-        return source.problem(f"{policy.id}: {message}", fix, mention=message)
+            fix, rule = f'write {NAMESPACE}::Action::"…"', "namespace"
+        return source.problem(f"{policy.id}: {message}", fix, mention=message, rule=rule)
 
 
 def _entities(files: Mapping[str, bytes], manifest: Manifest | None) -> tuple[str, list[Problem]]:
+    def wrong(message: str, line: int = 0, column: int = 0) -> tuple[str, list[Problem]]:
+        problem = Problem(file=ENTITIES, line=line, column=column, message=message, rule="entities")
+        return "[]", [problem]
+
     content = files.get(ENTITIES)
     if content is None:
         return "[]", []
@@ -214,17 +254,15 @@ def _entities(files: Mapping[str, bytes], manifest: Manifest | None) -> tuple[st
         text = content.decode("utf-8")
         listed = json.loads(text, object_pairs_hook=_no_duplicates)
     except UnicodeDecodeError as error:
-        return "[]", [Problem(file=ENTITIES, message=f"not UTF-8 at byte {error.start}")]
+        return wrong(f"not UTF-8 at byte {error.start}")
     except json.JSONDecodeError as error:
-        return "[]", [
-            Problem(file=ENTITIES, line=error.lineno, column=error.colno, message=error.msg)
-        ]
+        return wrong(error.msg, error.lineno, error.colno)
     except (ValueError, RecursionError) as error:
-        return "[]", [Problem(file=ENTITIES, message=str(error))]
+        return wrong(str(error))
     if not isinstance(listed, list):
-        return "[]", [Problem(file=ENTITIES, message="must be a list of entities")]
+        return wrong("must be a list of entities")
     if len(listed) > LIMITS.entities:
-        return "[]", [Problem(file=ENTITIES, message=f"more than {LIMITS.entities} entities")]
+        return wrong(f"more than {LIMITS.entities} entities")
     if manifest is None:
         return text, []
     schema = Schema(validation_schema(manifest.vocabulary, Phase.REQUEST))
@@ -232,7 +270,7 @@ def _entities(files: Mapping[str, bytes], manifest: Manifest | None) -> tuple[st
         Entities(text, schema)
     except CedarError as error:
         problems = list(_bad_entities(listed, schema))
-        return "[]", problems or [Problem(file=ENTITIES, message=str(error))]
+        return ("[]", problems) if problems else wrong(str(error))
     return text, []
 
 
@@ -248,6 +286,7 @@ def _bad_entities(listed: Iterable[object], schema: Schema) -> Iterable[Problem]
                 message=f"entity {number} ({json.dumps(uid)[:100]}): {error}",
                 fix=f"types are {NAMESPACE}::User, Agent, APIKey, Service, Group, Workspace and "
                 "Organization; enforcement/schema.py lists their attributes",
+                rule="entities",
             )
 
 

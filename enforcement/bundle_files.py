@@ -7,7 +7,9 @@ stands for the whole bundle and an unread file in it would be a promise that nob
     policies/*.cedar     at least one; no folders below
     entities.json        optional
     tests/*.yaml         optional; for `lucid policy test`
+    tests/*.json         optional; test files of Cedar's own command
     README.md            optional
+    bundle.sig           optional; a signature over the digest of all the rest
 
 Anything else (other names, dotfiles, symbolic links, special files) is refused.
 """
@@ -18,7 +20,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -28,8 +30,10 @@ from enforcement.problems import BundleError, Problem
 _KNOWN: Final = re.compile(
     r"bundle\.toml|entities\.json|README\.md"
     r"|policies/[A-Za-z0-9][A-Za-z0-9._-]{0,127}\.cedar"
-    r"|tests/[A-Za-z0-9][A-Za-z0-9._-]{0,127}\.ya?ml"
+    r"|tests/[A-Za-z0-9][A-Za-z0-9._-]{0,127}\.(ya?ml|json)"
+    r"|bundle\.sig"
 )
+SIGNATURE: Final = "bundle.sig"
 _FOLDERS: Final = frozenset({"policies", "tests"})
 
 
@@ -60,9 +64,14 @@ def read_files(root: Path) -> dict[str, bytes]:
         root = root.resolve(strict=True)
         names = sorted(_walk(root))
     except OSError as error:
-        raise BundleError([Problem(file="", message=_why(error), fix="check the path")]) from error
+        problem = Problem(
+            file="", message=_why(error), fix="check the path", rule="file.unreadable"
+        )
+        raise BundleError([problem]) from error
     if len(names) > LIMITS.files:
-        raise BundleError([Problem(file="", message=f"more than {LIMITS.files} files")])
+        raise BundleError(
+            [Problem(file="", message=f"more than {LIMITS.files} files", rule="bundle.limit")]
+        )
     files: dict[str, bytes] = {}
     problems: list[Problem] = []
     total = 0
@@ -73,25 +82,114 @@ def read_files(root: Path) -> dict[str, bytes]:
         try:
             files[name] = _read(root / name)
         except (OSError, ValueError) as error:
-            problems.append(Problem(file=name, message=_why(error)))
+            problems.append(Problem(file=name, message=_why(error), rule="file.unreadable"))
             continue
         total += len(files[name])
         if total > LIMITS.total_bytes:
-            problems.append(
-                Problem(file="", message=f"larger than {LIMITS.total_bytes} bytes altogether")
-            )
             break
-    if "bundle.toml" not in names:
-        problems.append(Problem(file="bundle.toml", message="missing", fix="every bundle has one"))
-    if not any(name.startswith("policies/") for name in names):
-        problems.append(
-            Problem(
-                file="policies", message="no policy files", fix="without a permit all is denied"
-            )
-        )
+    problems += _layout_problems(names, total)
     if problems:
         raise BundleError(problems)
     return files
+
+
+def check_files(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Files that came by another way than a folder, under the same rules; sorted.
+
+    Raises:
+        BundleError: a name that does not belong, a limit.
+    """
+    if len(files) > LIMITS.files:
+        raise BundleError(
+            [Problem(file="", message=f"more than {LIMITS.files} files", rule="bundle.limit")]
+        )
+    problems = [_unknown(name) for name in files if not _KNOWN.fullmatch(name)]
+    problems += [
+        Problem(file=name, message=f"larger than {LIMITS.file_bytes} bytes", rule="bundle.limit")
+        for name, content in files.items()
+        if len(content) > LIMITS.file_bytes
+    ]
+    problems += _layout_problems(files, sum(map(len, files.values())))
+    if problems:
+        raise BundleError(problems)
+    return dict(sorted(files.items()))
+
+
+def write_files(root: Path, files: Mapping[str, bytes]) -> None:
+    """Write a bundle's files into a new folder and make them durable.
+
+    Raises:
+        OSError: the folder is there already, or cannot be written.
+    """
+    root.mkdir(mode=0o700)
+    for folder in {name.partition("/")[0] for name in files if "/" in name}:
+        (root / folder).mkdir(mode=0o700)
+    for name, content in files.items():
+        with (root / name).open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    for folder in (*(path for path in root.iterdir() if path.is_dir()), root):
+        sync_folder(folder)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fingerprint(root: Path) -> tuple[object, ...]:
+    """What changes when the folder does: where it really is, and each file's identity, size and
+    times. Cheap enough to ask for often; never raises: what cannot be read is part of it."""
+    try:
+        root = root.resolve(strict=True)
+        names = sorted(_walk(root))[: LIMITS.files]
+    except OSError as error:
+        return ("unreadable", error.errno)
+    found: list[object] = [str(root)]
+    for name in names:
+        try:
+            state = (root / name).lstat()
+        except OSError as error:
+            found.append((name, error.errno))
+        else:
+            found.append((name, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns))
+    return tuple(found)
+
+
+def _layout_problems(names: Iterable[str], total: int) -> list[Problem]:
+    problems: list[Problem] = []
+    if total > LIMITS.total_bytes:
+        problems.append(
+            Problem(
+                file="",
+                message=f"larger than {LIMITS.total_bytes} bytes altogether",
+                rule="bundle.limit",
+            )
+        )
+    if "bundle.toml" not in names:
+        problems.append(
+            Problem(
+                file="bundle.toml",
+                message="missing",
+                fix="every bundle has one",
+                rule="file.missing",
+            )
+        )
+    if not any(name.startswith("policies/") for name in names):
+        problems.append(
+            Problem(
+                file="policies",
+                message="no policy files",
+                fix="without a permit all is denied",
+                rule="file.missing",
+            )
+        )
+    return problems
 
 
 def bundle_digest(files: Mapping[str, bytes]) -> bytes:
@@ -99,10 +197,13 @@ def bundle_digest(files: Mapping[str, bytes]) -> bytes:
 
     The hashed text has one line a file, `<SHA-256 in lower-case hex><two spaces><path>\\n`, in
     bytewise order of the paths: what coreutils print, so that anyone can recompute it with
-    `find * -type f | LC_ALL=C sort | xargs sha256sum | sha256sum` inside the bundle.
+    `find * -type f ! -name bundle.sig | LC_ALL=C sort | xargs sha256sum | sha256sum` inside the
+    bundle. The signature is not part of it, because it is over it.
     """
     lines = "".join(
-        f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files)
+        f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n"
+        for name in sorted(files)
+        if name != SIGNATURE
     )
     return hashlib.sha256(lines.encode("ascii")).digest()
 
@@ -131,16 +232,12 @@ def _read(path: Path) -> bytes:
 
 
 def _unknown(name: str) -> Problem:
-    if name == "bundle.sig":
-        return Problem(
-            file=name,
-            message="signed bundles are not supported by this version",
-            fix="remove the signature, which nothing would check",
-        )
     return Problem(
         file=name.encode("utf-8", "backslashreplace").decode(),
         message="does not belong in a bundle",
-        fix="allowed are bundle.toml, policies/*.cedar, entities.json, tests/*.yaml, README.md",
+        fix="allowed are bundle.toml, policies/*.cedar, entities.json, tests/*.yaml, tests/*.json, "
+        "README.md, bundle.sig",
+        rule="file.unknown",
     )
 
 

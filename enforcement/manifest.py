@@ -113,7 +113,14 @@ class _Reader:
             above = above.rpartition(".")[0]
         line = self._lines.get(above, 0)
         self.problems.append(
-            Problem(file=FILE, line=line, column=int(line > 0), message=message, fix=fix)
+            Problem(
+                file=FILE,
+                line=line,
+                column=int(line > 0),
+                message=message,
+                fix=fix,
+                rule="manifest",
+            )
         )
 
     def table(self, raw: object, kind: type[_T], path: str) -> _T | None:
@@ -148,11 +155,11 @@ def parse_manifest(content: bytes) -> tuple[Manifest | None, list[Problem]]:
         text = content.decode("utf-8")
         raw = tomllib.loads(text)
     except UnicodeDecodeError as error:
-        return None, [Problem(file=FILE, message=f"not UTF-8 at byte {error.start}")]
+        return None, [_broken(f"not UTF-8 at byte {error.start}")]
     except tomllib.TOMLDecodeError as error:
         return None, [_toml_problem(str(error), text)]
     except RecursionError:
-        return None, [Problem(file=FILE, message="nested too deeply")]
+        return None, [_broken("nested too deeply")]
     reader = _Reader(text)
     head = reader.table({k: v for k, v in raw.items() if k not in _TABLES}, ManifestTable, "")
     stream = reader.table(raw.get("stream", {}), StreamTable, "stream")
@@ -319,10 +326,15 @@ def _toml_problem(message: str, text: str) -> Problem:
     message = message.replace("(at end of document)", f"(at line {lines}, column 1)")
     place = re.search(r"\(at line (\d+), column (\d+)\)", message)
     if not place:
-        return Problem(file=FILE, message=message)
+        return _broken(message)
     return Problem(
         file=FILE,
         line=int(place[1]),
         column=int(place[2]),
         message=message[: place.start()].strip(),
+        rule="manifest",
     )
+
+
+def _broken(message: str) -> Problem:
+    return Problem(file=FILE, message=message, rule="manifest")

@@ -64,12 +64,16 @@ class PolicySource:
         """`permit` or `forbid`."""
         return str(self.est["effect"])
 
-    def problem(self, message: str, fix: str = "", *, mention: str | None = None) -> Problem:
+    def problem(
+        self, message: str, fix: str = "", *, mention: str | None = None, rule: str = "annotation"
+    ) -> Problem:
         """A problem of this policy, at what `mention` quotes or at the policy's start."""
         line, column = self.line, self.column
         if mention and self.statement:
             line, column = self.places.at(find_mention(self.statement, mention))
-        return Problem(file=self.file, line=line, column=column, message=message, fix=fix)
+        return Problem(
+            file=self.file, line=line, column=column, message=message, fix=fix, rule=rule
+        )
 
     def as_text(self) -> str:
         """The policy alone, written out again from what was parsed; Cedar names it `policy0`.
@@ -107,12 +111,14 @@ def parse_policies(file: str, text: str) -> tuple[list[PolicySource], list[Probl
         if complaint is not None:
             offset, complaint = _complaint(piece, complaint)
             line, column = places.at(offset)
-            problems.append(Problem(file=file, line=line, column=column, message=complaint))
+            problems.append(
+                Problem(file=file, line=line, column=column, message=complaint, rule="syntax")
+            )
         policies += [
             _source(file, places, piece, replace(entry, position=position)) for entry in single
         ]
     if not problems:  # the scanner and Cedar disagree about what a statement is: Cedar wins
-        problems.append(Problem(file=file, line=1, column=1, message=message))
+        problems.append(Problem(file=file, line=1, column=1, message=message, rule="syntax"))
     return policies, problems
 
 
@@ -172,4 +178,5 @@ def _float_problem(file: str, places: Places, token: Token) -> Problem:
         message=f"float literal {token.text}: Cedar has no floats, and scores are whole numbers "
         "times 10 000 here",
         fix=f"write {scaled(token.text)}",
+        rule="float",
     )

@@ -134,7 +134,6 @@ def test_an_empty_folder_misses_both_of_its_parts(tmp_path: Path) -> None:
         "Bundle.toml",
         "policies/a b.cedar",
         "policies/new\nline.cedar",
-        "bundle.sig",
     ],
 )
 def test_a_file_that_does_not_belong_is_refused(tmp_path: Path, name: str) -> None:

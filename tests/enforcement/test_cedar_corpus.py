@@ -208,7 +208,7 @@ def test_the_example_use_cases_are_decided_as_their_folders_say(vectors: Path) -
     assert len(tally.files) == 11
     assert tally.requests == 72
     assert links_seen == 9
-    assert tally.sliced == 90
+    assert tally.sliced == 161
 
 
 @pytest.mark.parametrize("name", ODD_ENTITIES)
