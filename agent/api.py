@@ -30,8 +30,15 @@ class ChallengeBody(msgspec.Struct, forbid_unknown_fields=True):
 class Api:
     """The routes. Called once per request."""
 
-    def __init__(self, parts: Scraped, challenge: Challenge) -> None:
+    def __init__(
+        self,
+        parts: Scraped,
+        challenge: Challenge,
+        policy: Callable[[Request], Awaitable[Response]],
+    ) -> None:
+        """`policy` answers what is below `/v1/policy` and `/v1/decisions`."""
         self._parts = parts
+        self._policy = policy
         self._challenge = challenge
 
     async def __call__(self, request: Request) -> Response:
@@ -53,6 +60,8 @@ class Api:
                 return self._passport()
             case "POST", "/v1/passport":
                 return await self._fresh_passport(request.body)
+            case _, path if path.startswith(("/v1/policy", "/v1/decisions")):
+                return await self._policy(request)
             case _, path if path in KNOWN:
                 return Response.error(
                     405, "method_not_allowed", f"{path} does not know this method"
@@ -84,7 +93,15 @@ class Api:
         return Response(status=200, body=token, content_type=EAT_CWT)
 
 
-KNOWN = {"/healthz", "/readyz", "/metrics", "/v1/status", "/v1/passport"}
+KNOWN = {
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/v1/status",
+    "/v1/passport",
+    "/v1/policy",
+    "/v1/decisions",
+}
 
 
 def decode_nonce(text: str) -> bytes:

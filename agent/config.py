@@ -103,6 +103,12 @@ class PolicyTable(_Table, frozen=True):
     """`[policy]`: what is enforced."""
 
     bundle: str = "/etc/lucid/bundle"
+    trusted_keys: tuple[str, ...] = ()  # PEM files: whose bundle signatures count
+    require_signature: bool = False  # True: a bundle without one is refused
+    # How often the bundle's folder is looked at; 0: only at the start and on SIGHUP.
+    watch_seconds: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 2.0
+    push: bool = True  # whether `lucid policy push` may change the bundle
+    shadow: str = ""  # a candidate that is asked beside the bundle, without effect
 
 
 class LimitsTable(_Table, frozen=True):
@@ -279,7 +285,7 @@ def _known_variables(table: type[_Table], path: tuple[str, ...]) -> dict[str, tu
         sub = _subtable(hint)
         if sub is not None:
             known |= _known_variables(sub, (*path, key))
-        elif key not in ("keys", "auditors"):  # a list of tables has no single value
+        elif key not in {"keys", "auditors", "trusted_keys"}:  # a list has no single value
             known[ENV_PREFIX + "_".join((*path, key)).upper()] = (*path, key)
     return known
 
@@ -349,7 +355,12 @@ def _with_absolute_paths(config: Config, base: Path, environ: Mapping[str, str])
         ),
         kds=replace(config.kds, offline=absolute(config.kds.offline)),
         pcs=replace(config.pcs, offline=absolute(config.pcs.offline)),
-        policy=replace(config.policy, bundle=absolute(config.policy.bundle)),
+        policy=replace(
+            config.policy,
+            bundle=absolute(config.policy.bundle),
+            shadow=absolute(config.policy.shadow),
+            trusted_keys=tuple(absolute(path) for path in config.policy.trusted_keys),
+        ),
         api=replace(config.api, socket=absolute(config.api.socket)),
         observer=replace(
             config.observer,
@@ -397,6 +408,8 @@ def _cross_check(config: Config) -> list[str]:
             "identity: nobody could ask: add [[identity.keys]] with name and sha256,"
             " name a keys_file, or set identity.anonymous = true"
         )
+    if config.policy.require_signature and not config.policy.trusted_keys:
+        problems.append("policy.require_signature: needs policy.trusted_keys to check with")
     named: set[str] = set()
     for auditor in config.auditors:
         if auditor.name in named:

@@ -7,6 +7,7 @@ Lifetimes are nested. The journal outlives the stream and the local API, these o
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import gc
 import os
@@ -27,18 +28,18 @@ from agent.boottime import ClockWatch, boot_ns
 from agent.config import Config
 from agent.custody import Custody
 from agent.endorsing import endorsing
-from agent.errors import FatalError
 from agent.lifecycle import Lifecycle, Part, Standing, State, Trouble, Weight
 from agent.measuring import KernelRegister, Measurer, this_boot
 from agent.notify import Notifier
 from agent.platform import TeePlatform, find_platform
+from agent.policies import Policies
+from agent.policy_api import PolicyApi
 from agent.pulse import Pulse
 from agent.renewal import Renewal
 from agent.stream_status import StreamStatus
 from agent.supervise import Faults, keep_alive
 from agent.watchdog import Freshness
 from enforcement.bundle import Bundle
-from enforcement.engine import Engine
 from enforcement.gateway import GateState, Gateway
 from enforcement.snapshot import BundleView, Snapshot
 
@@ -75,12 +76,9 @@ class Daemon:
         )
         self.snapshot: Snapshot | None = None
         self.stream: ObserverStream | None = None
-        self.claims_missing: dict[tuple[str, ...], int] = {}
-        self.reload_failures = 0
-        self._reload_problem = ""
+        self.policies: Policies
         self.gateway_address = ""
         self._said_ready = False
-        self._pending: tuple[Bundle, Engine]
         self._stopping = trio.Event()
         self._rng = random.Random(os.urandom(16))  # noqa: S311 - jitter, not a secret
 
@@ -102,7 +100,15 @@ class Daemon:
         """
         config = self.config
         state_dir = setup.state_directory(Path(config.agent.state_dir))
-        self._put(await trio.to_thread.run_sync(setup.load_bundle, Path(config.policy.bundle)))
+        self.policies = Policies(
+            config.policy,
+            state_dir=state_dir,
+            changed=self._policy_changed,
+            shadow_changed=self._shadow_changed,
+            admit=self._admit,
+            faults=self.faults,
+        )
+        await trio.to_thread.run_sync(self.policies.start)
         now = datetime.now(UTC)
         platform = await trio.to_thread.run_sync(functools.partial(find_platform, config, now=now))
         self._open(platform)
@@ -133,13 +139,18 @@ class Daemon:
                         keep_alive, "pulse", self.pulse.run, self.faults, rng=self._rng
                     )
                 )
-                api = Api(self, self._challenge)
+                api = Api(self, self._challenge, PolicyApi(self, may_push=config.policy.push))
                 serve = functools.partial(local_api.serve, faults=self.faults)
                 await services.start(serve, listener, api)
-                await setup.check_auditors(self.auditors, self._pending[0], wait=True)
+                await setup.check_auditors(self.auditors, self.policies.newest.bundle, wait=True)
                 async with trio.open_nursery() as front:
                     front.start_soon(self._handle_signals)
                     front.start_soon(self.renewal.run)
+                    front.start_soon(
+                        functools.partial(
+                            keep_alive, "policy", self.policies.watch, self.faults, rng=self._rng
+                        )
+                    )
                     await front.start(self.gateway.serve, [gateway_socket])
                     self.lifecycle.begin()
                     task_status.started()
@@ -239,7 +250,8 @@ class Daemon:
 
     async def _issue_current(self) -> Issued:
         """A passport over the newest bundle; bundle and passport take effect together."""
-        bundle, engine = self._pending
+        loaded = self.policies.newest
+        bundle, engine = loaded.bundle, loaded.engine
         issued = await self.attester.issue(self._stated(bundle))
         self.snapshot = Snapshot(
             engine=engine,
@@ -248,8 +260,10 @@ class Daemon:
             platform=issued.platform,
             agent_id=self.config.agent.id,
             auditors=self.auditors.for_bundle(bundle),
+            shadow=self.policies.shadow,
         )
         self.journal.set_signer(self.attester.key, issued.token)
+        await self.policies.came_into_force(bundle.digest)
         return issued
 
     async def _challenge(self, nonce: bytes, audience: str | None) -> bytes:
@@ -293,15 +307,15 @@ class Daemon:
         )
 
     def _policy_trouble(self) -> Trouble | None:
-        if not self._reload_problem:
+        if not self.policies.problem:
             return None
         return Trouble(
             part=Part.POLICY,
             weight=Weight.CONCERN,
             code="policy.refused",
             reason=f"the bundle on disk was refused, the last good one stays in force:"
-            f" {self._reload_problem}",
-            next="correct the bundle and send SIGHUP",
+            f" {self.policies.problem}",
+            next="correct the bundle; it is loaded when it changes, or on SIGHUP",
         )
 
     # -- signals, reload, stop --------------------------------------------------------------------
@@ -310,46 +324,24 @@ class Daemon:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async for number in signals:
                 if number == signal.SIGHUP:
-                    await self.reload()
+                    await self.policies.reload()
                 else:
                     self.stop(f"received {signal.Signals(number).name}")
 
-    async def reload(self) -> None:
-        """Load the bundle again. What is broken changes nothing but what is said of it."""
-        path, before = Path(self.config.policy.bundle), self._pending[0]
-        try:
-            loaded = await trio.to_thread.run_sync(setup.load_bundle, path)
-            await setup.check_auditors(self.auditors, loaded[0], wait=False)
-        except FatalError as error:
-            self._refused(str(error))
-            return
-        except Exception as error:  # noqa: BLE001 - a fault in a reload must not end the daemon
-            self._refused(f"a fault of the agent itself: {self.faults.note('reload', error)}")
-            return
-        self._reload_problem = ""
-        bundle = loaded[0]
-        if bundle.digest == before.digest:
-            _LOG.info("policy.unchanged", digest=bundle.digest.hex())
-            return
-        self._put(loaded)
-        _LOG.info("policy.loaded", name=bundle.name, digest=bundle.digest.hex())
+    async def _admit(self, bundle: Bundle) -> None:
+        """Whether somebody gives the claims that a bundle needs.
+
+        Raises:
+            FatalError: nobody does.
+        """
+        await setup.check_auditors(self.auditors, bundle, wait=False)
+
+    def _policy_changed(self) -> None:
         self.renewal.renew_now("a new policy bundle")
 
-    def _refused(self, problem: str) -> None:
-        self.reload_failures += 1
-        self._reload_problem = problem
-        _LOG.error("policy.reload_refused", error=problem, kept=self._pending[0].digest.hex())
-        self.lifecycle.look()
-
-    def _put(self, loaded: tuple[Bundle, Engine]) -> None:
-        """This bundle comes into force with the next passport."""
-        self._pending = loaded
-        loaded[1].missing = self.claims_missing
-
-    @property
-    def policy_cache(self) -> tuple[int, int]:
-        """Hits and misses of the engine that was loaded last."""
-        return self._pending[1].cache_counts()
+    def _shadow_changed(self) -> None:
+        if self.snapshot is not None:
+            self.snapshot = dataclasses.replace(self.snapshot, shadow=self.policies.shadow)
 
     async def _drain(self) -> None:
         self.notifier.send("STOPPING=1")
@@ -387,7 +379,7 @@ class Daemon:
                 gateway=f"http://{self.gateway_address}",
                 upstream=self.config.gateway.upstream,
                 socket=self.config.api.socket,
-                policy=self._pending[0].name,
+                policy=self.policies.newest.bundle.name,
             )
         self.notifier.send(*lines)
 

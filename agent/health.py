@@ -9,6 +9,7 @@ from agent.boottime import Clock, wall_ns
 from agent.custody import Custody
 from agent.journal import Journal
 from agent.lifecycle import Lifecycle, Standing
+from agent.policies import Policies
 from agent.renewal import Renewal
 from agent.stream_status import StreamStatus
 from enforcement.auditors import AuditorService
@@ -25,7 +26,7 @@ class Parts(Protocol):
     gateway_metrics: GatewayMetrics
     auditors: AuditorService
     snapshot: Snapshot | None
-    reload_failures: int
+    policies: Policies
     gateway_address: str
     clock: Clock
     version: str
@@ -100,7 +101,7 @@ def status(parts: Parts) -> dict[str, Any]:
             "name": snapshot.bundle.name,
             "version": snapshot.bundle.version,
             "digest": snapshot.bundle.digest.hex(),
-            "reload_failures": parts.reload_failures,
+            "reload_failures": parts.policies.failures,
         },
         "journal": {
             "healthy": parts.journal.healthy,

@@ -13,7 +13,7 @@ import socket
 import stat
 import struct
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -24,17 +24,21 @@ from agent.errors import ExitCode, FatalError
 from agent.supervise import Faults
 
 MAX_BODY: Final = 16 * 1024  # bytes: a challenge is small
+# Bytes that some routes may receive instead; a policy bundle has up to 8 MiB.
+MAX_BODIES: Final = {"/v1/policy": 9 * 1024 * 1024, "/v1/policy/shadow": 9 * 1024 * 1024}
 MAX_CONNECTIONS: Final = 64
 REQUEST_SECONDS: Final = 10.0  # to receive a request; answering may take longer (a quote)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One request: `path` without the query."""
+    """One request: `path` without the query. `uid`: the user at the other end, by the kernel."""
 
     method: str
     path: str
     body: bytes
+    query: str = ""
+    uid: int = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,8 +129,9 @@ async def serve(
             await stream.aclose()
             return
         try:
-            if _peer_allowed(stream.socket):
-                await _talk(stream, handler)
+            uid, gid = _peer(stream.socket)
+            if uid in (0, os.geteuid()) or gid == os.getegid():
+                await _talk(stream, handler, uid)
         except (trio.BrokenResourceError, trio.TooSlowError, h11.ProtocolError):
             pass  # the peer is gone, silent or not speaking HTTP; there is nobody to tell
         except Exception as error:
@@ -140,21 +145,22 @@ async def serve(
     await trio.serve_listeners(connection, [listener], task_status=task_status)  # type: ignore[arg-type]  # it reports the listeners; the caller only waits for the start
 
 
-def _peer_allowed(sock: trio.socket.SocketType) -> bool:
+def _peer(sock: trio.socket.SocketType) -> tuple[int, int]:
+    """Who is at the other end: user and primary group."""
     size = struct.calcsize("3i")
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
     _pid, uid, gid = struct.unpack("3i", raw)
-    return uid in (0, os.geteuid()) or gid == os.getegid()
+    return uid, gid
 
 
-async def _talk(stream: trio.SocketStream, handler: Handler) -> None:
+async def _talk(stream: trio.SocketStream, handler: Handler, uid: int) -> None:
     connection = h11.Connection(h11.SERVER)
     while True:
         with trio.fail_after(REQUEST_SECONDS):
             request = await _receive(stream, connection)
         if request is None:
             return
-        response = await _answer(request, handler)
+        response = await _answer(request, handler, uid)
         head_only = request.method == "HEAD"
         head = h11.Response(
             status_code=response.status,
@@ -176,24 +182,27 @@ async def _talk(stream: trio.SocketStream, handler: Handler) -> None:
 
 async def _receive(stream: trio.SocketStream, connection: h11.Connection) -> Request | None:
     head: h11.Request | None = None
-    body = b""
+    body = bytearray()
+    limit = MAX_BODY
     while True:
         event = connection.next_event()
         if event is h11.NEED_DATA:
             connection.receive_data(await stream.receive_some(65_536))
         elif isinstance(event, h11.Request):
             head = event
+            limit = MAX_BODIES.get(head.target.decode("ascii"), MAX_BODY)
         elif isinstance(event, h11.Data):
             body += event.data
-            if len(body) > MAX_BODY:
+            if len(body) > limit:
                 raise h11.RemoteProtocolError("body too large", error_status_hint=413)
         elif isinstance(event, h11.EndOfMessage) and head is not None:
-            path = head.target.decode("ascii").partition("?")[0]
-            return Request(method=head.method.decode("ascii"), path=path, body=body)
+            path, _, query = head.target.decode("ascii").partition("?")
+            method = head.method.decode("ascii")
+            return Request(method=method, path=path, body=bytes(body), query=query)
         else:
             return None
 
 
-async def _answer(request: Request, handler: Handler) -> Response:
+async def _answer(request: Request, handler: Handler, uid: int) -> Response:
     method = "GET" if request.method == "HEAD" else request.method
-    return await handler(Request(method=method, path=request.path, body=request.body))
+    return await handler(replace(request, method=method, uid=uid))

@@ -30,14 +30,6 @@ class Scraped(Parts, Protocol):
     pulse: Pulse
     faults: Faults
 
-    @property
-    def claims_missing(self) -> dict[tuple[str, ...], int]:
-        """Denials because nobody gave a claim, by (claim,)."""
-
-    @property
-    def policy_cache(self) -> tuple[int, int]:
-        """Hits and misses of the engine in force."""
-
 
 def scrape(parts: Scraped) -> Iterator[Family]:
     """All families, in the order of the document."""
@@ -170,12 +162,12 @@ def _decisions(parts: Scraped) -> Iterator[Family]:
         "lucid_claims_missing",
         "Denials because no source gave a claim that a policy reads.",
         ("claim",),
-        parts.claims_missing,
+        parts.policies.claims_missing,
     )
-    hits, misses = parts.policy_cache
+    hits, misses = parts.policies.cache_counts()
     yield counter("lucid_policy_cache_hits", "Answers of the engine from its cache.", hits)
     yield counter("lucid_policy_cache_misses", "Answers that Cedar was asked for.", misses)
-    yield counter("lucid_policy_reload_failures", "Refused bundles.", parts.reload_failures)
+    yield counter("lucid_policy_reload_failures", "Refused bundles.", parts.policies.failures)
     if parts.snapshot is not None:
         bundle = parts.snapshot.bundle
         yield info(

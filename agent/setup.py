@@ -19,6 +19,7 @@ from enforcement.auditor_client import AuditorSettings
 from enforcement.auditors import AuditorService
 from enforcement.breaker import Rules
 from enforcement.bundle import Bundle, BundleError
+from enforcement.bundle_signature import NOBODY, Trust
 from enforcement.engine import Engine
 from enforcement.gateway import GatewayConfig, Limits
 
@@ -53,14 +54,14 @@ def state_directory(path: Path) -> Path:
     return path
 
 
-def load_bundle(path: Path) -> tuple[Bundle, Engine]:
+def load_bundle(path: Path, trust: Trust = NOBODY) -> tuple[Bundle, Engine]:
     """Load and compile the policy bundle. Blocking.
 
     Raises:
         FatalError: with every problem of the bundle.
     """
     try:
-        bundle = Bundle.load(path)
+        bundle = Bundle.load(path, trust=trust)
         return bundle, Engine(bundle)
     except BundleError as error:
         raise FatalError(

@@ -122,14 +122,15 @@ def write_files(root: Path, files: Mapping[str, bytes]) -> None:
         OSError: the folder is there already, or cannot be written.
     """
     root.mkdir(mode=0o700)
-    for folder in {name.partition("/")[0] for name in files if "/" in name}:
-        (root / folder).mkdir(mode=0o700)
+    folders = {root / name.partition("/")[0] for name in files if "/" in name}
+    for folder in folders:
+        folder.mkdir(mode=0o700)
     for name, content in files.items():
         with (root / name).open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-    for folder in (*(path for path in root.iterdir() if path.is_dir()), root):
+    for folder in (*folders, root):
         sync_folder(folder)
 
 

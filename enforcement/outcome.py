@@ -46,6 +46,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         evaluated: False where no policy could be evaluated (503 at the door), True for a policy's
             own answer (403).
         claims_read: the claims that the deciding policies read, for explanations.
+        shadow: what a candidate bundle says of the same request; for the record alone.
     """
 
     outcome: Outcome
@@ -54,6 +55,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     evaluated: bool = True
     errors: tuple[str, ...] = ()
     claims_read: Mapping[str, ClaimValue] = msgspec.field(default_factory=dict)
+    shadow: Verdict | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

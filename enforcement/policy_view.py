@@ -44,17 +44,19 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def decide(self, phase: Phase, claims: dict[str, ClaimValue]) -> Verdict:
         """Ask the engine."""
         snapshot = self.snapshot
-        return snapshot.engine.decide(
-            PolicyRequest(
-                principal=self.principal,
-                action=ACTION,
-                resource=("Agent", snapshot.agent_id),
-                phase=phase,
-                claims=claims,
-                trace_id=self.trace_id,
-                platform=snapshot.platform,
-            )
+        request = PolicyRequest(
+            principal=self.principal,
+            action=ACTION,
+            resource=("Agent", snapshot.agent_id),
+            phase=phase,
+            claims=claims,
+            trace_id=self.trace_id,
+            platform=snapshot.platform,
         )
+        verdict = snapshot.engine.decide(request)
+        if snapshot.shadow is not None:
+            return msgspec.structs.replace(verdict, shadow=snapshot.shadow.verdict(request))
+        return verdict
 
 
 class Findings(msgspec.Struct, kw_only=True, gc=False):
@@ -139,7 +141,11 @@ def record_of(
     asked: Asked, findings: Findings, verdict: Verdict, *, model: str, redacted: bool = True
 ) -> DecisionRecord:
     """The record of a verdict."""
-    bundle = asked.snapshot.bundle
+    bundle, shadow = asked.snapshot.bundle, None
+    if verdict.shadow is not None and asked.snapshot.shadow is not None:
+        shadow = asked.snapshot.shadow.note(
+            findings.decision_id, findings.phase.value, verdict, verdict.shadow
+        )
     obligations = {"redact": tuple(sorted(verdict.redact))} if verdict.redact and redacted else {}
     return DecisionRecord(
         decision_id=findings.decision_id,
@@ -165,6 +171,7 @@ def record_of(
         coverage=findings.coverage,
         latency_us=findings.latency,
         auditors=findings.auditors,
+        shadow=shadow,
     )
 
 

@@ -60,6 +60,16 @@ class BundleView(Protocol):
         """Names of the claims that policies can read in one phase."""
 
 
+class Candidate(Protocol):
+    """What an exchange needs of a shadow bundle (`enforcement.shadow.Shadow` is one)."""
+
+    def verdict(self, request: PolicyRequest) -> Verdict:
+        """What it would say. Never raises."""
+
+    def note(self, decision_id: str, phase: str, live: Verdict, candidate: Verdict) -> str:
+        """Count one decision; what its record says of the candidate."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """Engine, bundle and the agent's own standing at one moment.
@@ -69,6 +79,7 @@ class Snapshot:
         platform: what policies may ask of the hardware.
         agent_id: the id of the resource `Lucid::Agent` that is invoked.
         auditors: who gives the claims that are not built in; None where the bundle has no such.
+        shadow: a candidate that is asked, too, without effect; None where there is none.
     """
 
     engine: Decider
@@ -77,3 +88,4 @@ class Snapshot:
     platform: Platform
     agent_id: str
     auditors: Auditors | None = None
+    shadow: Candidate | None = None

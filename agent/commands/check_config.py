@@ -11,8 +11,12 @@ from agent.commands.common import config_option, fail, load
 from agent.config import Config
 from agent.credentials import DIRECTORY
 from agent.errors import FatalError
+from agent.policies import trust_of
 from agent.setup import identifier, known_auditors, load_bundle
 from attestation.tdx.runtime_register import after
+from enforcement.bundle import Bundle
+from enforcement.bundle_files import SIGNATURE
+from enforcement.bundle_signature import Trust
 
 
 @click.command("check-config")
@@ -26,7 +30,8 @@ def check_config(path: Path | None, *, as_json: bool) -> None:
     """
     config = load(path)
     try:
-        bundle, _engine = load_bundle(Path(config.policy.bundle))
+        trust = trust_of(config.policy)
+        bundle, _engine = load_bundle(Path(config.policy.bundle), trust)
         known_auditors(config, bundle)
         unchecked = _credentials(config)
         if config.identity.keys_file not in unchecked:
@@ -38,6 +43,7 @@ def check_config(path: Path | None, *, as_json: bool) -> None:
     else:
         click.echo(f"configuration: ok (agent {config.agent.id}, TEE mode {config.tee.mode})")
         click.echo(f"policy bundle: ok ({bundle.name} {bundle.version}, {bundle.digest.hex()})")
+        click.echo(f"bundle signature: {_signature(bundle, trust)}")
         for path_there in unchecked:
             click.echo(f"not checked here: {path_there} (only the service has its credentials)")
         if config.tee.extend_rtmr3:
@@ -49,3 +55,12 @@ def _credentials(config: Config) -> list[str]:
     observer = config.observer
     named = (config.identity.keys_file, observer.ca_file, observer.certificate_file)
     return [text for text in (*named, observer.key_file) if Path(text).parent == DIRECTORY]
+
+
+def _signature(bundle: Bundle, trust: Trust) -> str:
+    if bundle.signer is not None:
+        return f"by {bundle.signer.hex()}, a trusted key"
+    if SIGNATURE not in bundle.files:
+        return "none, and none is required"
+    assert not trust.keys
+    return "not checked, because no key is trusted (policy.trusted_keys)"

@@ -112,17 +112,17 @@ def test_without_trusted_keys_a_signature_is_not_taken_for_checked(tmp_path: Pat
         (lambda digest: signed(digest, kid="text"), "signature.malformed"),
         (lambda digest: signed(digest, kid=b""), "signature.key"),
         (lambda digest: signed(digest, typ="application/eat+cwt"), "signature.malformed"),
-        (lambda digest: signed(bytes(32)), "signature.digest"),
+        (lambda _: signed(bytes(32)), "signature.digest"),
         (lambda digest: signed(digest, payload=digest), "signature.digest"),
         (
             lambda digest: signed(digest, payload=["lucid.policy-bundle", 2, digest]),
             "signature.digest",
         ),
-        (lambda digest: b"", "signature.wrong"),
-        (lambda digest: b"\xd2\x84", "signature.wrong"),
+        (lambda _: b"", "signature.wrong"),
+        (lambda _: b"\xd2\x84", "signature.wrong"),
         (lambda digest: signed(digest)[:-1], "signature.wrong"),
         (lambda digest: signed(digest) + b"\x00", "signature.wrong"),
-        (lambda digest: bytes(MAX_SIGNATURE + 1), "signature.malformed"),
+        (lambda _: bytes(MAX_SIGNATURE + 1), "signature.malformed"),
     ],
 )
 @pytest.mark.parametrize("trust", [DEMANDED, WELCOME])

@@ -1,0 +1,250 @@
+"""What the local API answers about policy and decisions.
+
+    GET    /v1/policy                what is in force, what comes next, who signed it
+    POST   /v1/policy                push a bundle: CBOR, a map from path to content
+    GET    /v1/policy/history        what came into force, newest last
+    POST   /v1/policy/rollback       {"digest": …}, or {} for the one before
+    GET    /v1/policy/bundle         the files of a bundle (?digest=…, default: in force), as CBOR
+    GET    /v1/policy/shadow         how a candidate would have decided
+    POST   /v1/policy/shadow         begin to ask a candidate (as for a push)
+    DELETE /v1/policy/shadow         stop
+    GET    /v1/decisions             the newest decisions (?last=100)
+    GET    /v1/decisions/<id>        one
+
+Reading is for everyone whom the socket lets in; changing is for root and the agent's own user, for
+a member of the socket's group must not change what is enforced.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Protocol
+from urllib.parse import parse_qs
+
+import msgspec
+import trio
+
+from agent import decisions, logs
+from agent.journal import Journal
+from agent.local_api import MAX_BODIES, Request, Response
+from agent.policies import Loaded, Policies
+from agent.policy_vault import VaultError
+from attestation import cbor
+from attestation.errors import MalformedError
+from enforcement.bundle import BundleError
+from enforcement.bundle_files import SIGNATURE
+from enforcement.snapshot import Snapshot
+
+_LOG = logs.get("policy")
+CBOR: Final = "application/cbor"
+DEFAULT_LAST: Final = 100
+
+
+class Parts(Protocol):
+    """What is asked and changed. The daemon is one."""
+
+    policies: Policies
+    journal: Journal
+    snapshot: Snapshot | None
+
+
+class RollbackBody(msgspec.Struct, forbid_unknown_fields=True):
+    """`POST /v1/policy/rollback`: the digest in hex; null: the bundle before the newest."""
+
+    digest: str | None = None
+
+
+class PolicyApi:
+    """The routes. Called once per request."""
+
+    def __init__(self, parts: Parts, *, may_push: bool) -> None:
+        self._parts = parts
+        self._may_push = may_push
+        self._routes: dict[tuple[str, str], Callable[[Request], Awaitable[Response]]] = {
+            ("GET", "/v1/policy"): self._show,
+            ("POST", "/v1/policy"): self._push,
+            ("GET", "/v1/policy/history"): self._history,
+            ("POST", "/v1/policy/rollback"): self._rollback,
+            ("GET", "/v1/policy/bundle"): self._bundle,
+            ("GET", "/v1/policy/shadow"): self._shadow,
+            ("POST", "/v1/policy/shadow"): self._set_shadow,
+            ("DELETE", "/v1/policy/shadow"): self._set_shadow,
+            ("GET", "/v1/decisions"): self._decisions,
+        }
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer one request."""
+        route = self._routes.get((request.method, request.path))
+        try:
+            if route is not None:
+                return await route(request)
+            if request.path.startswith("/v1/decisions/"):
+                return await self._decision(request)
+        except BundleError as error:
+            return _refused(error)
+        except KeyError as error:
+            return Response.error(404, "not_found", f"no such bundle is kept: {error.args[0]}")
+        except (VaultError, OSError) as error:
+            return Response.error(500, "storage", str(error))
+        except MalformedError as error:
+            return Response.error(400, error.code, str(error))
+        if request.path in {path for _, path in self._routes}:
+            return Response.error(405, "method_not_allowed", "this path does not know the method")
+        known = sorted({path for _, path in self._routes})
+        return Response.error(404, "not_found", "known: " + ", ".join(known))
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    async def _show(self, _request: Request) -> Response:
+        policies, snapshot = self._parts.policies, self._parts.snapshot
+        newest, trust = policies.newest.bundle, policies.trust
+        in_force = None if snapshot is None else snapshot.bundle.digest
+        return Response.json(
+            {
+                "in_force": None
+                if snapshot is None
+                else {
+                    "name": snapshot.bundle.name,
+                    "version": snapshot.bundle.version,
+                    "digest": snapshot.bundle.digest.hex(),
+                    "passport": snapshot.passport_id,
+                },
+                "newest": {
+                    "name": newest.name,
+                    "version": newest.version,
+                    "digest": newest.digest.hex(),
+                    "source": policies.newest.action,
+                    "policies": len(newest.policies),
+                    "signed": SIGNATURE in newest.files,
+                    "signer": None if newest.signer is None else newest.signer.hex(),
+                    "in_force": newest.digest == in_force,
+                },
+                "require_signature": trust.required,
+                "trusted_keys": [kid.hex() for kid in trust.keys],
+                "refused": policies.failures,
+                "shadow": None if policies.shadow is None else policies.shadow.bundle.digest.hex(),
+                "platform": None if snapshot is None else _platform(snapshot),
+            }
+        )
+
+    async def _history(self, _request: Request) -> Response:
+        entries = [msgspec.to_builtins(entry) for entry in self._parts.policies.history()]
+        newest = self._parts.policies.newest.bundle.digest.hex()
+        return Response.json({"newest": newest, "entries": entries})
+
+    async def _bundle(self, request: Request) -> Response:
+        digest = parse_qs(request.query).get("digest", [""])[0]
+        policies = self._parts.policies
+        if not digest and self._parts.snapshot is not None:
+            digest = self._parts.snapshot.bundle.digest.hex()
+        files = await policies.files(digest or policies.newest.bundle.digest.hex())
+        return Response(status=200, body=cbor.encode(dict(files)), content_type=CBOR)
+
+    async def _shadow(self, _request: Request) -> Response:
+        shadow = self._parts.policies.shadow
+        if shadow is None:
+            return Response.error(404, "no_shadow", "no candidate is asked beside the bundle")
+        return Response.json(shadow.report())
+
+    async def _decisions(self, request: Request) -> Response:
+        text = parse_qs(request.query).get("last", [str(DEFAULT_LAST)])[0]
+        if not text.isascii() or not text.isdigit() or not 0 < int(text) <= decisions.MAX_LAST:
+            return Response.error(
+                400, "bad_request", f"last is a number from 1 to {decisions.MAX_LAST}"
+            )
+        path = self._parts.journal.path
+        found = await trio.to_thread.run_sync(decisions.last_decisions, path, int(text))
+        return Response.json({"decisions": [decisions.as_json(placed) for placed in found]})
+
+    async def _decision(self, request: Request) -> Response:
+        wanted = request.path.removeprefix("/v1/decisions/")
+        path = self._parts.journal.path
+        found = await trio.to_thread.run_sync(decisions.find_decision, path, wanted)
+        if found is None:
+            return Response.error(404, "not_found", "no such decision is in the journal")
+        return Response.json(decisions.as_json(found))
+
+    # -- changing ---------------------------------------------------------------------------------
+
+    async def _push(self, request: Request) -> Response:
+        if (refusal := self._not_allowed(request)) is not None:
+            return refusal
+        files = _files(request.body, MAX_BODIES["/v1/policy"])
+        loaded = await self._parts.policies.push(files, by=f"uid {request.uid}")
+        return await self._taken(loaded)
+
+    async def _rollback(self, request: Request) -> Response:
+        if (refusal := self._not_allowed(request)) is not None:
+            return refusal
+        try:
+            asked = msgspec.json.decode(request.body or b"{}", type=RollbackBody)
+        except msgspec.MsgspecError as error:
+            return Response.error(400, "bad_request", str(error))
+        loaded = await self._parts.policies.rollback(asked.digest, by=f"uid {request.uid}")
+        return await self._taken(loaded)
+
+    async def _set_shadow(self, request: Request) -> Response:
+        if (refusal := self._not_allowed(request)) is not None:
+            return refusal
+        begin = request.method == "POST"
+        files = _files(request.body, MAX_BODIES["/v1/policy/shadow"]) if begin else None
+        await self._parts.policies.set_shadow(files)
+        shadow = self._parts.policies.shadow
+        return Response.json({"shadow": None if shadow is None else shadow.bundle.digest.hex()})
+
+    def _not_allowed(self, request: Request) -> Response | None:
+        if not self._may_push:
+            return Response.error(403, "push_disabled", "policy.push is false in the configuration")
+        if request.uid not in (0, os.geteuid()):
+            _LOG.warning("policy.push_refused", uid=request.uid)
+            return Response.error(
+                403, "not_allowed", "only root and the agent's own user may change the policy"
+            )
+        return None
+
+    async def _taken(self, loaded: Loaded) -> Response:
+        in_force = await self._parts.policies.in_force(loaded)
+        bundle, snapshot = loaded.bundle, self._parts.snapshot
+        value = {
+            "name": bundle.name,
+            "version": bundle.version,
+            "digest": bundle.digest.hex(),
+            "signer": None if bundle.signer is None else bundle.signer.hex(),
+            "in_force": in_force,
+            "passport": snapshot.passport_id if in_force and snapshot is not None else None,
+        }
+        # 202: kept, and it comes into force with the next passport, which is not there yet.
+        return Response.json(value, status=200 if in_force else 202)
+
+
+def _platform(snapshot: Snapshot) -> dict[str, Any]:
+    platform = snapshot.platform
+    return {
+        "tee_type": platform.tee_type,
+        "hardware_attested": platform.hardware_attested,
+        "tcb_status": platform.tcb_status,
+        "simulated": platform.simulated,
+    }
+
+
+def _files(body: bytes, limit: int) -> dict[str, bytes]:
+    value = cbor.decode(body, max_size=limit, max_depth=2)
+    if not isinstance(value, dict) or not all(
+        isinstance(name, str) and isinstance(content, bytes) for name, content in value.items()
+    ):
+        raise MalformedError("policy.body", "a bundle is a CBOR map from path to content")
+    return value
+
+
+def _refused(error: BundleError) -> Response:
+    return Response.json(
+        {
+            "error": {
+                "code": error.code,
+                "message": "the bundle cannot be used; what is in force stays",
+                "problems": [problem.as_json() for problem in error.problems],
+            }
+        },
+        status=422,
+    )

@@ -1,0 +1,608 @@
+"""Which bundle is enforced: the directory, pushes, rollbacks, restarts, and a candidate beside."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import trio
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from agent import policies as policies_module
+from agent.config import PolicyTable
+from agent.errors import ExitCode, FatalError
+from agent.local_api import Request, Response
+from agent.policies import Policies
+from agent.policy_api import PolicyApi
+from agent.policy_vault import MAX_BUNDLES, Entry, PolicyVault, VaultError
+from agent.supervise import Faults
+from attestation import cbor
+from enforcement.bundle import Bundle, BundleError
+from enforcement.bundle_files import read_files
+from enforcement.bundle_signature import sign_bundle
+from enforcement.outcome import Outcome
+from enforcement.snapshot import Snapshot
+from tests.enforcement.bundles import PERMIT, PLATFORM, ask, write
+
+FORBID = '@id("never") forbid (principal, action, resource);'
+WATCH = 0.02
+
+
+@dataclass
+class World:
+    """A configured directory, a state directory and who must be told."""
+
+    root: Path
+    changes: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def directory(self) -> Path:
+        return self.root / "bundle"
+
+    @property
+    def state(self) -> Path:
+        return self.root / "state"
+
+    def policies(self, **options: Any) -> Policies:
+        table = PolicyTable(bundle=str(self.directory), **(self.options | options))
+        found = Policies(
+            table,
+            state_dir=self.state,
+            changed=self._changed,
+            shadow_changed=lambda: None,
+            admit=self._admit,
+            faults=Faults(),
+        )
+        found.start()
+        return found
+
+    async def _admit(self, bundle: Bundle) -> None:
+        if "nobody-gives" in bundle.policies:
+            raise FatalError(ExitCode.USAGE, "nobody gives a claim")
+
+    def _changed(self) -> None:
+        self.changes += 1
+
+    def files(self, text: str, name: str = "other") -> dict[str, bytes]:
+        return read_files(write(self.root / name, text))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    found = World(tmp_path)
+    write(found.directory)
+    return found
+
+
+def actions(found: Policies) -> list[str]:
+    return [entry.action for entry in found.history()]
+
+
+# -- the directory --------------------------------------------------------------------------------
+
+
+def test_the_directory_is_in_force_first_and_on_record(world: World) -> None:
+    found = world.policies()
+    assert found.newest.action == "directory"
+    assert actions(found) == ["directory"]
+    assert actions(world.policies()) == ["directory"]  # a restart is no change
+
+
+async def test_a_reload_takes_what_changed_and_tells(world: World) -> None:
+    found = world.policies()
+    before = found.newest.bundle.digest
+    await found.reload()
+    assert world.changes == 0
+    write(world.directory, PERMIT + FORBID)
+    await found.reload()
+    assert found.newest.bundle.digest != before
+    assert world.changes == 1
+    assert actions(found) == ["directory", "directory"]
+
+
+async def test_a_broken_directory_changes_nothing_but_a_counter(world: World) -> None:
+    found = world.policies()
+    before = found.newest
+    write(world.directory, "permit (")
+    await found.reload()
+    assert (found.newest, found.failures, world.changes) == (before, 1, 0)
+    shutil.rmtree(world.directory)
+    await found.reload()
+    assert (found.newest, found.failures, world.changes) == (before, 2, 0)
+
+
+def test_a_broken_directory_at_the_start_is_an_error_with_its_place(world: World) -> None:
+    write(world.directory, "permit (")
+    with pytest.raises(FatalError, match=r"main\.cedar:1:"):
+        world.policies()
+
+
+@asynccontextmanager
+async def watched(found: Policies) -> AsyncIterator[None]:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(found.watch)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+async def eventually(condition: Any) -> None:
+    with trio.fail_after(10):
+        while not condition():  # noqa: ASYNC110  # it is a file's change that is waited for
+            await trio.sleep(0.01)
+
+
+async def test_a_change_of_the_directory_is_noticed(world: World) -> None:
+    found = world.policies(watch_seconds=WATCH)
+    async with watched(found):
+        write(world.directory, PERMIT + FORBID)
+        await eventually(lambda: "never" in found.newest.bundle.policies)
+
+
+async def test_a_switched_link_is_noticed(world: World) -> None:
+    world.directory.rename(world.root / "one")
+    write(world.root / "two", PERMIT + FORBID)
+    world.directory.symlink_to("one")
+    found = world.policies(watch_seconds=WATCH)
+    async with watched(found):
+        (world.root / "fresh").symlink_to("two")
+        (world.root / "fresh").replace(world.directory)
+        await eventually(lambda: "never" in found.newest.bundle.policies)
+
+
+async def test_what_is_broken_is_tried_once_until_it_changes(world: World) -> None:
+    found = world.policies(watch_seconds=WATCH)
+    async with watched(found):
+        write(world.directory, "permit (")
+        await eventually(lambda: found.failures == 1)
+        await trio.sleep(WATCH * 10)
+        assert found.failures == 1
+        write(world.directory, PERMIT + FORBID)
+        await eventually(lambda: "never" in found.newest.bundle.policies)
+
+
+async def test_a_folder_that_is_being_written_is_left_alone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look sees another state than the one before, until two are alike."""
+    found = world.policies(watch_seconds=0.001)
+    looks = iter([1, 2, 3, 2, 4, 4, *[5] * 1_000_000])
+    last, tried = [0], list[int]()
+
+    def look(_path: Path) -> tuple[object, ...]:
+        last[0] = next(looks)
+        return (last[0],)
+
+    async def load(seen: tuple[object, ...]) -> bool:
+        tried.append(last[0])
+        found._tried = seen
+        return True
+
+    monkeypatch.setattr(policies_module, "fingerprint", look)
+    monkeypatch.setattr(found, "_load_directory", load)
+    async with watched(found):
+        await eventually(lambda: last[0] == 5 and len(tried) == 2)
+    assert tried == [4, 5]
+
+
+async def test_a_folder_that_changes_while_it_is_read_is_not_loaded(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = world.policies()
+    write(world.directory, PERMIT + FORBID)
+    looks = iter(range(1_000_000))
+    monkeypatch.setattr(policies_module, "fingerprint", lambda _path: (next(looks),))
+    monkeypatch.setattr(policies_module, "SETTLE_SECONDS", 0)
+    await found.reload()
+    assert "never" not in found.newest.bundle.policies
+    assert found.failures == 0
+
+
+# -- pushes ---------------------------------------------------------------------------------------
+
+
+async def test_a_push_takes_effect_and_outlives_a_restart(world: World) -> None:
+    found = world.policies()
+    loaded = await found.push(world.files(PERMIT + FORBID), by="uid 0")
+    assert found.newest is loaded
+    assert world.changes == 1
+    again = world.policies()
+    assert again.newest.bundle.digest == loaded.bundle.digest
+    assert again.newest.action == "push"
+    assert again.history()[-1].by == "uid 0"
+
+
+async def test_a_push_waits_until_a_passport_states_it(world: World) -> None:
+    found = world.policies()
+    loaded = await found.push(world.files(FORBID), by="uid 0")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(found.came_into_force, loaded.bundle.digest)
+        assert await found.in_force(loaded)
+
+
+async def test_a_push_without_a_passport_is_told_so(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    found = world.policies()
+    loaded = await found.push(world.files(FORBID), by="uid 0")
+    assert not await found.in_force(loaded)
+
+
+async def test_the_directory_overrides_a_push_when_it_changes_after_it(world: World) -> None:
+    found = world.policies()
+    await found.push(world.files(PERMIT + FORBID), by="uid 0")
+    await found.reload()  # the directory is as it was
+    assert found.newest.action == "push"
+    third = PERMIT.replace("allow", "third")
+    write(world.directory, third)
+    again = world.policies()  # while the agent was down
+    assert (again.newest.action, list(again.newest.bundle.policies)) == ("directory", ["third"])
+
+
+async def test_a_push_stays_where_the_directory_is_broken_at_the_start(world: World) -> None:
+    found = world.policies()
+    await found.push(world.files(PERMIT + FORBID), by="uid 0")
+    write(world.directory, "permit (")
+    again = world.policies()
+    assert (again.newest.action, again.failures) == ("push", 1)
+    write(world.directory)
+    await again.reload()  # repaired to what it was at the push
+    assert again.newest.action == "push"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"policies/main.cedar": b"permit ("},
+        {"policies/../../../etc/passwd": b""},
+        {"/etc/passwd": b""},
+        {"policies/main.cedar": b"\xff"},
+        {"bundle.toml": b""},
+        {"extra.txt": b""},
+        {"policies/big.cedar": bytes(1024 * 1024 + 1)},
+    ],
+)
+async def test_a_broken_push_changes_nothing(world: World, change: dict[str, bytes]) -> None:
+    found = world.policies()
+    before = found.newest
+    with pytest.raises(BundleError):
+        await found.push(world.files(PERMIT + FORBID) | change, by="uid 0")
+    assert (found.newest, world.changes, actions(found)) == (before, 0, ["directory"])
+    assert world.policies().newest.bundle.digest == before.bundle.digest
+
+
+async def test_a_bundle_that_needs_what_nobody_gives_is_refused_on_every_way_in(
+    world: World,
+) -> None:
+    found = world.policies()
+    before = found.newest
+    text = PERMIT.replace("allow", "nobody-gives")
+    with pytest.raises(BundleError, match="nobody gives a claim"):
+        await found.push(world.files(text), by="uid 0")
+    write(world.directory, text)
+    await found.reload()
+    assert (found.newest, found.failures) == (before, 1)
+    assert "nobody gives a claim" in found.problem
+
+
+async def test_a_push_that_cannot_be_kept_changes_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = world.policies()
+    before = found.newest
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("agent.policy_vault.write_files", full)
+    with pytest.raises(OSError, match="No space left"):
+        await found.push(world.files(PERMIT + FORBID), by="uid 0")
+    assert (found.newest, world.changes, actions(found)) == (before, 0, ["directory"])
+
+
+async def test_a_damaged_store_is_not_enforced(world: World) -> None:
+    found = world.policies()
+    loaded = await found.push(world.files(PERMIT + FORBID), by="uid 0")
+    kept = world.state / "policy" / "bundles" / loaded.bundle.digest.hex()
+    (kept / "policies" / "main.cedar").write_text(PERMIT)
+    with pytest.raises(FatalError, match="damaged"):
+        world.policies()
+
+
+def test_a_history_that_cannot_be_read_is_an_error_with_a_remedy(world: World) -> None:
+    world.policies()
+    (world.state / "policy" / "history.json").write_text("{")
+    with pytest.raises(FatalError, match="move it away"):
+        world.policies()
+
+
+# -- rollback -------------------------------------------------------------------------------------
+
+
+async def test_a_rollback_returns_to_the_bundle_before(world: World) -> None:
+    found = world.policies()
+    first = found.newest.bundle.digest
+    await found.push(world.files(PERMIT + FORBID), by="uid 0")
+    loaded = await found.rollback(None, by="uid 0")
+    assert loaded.bundle.digest == first
+    assert actions(found) == ["directory", "push", "rollback"]
+    assert world.policies().newest.bundle.digest == first
+
+
+async def test_a_rollback_may_name_any_bundle_that_is_kept(world: World) -> None:
+    found = world.policies()
+    wanted = (await found.push(world.files(PERMIT + FORBID), by="uid 0")).bundle.digest
+    await found.push(world.files(FORBID, "third"), by="uid 0")
+    assert (await found.rollback(wanted.hex(), by="uid 0")).bundle.digest == wanted
+    for unknown in ("00" * 32, "../history.json"):
+        with pytest.raises(KeyError):
+            await found.rollback(unknown, by="uid 0")
+
+
+async def test_without_an_earlier_bundle_there_is_no_rollback(world: World) -> None:
+    with pytest.raises(KeyError, match="no earlier"):
+        await world.policies().rollback(None, by="uid 0")
+
+
+async def test_the_store_keeps_the_newest_bundles(world: World) -> None:
+    found = world.policies()
+    first = found.newest.bundle.digest.hex()
+    for number in range(MAX_BUNDLES):
+        await found.push(world.files(f"{PERMIT} // {number}"), by="uid 0")
+    assert len(list((world.state / "policy" / "bundles").iterdir())) == MAX_BUNDLES
+    with pytest.raises(KeyError):
+        await found.rollback(first, by="uid 0")
+
+
+def test_what_a_crash_left_half_written_is_swept(tmp_path: Path) -> None:
+    (tmp_path / "bundles" / ".new-00" / "policies").mkdir(parents=True)
+    PolicyVault(tmp_path)
+    assert not list((tmp_path / "bundles").iterdir())
+
+
+def test_a_store_that_is_not_a_folder_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(VaultError, match="move it away"):
+        PolicyVault(tmp_path / "file")
+
+
+# -- signatures -----------------------------------------------------------------------------------
+
+KEY = ec.generate_private_key(ec.SECP256R1())
+
+
+@pytest.fixture
+def demanding(world: World) -> World:
+    path = world.root / "key.pem"
+    path.write_bytes(KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    world.options = {"trusted_keys": (str(path),), "require_signature": True}
+    return world
+
+
+def sign(folder: Path) -> None:
+    (folder / "bundle.sig").write_bytes(sign_bundle(read_files(folder), KEY))
+
+
+async def test_signatures_are_demanded_on_every_way_in(demanding: World) -> None:
+    with pytest.raises(FatalError, match="not signed"):
+        demanding.policies()
+    sign(demanding.directory)
+    found = demanding.policies()
+    assert found.history()[-1].signer
+
+    write(demanding.directory, PERMIT + FORBID)  # the signature is over other files now
+    await found.reload()
+    assert (found.failures, "never" in found.newest.bundle.policies) == (1, False)
+
+    other = write(demanding.root / "other", FORBID)
+    with pytest.raises(BundleError, match="not signed"):
+        await found.push(read_files(other), by="uid 0")
+    with pytest.raises(BundleError, match="not signed"):
+        await found.set_shadow(read_files(other))
+    sign(other)
+    loaded = await found.push(read_files(other), by="uid 0")
+    assert demanding.policies().newest.bundle.digest == loaded.bundle.digest  # kept with it
+
+
+async def test_what_came_before_signatures_were_demanded_is_checked_again(world: World) -> None:
+    found = world.policies()
+    await found.push(world.files(PERMIT + FORBID), by="uid 0")
+    path = world.root / "key.pem"
+    path.write_bytes(KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    sign(world.directory)
+    with pytest.raises(FatalError, match="not signed"):
+        world.policies(trusted_keys=(str(path),), require_signature=True)
+
+
+def test_a_key_that_cannot_be_read_ends_the_start(world: World) -> None:
+    with pytest.raises(FatalError, match=r"policy\.trusted_keys"):
+        world.policies(trusted_keys=(str(world.root / "absent.pem"),))
+
+
+# -- the candidate --------------------------------------------------------------------------------
+
+
+async def test_a_candidate_decides_beside_and_changes_nothing(world: World) -> None:
+    write(world.root / "candidate", PERMIT + FORBID)
+    found = world.policies(shadow=str(world.root / "candidate"))
+    shadow = found.shadow
+    assert shadow is not None
+    live = found.newest.engine.decide(ask())
+    assert live.outcome is Outcome.PROCEED
+    said = shadow.note("dec-1", "request", live, shadow.verdict(ask()))
+    assert said == f"{shadow.bundle.digest.hex()[:16]} deny never"
+    same = shadow.note("dec-2", "request", live, live)
+    assert same.endswith(" same")
+    report = shadow.report()
+    assert (report["decisions"], report["same"], report["different"]) == (2, 1, 1)
+    assert report["differences"][0]["examples"] == ["dec-1"]
+    await found.set_shadow(None)
+    assert found.shadow is None
+
+
+def test_a_broken_candidate_is_only_counted(world: World) -> None:
+    write(world.root / "candidate", "permit (")
+    found = world.policies(shadow=str(world.root / "candidate"))
+    assert found.shadow is None
+    assert found.failures == 1
+
+
+# -- the local API --------------------------------------------------------------------------------
+
+
+class Agent:
+    """As much of a daemon as the routes need; each bundle has its passport at once."""
+
+    def __init__(self, world: World) -> None:
+        self.policies = world.policies()
+        self.journal: Any = SimpleNamespace(path=world.root / "journal.sqlite")
+        self.snapshot: Snapshot | None = None
+
+    async def passport(self) -> None:
+        loaded = self.policies.newest
+        self.snapshot = Snapshot(
+            engine=loaded.engine,
+            bundle=loaded.bundle,
+            passport_id="pass-1",
+            platform=PLATFORM,
+            agent_id="demo",
+        )
+        await self.policies.came_into_force(loaded.bundle.digest)
+
+
+@dataclass
+class Client:
+    agent: Agent
+    may_push: bool = True
+
+    async def __call__(
+        self, method: str, path: str, body: bytes = b"", *, uid: int = 0
+    ) -> tuple[int, Any]:
+        api = PolicyApi(self.agent, may_push=self.may_push)
+        target, _, query = path.partition("?")
+        answer: Response | None = None
+
+        async def call() -> None:
+            nonlocal answer
+            answer = await api(Request(method=method, path=target, body=body, query=query, uid=uid))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call)
+            while answer is None:
+                await self.agent.passport()
+                await trio.sleep(0.005)
+        if answer.content_type == "application/cbor":
+            return answer.status, cbor.decode(answer.body)
+        return answer.status, json.loads(answer.body)
+
+
+@pytest.fixture
+def client(world: World) -> Client:
+    return Client(Agent(world))
+
+
+async def test_a_push_over_the_api_names_the_digest_in_force(client: Client, world: World) -> None:
+    files = world.files(PERMIT + FORBID)
+    status, answer = await client("POST", "/v1/policy", cbor.encode(files))
+    assert (status, answer["in_force"], answer["passport"]) == (200, True, "pass-1")
+    assert answer["digest"] == Bundle.from_files(files).digest.hex()
+    status, shown = await client("GET", "/v1/policy")
+    assert shown["in_force"]["digest"] == answer["digest"]
+    assert shown["newest"]["source"] == "push"
+    status, history = await client("GET", "/v1/policy/history")
+    assert [entry["action"] for entry in history["entries"]] == ["directory", "push"]
+    assert history["entries"][-1]["by"] == "uid 0"
+    assert await client("GET", "/v1/policy/bundle") == (200, files)
+    first = history["entries"][0]["digest"]
+    status, old = await client("GET", f"/v1/policy/bundle?digest={first}")
+    assert (status, old) == (200, read_files(world.directory))
+    status, answer = await client("POST", "/v1/policy/rollback", b"{}")
+    assert (status, answer["digest"]) == (200, first)
+
+
+async def test_a_refused_push_lists_every_problem(client: Client, world: World) -> None:
+    files = world.files(PERMIT) | {
+        "policies/a.cedar": b"permit (",
+        "policies/b.cedar": b'@id("b") forbid (principal, action, resource) when { 1 < 0.5 };',
+    }
+    status, answer = await client("POST", "/v1/policy", cbor.encode(files))
+    assert status == 422
+    found = {(p["file"], p["rule"]) for p in answer["error"]["problems"]}
+    assert found == {("policies/a.cedar", "syntax"), ("policies/b.cedar", "float")}
+    assert all(p["line"] for p in answer["error"]["problems"])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{}", b"\x80", cbor.encode({1: b""}), cbor.encode({"bundle.toml": "text"}), b"\xa1"],
+)
+async def test_a_push_that_is_no_bundle_is_a_bad_request(client: Client, body: bytes) -> None:
+    for path in ("/v1/policy", "/v1/policy/shadow"):
+        status, _ = await client("POST", path, body)
+        assert status in (400, 422)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/policy"),
+        ("POST", "/v1/policy/rollback"),
+        ("POST", "/v1/policy/shadow"),
+        ("DELETE", "/v1/policy/shadow"),
+    ],
+)
+async def test_only_root_and_the_agents_user_may_change_the_policy(
+    client: Client, world: World, method: str, path: str
+) -> None:
+    body = cbor.encode(world.files(FORBID))
+    status, answer = await client(method, path, body, uid=12345)
+    assert (status, answer["error"]["code"]) == (403, "not_allowed")
+    client.may_push = False
+    status, answer = await client(method, path, body)
+    assert (status, answer["error"]["code"]) == (403, "push_disabled")
+    assert actions(client.agent.policies) == ["directory"]
+    assert client.agent.policies.shadow is None
+
+
+async def test_a_candidate_over_the_api_has_a_report(client: Client, world: World) -> None:
+    assert (await client("GET", "/v1/policy/shadow"))[0] == 404
+    body = cbor.encode(world.files(PERMIT + FORBID))
+    status, answer = await client("POST", "/v1/policy/shadow", body)
+    assert status == 200
+    status, report = await client("GET", "/v1/policy/shadow")
+    assert report["candidate"]["digest"] == answer["shadow"]
+    assert report["decisions"] == 0
+    assert (await client("DELETE", "/v1/policy/shadow"))[1] == {"shadow": None}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/policy/nothing", 404),
+        ("PUT", "/v1/policy", 405),
+        ("GET", "/v1/policy/bundle?digest=00", 404),
+        ("GET", "/v1/policy/bundle?digest=../../history.json", 404),
+        ("POST", "/v1/policy/rollback", 404),
+        ("GET", "/v1/decisions?last=0", 400),
+        ("GET", "/v1/decisions?last=x", 400),
+        ("GET", "/v1/decisions", 500),  # there is no journal here
+    ],
+)
+async def test_what_cannot_be_answered_says_so(
+    client: Client, method: str, path: str, status: int
+) -> None:
+    found, answer = await client(method, path)
+    assert (found, set(answer)) == (status, {"error"})
+
+
+def test_entries_of_the_history_are_stable() -> None:
+    entry = Entry(at="t", digest="d", name="n", version="v", action="push")
+    assert (entry.by, entry.signer, entry.base) == ("", "", "")
