@@ -410,6 +410,15 @@ def _cross_check(config: Config) -> list[str]:
         )
     if config.policy.require_signature and not config.policy.trusted_keys:
         problems.append("policy.require_signature: needs policy.trusted_keys to check with")
+    problems += _auditor_problems(config)
+    observer = config.observer
+    if bool(observer.certificate_file) != bool(observer.key_file):
+        problems.append("observer: certificate_file and key_file go together")
+    return problems
+
+
+def _auditor_problems(config: Config) -> list[str]:
+    problems = []
     named: set[str] = set()
     for auditor in config.auditors:
         if auditor.name in named:
@@ -419,7 +428,4 @@ def _cross_check(config: Config) -> list[str]:
             AuditorSettings(name=auditor.name, url=auditor.url).address  # noqa: B018 - only tried
         except ValueError as error:
             problems.append(f"auditors: {auditor.name}: url: {error}")
-    observer = config.observer
-    if bool(observer.certificate_file) != bool(observer.key_file):
-        problems.append("observer: certificate_file and key_file go together")
     return problems

@@ -211,7 +211,7 @@ class Policies:
         if files is None:
             self.shadow = None
         else:
-            loaded = await self._read(lambda: check_files(files), "push")
+            loaded = await trio.to_thread.run_sync(self._load, lambda: check_files(files), "push")
             self.shadow = Shadow(loaded.bundle, loaded.engine)
         self._shadow_changed()
 
