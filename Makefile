@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check test-real test-crash test-kernel bench bench-snp bench-tdx fuzz fuzz-keep proto requirements clean
+.PHONY: help demo test check test-real test-crash test-kernel test-fuse install-fuse bench bench-snp bench-tdx fuzz fuzz-keep proto requirements clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -51,6 +51,22 @@ test-crash: $(VENV)/.dev ## kill -9 and outages under load (about 3 minutes)
 # Packages of the configured Debian mirror are unpacked below .kernel; nothing is installed.
 test-kernel: $(VENV)/.dev ## The client against the real configfs-tsm code, in a virtual machine (about 1 minute)
 	$(BIN)/python -m pytest -m kernel -rs tests/kernel
+
+# pyfuse3 is compiled against libfuse3, so it stays out of .venv.
+.venv-fuse/.done: requirements/fuse.txt requirements/fuse-build.txt requirements/dev.txt pyproject.toml | $(VENV)/bin/pip
+	$(PYTHON) -m venv .venv-fuse
+	@echo "Installing pinned requirements into .venv-fuse, and compiling pyfuse3 ..."
+	.venv-fuse/bin/pip install -qq --disable-pip-version-check --require-hashes -r requirements/dev.txt -r requirements/fuse-build.txt
+	.venv-fuse/bin/pip install -qq --disable-pip-version-check --require-hashes --no-build-isolation -r requirements/fuse.txt
+	.venv-fuse/bin/pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+install-fuse: .venv-fuse/.done ## Make .venv-fuse with `lucid-agent simulate-tee` (needs gcc, pkg-config, libfuse3-dev)
+
+test-fuse: ## A simulated TEE's tree as a file system (half a minute); skipped without libfuse3's headers
+	@if pkg-config --exists fuse3 2>/dev/null; then \
+	  $(MAKE) --no-print-directory .venv-fuse/.done && .venv-fuse/bin/python -m pytest -m fuse -rs tests/fuse; \
+	else echo "test-fuse: skipped: no headers of libfuse3 (apt-get install fuse3 libfuse3-dev pkg-config gcc)"; fi
 
 # A real model server (llama-cpp-python) and a real client (openai) in an environment of their own,
 # so that their dependencies stay out of ours. The wheel is built from source once (5 to 10 minutes)
@@ -112,8 +128,10 @@ requirements: ## Pin and hash again (needs uv on the PATH)
 	uv pip compile -q pyproject.toml --extra observer --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/runtime.txt
 	uv pip compile -q pyproject.toml --extra observer --group pyproject.toml:dev -c requirements/runtime.txt --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/dev.txt
 	uv pip compile -q requirements/real.in --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/real.txt
+	uv pip compile -q requirements/fuse-build.in -c requirements/dev.txt --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/fuse-build.txt
+	uv pip compile -q requirements/fuse.in -c requirements/runtime.txt --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/fuse.txt
 	uv pip compile -q requirements/peers.in --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/peers.txt
 	uv pip compile -q requirements/fuzz.in --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/fuzz.txt
 
 clean: ## Remove environments and caches
-	rm -rf .venv .venv-real .venv-peers .venv-fuzz .fuzz .kernel .mypy_cache .pytest_cache .ruff_cache .hypothesis build ./*.egg-info
+	rm -rf .venv .venv-real .venv-peers .venv-fuzz .venv-fuse .fuzz .kernel .mypy_cache .pytest_cache .ruff_cache .hypothesis build ./*.egg-info

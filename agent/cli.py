@@ -21,6 +21,10 @@ COMMANDS: Final = {
         "agent.commands.quote_helper:quote_helper",
         "Root's part: 64 bytes in, a hardware quote out.",
     ),
+    "simulate-tee": (
+        "agent.commands.simulate_tee:simulate_tee",
+        "Serve a simulated TEE's report tree, without hardware.",
+    ),
     "healthcheck": ("agent.commands.ask:healthcheck", "For probes: is the agent ready?"),
 }
 

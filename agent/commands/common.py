@@ -6,12 +6,12 @@ import importlib.metadata
 import os
 import sys
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import click
 
 from agent.config import Config, ConfigError, load_config
-from agent.errors import ExitCode
+from agent.errors import ExitCode, FatalError
 
 DEFAULT_CONFIG: Final = Path("/etc/lucid/agent.toml")
 TEE_VARIABLE: Final = "LUCID_TEE_MODE"  # what --tee stands for
@@ -48,3 +48,12 @@ def load(path: Path | None, *, tee: str | None = None) -> Config:
     except ConfigError as error:
         where = path if path is not None else "the environment"
         fail(ExitCode.USAGE, f"the configuration ({where}) is wrong:\n{error}")
+
+
+def first_fatal(group: BaseExceptionGroup[FatalError]) -> FatalError:
+    """The error to end with, where several parts may have failed at once."""
+    error: Any = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, FatalError)
+    return error

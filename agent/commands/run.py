@@ -5,13 +5,12 @@ from __future__ import annotations
 import faulthandler
 import os
 from pathlib import Path
-from typing import Any
 
 import click
 import trio
 
 from agent import logs
-from agent.commands.common import config_option, fail, load, version
+from agent.commands.common import config_option, fail, first_fatal, load, version
 from agent.custody import protect
 from agent.daemon import Daemon
 from agent.errors import FatalError
@@ -44,13 +43,5 @@ def run(path: Path | None, tee: str | None) -> None:
     try:
         trio.run(daemon.run)
     except* FatalError as group:
-        error = _first_fatal(group)
+        error = first_fatal(group)
         fail(error.code, str(error), error.remedy)
-
-
-def _first_fatal(group: BaseExceptionGroup[FatalError]) -> FatalError:
-    error: Any = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, FatalError)
-    return error

@@ -10,9 +10,11 @@ class SimulatedMachine(Protocol):
 
     Attributes:
         provider: the name that the kernel's provider has on a real one.
+        directory: where its keys are, below the state directory; the root is `root.pem` there.
     """
 
     provider: ClassVar[str]
+    directory: ClassVar[str]
 
     def outblob(self, report_data: bytes, privlevel: int) -> bytes:
         """A signed quote over 64 bytes. Raises ValueError: another length."""

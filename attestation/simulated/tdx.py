@@ -57,6 +57,7 @@ class SimulatedIntel:
     pck_key: ec.EllipticCurvePrivateKey = field(repr=False, default_factory=_new_key)
     attestation_key: ec.EllipticCurvePrivateKey = field(repr=False, default_factory=_new_key)
     provider: ClassVar[str] = "tdx_guest"
+    directory: ClassVar[str] = DIRECTORY
     root: x509.Certificate
     ca: x509.Certificate
     signer: x509.Certificate

@@ -13,20 +13,40 @@ import os
 import re
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
 from attestation.simulated.machine import SimulatedMachine
-from attestation.tsm import REPORT_DATA_SIZE
+from attestation.tsm import MAX_PRIVLEVEL, REPORT_DATA_SIZE
 
 _WRITE_ONLY: Final = frozenset({"inblob", "privlevel"})
 _READ_ONLY: Final = frozenset({"outblob", "auxblob", "provider", "generation", "privlevel_floor"})
 _OF_SEV_SNP: Final = frozenset({"auxblob", "privlevel", "privlevel_floor"})  # TDX has none of these
+_BINARY: Final = frozenset({"inblob", "outblob", "auxblob"})
+_TEXT_SIZE: Final = 4096  # bytes; a page
 _NAME_MAX: Final = 255
 # kstrtouint with base 0: an optional plus, hex, octal or decimal, at most one newline after it.
 _UNSIGNED: Final = re.compile(rb"\+?(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)\n?\Z")
-_MAX_VMPL: Final = 3
+_SPOILED: Final = ("empty", "stale", "foreign")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attribute:
+    """An attribute's file.
+
+    Attributes:
+        mode: permission bits; even root can do nothing else with it.
+        size: bytes that `stat` gives, whatever it holds: 0 where it is binary, else a page.
+    """
+
+    mode: int
+    size: int
+
+    @property
+    def binary(self) -> bool:
+        """Whether what is written counts at close, not at each write."""
+        return not self.size
 
 
 @dataclass(slots=True)
@@ -36,6 +56,10 @@ class _Entry:
     write_generation: int = 0
     read_generation: int = 0
     outblob: bytes | None = None
+
+    def commit(self, inblob: bytes) -> None:
+        self.inblob = bytes(inblob)
+        self.write_generation += 1
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,6 +80,22 @@ class Faults:
     foreign: int = 0
     before_read: Callable[[str, str], None] | None = None
 
+    def plan(self, names: Iterable[str]) -> None:
+        """Forget what was planned and plan these: `empty`, `stale` (a racing writer), `foreign`, or
+        an error number (`EBUSY`), which the next read of `outblob` fails with.
+
+        Raises:
+            ValueError: another name.
+        """
+        names = list(names)
+        numbers = [name for name in names if name not in _SPOILED]
+        if unknown := [name for name in numbers if not isinstance(getattr(errno, name, ()), int)]:
+            raise ValueError(f"{unknown[0]!r} is neither an error number nor one of {_SPOILED}")
+        self.errors = {"outblob": deque(getattr(errno, name) for name in numbers)}
+        self.empty = names.count("empty")
+        self.racing_writers = names.count("stale")
+        self.foreign = names.count("foreign")
+
 
 class SimulatedTree:
     """A `TsmTree` with the kernel's semantics over a simulated machine. Safe for threads.
@@ -74,6 +114,17 @@ class SimulatedTree:
         self._lock = threading.Lock()
         self._entries: dict[str, _Entry] = {}
 
+    @property
+    def attributes(self) -> dict[str, Attribute]:
+        """What each entry has, as a file system shows it."""
+        return {
+            name: Attribute(
+                mode=0o200 if name in self._write_only else 0o444,
+                size=0 if name in _BINARY else _TEXT_SIZE,
+            )
+            for name in sorted(self._write_only | self._read_only)
+        }
+
     def entries(self) -> list[str]:
         """Names of the entries that exist."""
         with self._lock:
@@ -84,7 +135,7 @@ class SimulatedTree:
         with self._lock:
             if not entry or "/" in entry:
                 raise _error(errno.ENOENT, entry)
-            if len(entry.encode()) > _NAME_MAX:
+            if len(os.fsencode(entry)) > _NAME_MAX:
                 raise _error(errno.ENAMETOOLONG, entry)
             if entry in self._entries or entry in {".", ".."}:
                 raise _error(errno.EEXIST, entry)
@@ -114,10 +165,14 @@ class SimulatedTree:
                 return
             # The write fails, but the close commits what the buffer holds: nothing.
             too_large = len(data) > REPORT_DATA_SIZE
-            found.inblob = b"" if too_large else bytes(data)
-            found.write_generation += 1
+            found.commit(b"" if too_large else data)
             if too_large:
                 raise _error(errno.EFBIG, entry, attribute)
+
+    def commit(self, entry: str, data: bytes) -> None:
+        """What a close of `inblob` does with what was written since the open, up to 64 bytes."""
+        with self._lock:
+            self._find(entry).commit(data)
 
     def read(self, entry: str, attribute: str) -> bytes:
         """One open, read to the end, close. EACCES: write-only. EINVAL: no or a bad inblob."""
@@ -156,7 +211,7 @@ class SimulatedTree:
         digits = match[1].lower()
         base = 16 if digits.startswith(b"0x") else 8 if digits.startswith(b"0") else 10
         level = int(digits, base)
-        if level > _MAX_VMPL:
+        if level > MAX_PRIVLEVEL:
             raise _error(errno.EINVAL, entry, "privlevel")
         return level
 
@@ -170,8 +225,7 @@ class SimulatedTree:
             return found.outblob
         if self.faults.racing_writers:
             self.faults.racing_writers -= 1
-            found.inblob = os.urandom(REPORT_DATA_SIZE)
-            found.write_generation += 1
+            found.commit(os.urandom(REPORT_DATA_SIZE))
         found.outblob = None  # the kernel frees the old one before it asks for the new one
         if len(found.inblob) != REPORT_DATA_SIZE:
             raise _error(errno.EINVAL, entry, attribute)

@@ -60,6 +60,7 @@ class SimulatedVendor:
     intermediate_key: rsa.RSAPrivateKey = field(repr=False)
     vcek_key: ec.EllipticCurvePrivateKey = field(repr=False)
     provider: ClassVar[str] = "sev_guest"
+    directory: ClassVar[str] = DIRECTORY
     measurement: bytes = SIMULATED_MEASUREMENT
     report_id: bytes = field(default_factory=lambda: os.urandom(32))
 
