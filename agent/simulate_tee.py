@@ -130,6 +130,8 @@ def _guard(mount: Path) -> Iterator[Callable[[], None]]:
     process = subprocess.Popen(  # noqa: S603 - our own module
         [sys.executable, "-m", "agent.unmounting", str(mount)],
         stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,  # whoever reads ours must not wait for it
+        stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
     pipe = process.stdin

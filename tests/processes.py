@@ -161,6 +161,7 @@ class AgentProcess:
     observer_port: int | None = None
     bundle: Path = BUNDLE
     extra: str = ""
+    tee: str = ""  # further lines of [tee]
     simulate: str = "sev-snp"
     port: int = field(default_factory=free_port)
     process: Process | None = None
@@ -192,6 +193,7 @@ stop_seconds = 10
 [tee]
 mode = "simulated"
 simulate = "{self.simulate}"
+{self.tee}
 [policy]
 bundle = "{self.bundle}"
 [gateway]

@@ -5,12 +5,22 @@ from __future__ import annotations
 import errno
 import threading
 from collections import deque
+from datetime import UTC, datetime
 
 import pytest
 
+from attestation.simulated.tdx import SimulatedIntel
 from attestation.simulated.tree import SimulatedTree
 from attestation.simulated.vendor import SimulatedVendor
-from tests.attestation.tsm_semantics import DATA, REPORT_DATA, TsmSemantics, error_of, generation
+from tests.attestation.tsm_client import ClientConduct, Plan
+from tests.attestation.tsm_semantics import (
+    DATA,
+    REPORT_DATA,
+    SnpSemantics,
+    TdxSemantics,
+    error_of,
+    generation,
+)
 
 
 @pytest.fixture
@@ -18,8 +28,44 @@ def tree(simulated_vendor: SimulatedVendor) -> SimulatedTree:
     return SimulatedTree(simulated_vendor)
 
 
-class TestSimulatedTree(TsmSemantics):
-    """All that every tree must do."""
+class TestSnpTree(SnpSemantics, ClientConduct):
+    """All that every SEV-SNP tree must do, and the client with it."""
+
+    @pytest.fixture
+    def machine(self, simulated_vendor: SimulatedVendor) -> SimulatedVendor:
+        return simulated_vendor
+
+    @pytest.fixture
+    def plan(self, tree: SimulatedTree) -> Plan:
+        return lambda *names: tree.faults.plan(names)
+
+
+@pytest.fixture(scope="module")
+def intel() -> SimulatedIntel:
+    return SimulatedIntel.create(now=datetime.now(UTC))
+
+
+class TestTdxTree(TdxSemantics, ClientConduct):
+    """All that every TDX tree must do, and the client with it."""
+
+    @pytest.fixture
+    def machine(self, intel: SimulatedIntel) -> SimulatedIntel:
+        return intel
+
+    @pytest.fixture
+    def tree(self, machine: SimulatedIntel) -> SimulatedTree:
+        return SimulatedTree(machine)
+
+    @pytest.fixture
+    def plan(self, tree: SimulatedTree) -> Plan:
+        return lambda *names: tree.faults.plan(names)
+
+
+@pytest.mark.parametrize("name", ["", "EUNKNOWN", "errorcode", "Empty", "11"])
+def test_a_fault_that_is_not_known_is_a_mistake(tree: SimulatedTree, name: str) -> None:
+    with pytest.raises(ValueError, match="neither"):
+        tree.faults.plan(["EBUSY", name])
+    assert tree.faults.errors == {}
 
 
 def test_without_a_provider_no_entry_can_be_made(simulated_vendor: SimulatedVendor) -> None:
