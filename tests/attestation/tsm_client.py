@@ -23,7 +23,7 @@ from attestation.kernel_tree import sweep
 from attestation.simulated.machine import SimulatedMachine
 from attestation.simulated.tdx import SimulatedIntel
 from attestation.simulated.vendor import SimulatedVendor
-from attestation.snp.chain import Chain
+from attestation.snp.certs import Chain
 from attestation.snp.table import CertTable
 from attestation.snp.verify import verify_report
 from attestation.tdx.endorsements import Endorsements
@@ -31,7 +31,7 @@ from attestation.tdx.verify import verify_quote
 from attestation.tsm import Quote, TsmTree
 from tests.attestation.tsm_semantics import DATA, OTHER
 
-Plan = Callable[..., None]
+Plan = Callable[..., object]
 ATTEMPTS = 5
 
 

@@ -55,7 +55,8 @@ class Lab:
             options: further words of the kernel's command line.
 
         Raises:
-            subprocess.TimeoutExpired: it did not end in time; it was killed.
+            subprocess.TimeoutExpired: it did not end in time; it was killed. What it said is in
+                the file that is named after `initrd`, with `.console`.
         """
         words = f"console=ttyS0 quiet panic=-1 rdinit={init} {options}".strip()
         share = self.files / "usr/share"
@@ -69,11 +70,14 @@ class Lab:
             "-nographic", "-no-reboot", "-net", "none",
             "-kernel", self.image, "-initrd", initrd, "-append", words,
         ]  # fmt: skip
-        done = subprocess.run(
-            command, env={**os.environ, **self.environment}, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, errors="replace", timeout=seconds, check=False,
-        )  # fmt: skip
-        return done.stdout + done.stderr
+        # A file, not a pipe: it can be watched, and is there when the machine does not end.
+        console = initrd.with_name(f"{initrd.name}.console")
+        with console.open("wb") as file:
+            subprocess.run(
+                command, env={**os.environ, **self.environment}, stdin=subprocess.DEVNULL,
+                stdout=file, stderr=subprocess.STDOUT, timeout=seconds, check=False,
+            )  # fmt: skip
+        return console.read_text(errors="replace")
 
     @property
     def environment(self) -> dict[str, str]:
