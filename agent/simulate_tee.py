@@ -103,22 +103,28 @@ def _place(mount: Path) -> Path:
             f"{DEVICE} is not there: this kernel or container has no FUSE",
             remedy="modprobe fuse; for a container: --device /dev/fuse --cap-add SYS_ADMIN",
         )
+    ours = [m for m in mounts() if m.point == mount and m.kind == SIMULATED_FILE_SYSTEM]
     try:
         filled = any(mount.iterdir())
     except OSError as error:
-        dead = [m for m in mounts() if m.point == mount and m.kind == SIMULATED_FILE_SYSTEM]
-        if error.errno == errno.ENOTCONN and dead and unmount(mount, dead[-1].device):
+        if error.errno == errno.ENOTCONN and ours and unmount(mount, ours[-1].device):
             return mount  # what one that was killed together with its guard had left is gone
         raise FatalError(
             ExitCode.USAGE,
             f"nothing can be mounted at {mount}: {error.strerror}",
             remedy=f"mkdir -p {mount}",
         ) from None
+    if ours:
+        raise FatalError(
+            ExitCode.USAGE,
+            f"a simulated TEE is served at {mount} already",
+            remedy="end that one first, or name another directory",
+        )
     if filled:
         raise FatalError(
             ExitCode.USAGE,
             f"nothing is mounted at {mount}: the directory is not empty",
-            remedy="name an empty one; if a simulated TEE is served there already, end that first",
+            remedy="name an empty one",
         )
     return mount
 

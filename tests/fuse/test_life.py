@@ -90,8 +90,8 @@ def test_it_ends_while_a_program_has_a_file_open(mount: Path, state: Path) -> No
         descriptor = os.open(mount / "e" / "generation", os.O_RDONLY)
         assert process.end() == 0
         assert not is_mounted(mount)
-        assert error_of(os.read, descriptor, 10) in {"ENOTCONN", "ECONNABORTED"}
-        os.close(descriptor)
+        assert error_of(os.read, descriptor, 10) == "ENOTCONN"
+        assert error_of(os.close, descriptor) == "ENOTCONN"  # and yet it is closed
 
 
 def test_killed_it_leaves_no_dead_mount(mount: Path, state: Path) -> None:
@@ -190,11 +190,11 @@ def test_a_place_where_nothing_can_be_mounted_is_named(
     assert "not empty" in error
 
 
-def test_two_at_one_place_are_refused_once_there_is_an_entry(mount: Path, state: Path) -> None:
+def test_two_at_one_place_are_refused(mount: Path, state: Path) -> None:
     with served(mount, state):
         code, error = fails(mount, state)
         assert code == 2
-        assert "served there already" in error
+        assert "already" in error
         assert fetch_quote(KernelTree(mount), DATA).outblob
 
 
