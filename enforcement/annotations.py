@@ -3,6 +3,7 @@
     @id("pii-in-reply")            required; the name in reasons; unique in the bundle
     @decision("deny|warn|redact")  on `forbid` only; `deny` where absent
     @redact("email,card")          the labels to mask; exactly with @decision("redact")
+    @redact_with("mask|hash|drop") how; `mask` where absent; only with @decision("redact")
     @phase("request,response")     the phases the policy takes part in; both where absent
     @description("…")              and `message`, `owner`, `severity`: for people
 
@@ -17,13 +18,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from enforcement.outcome import Outcome, Phase
+from enforcement.outcome import Outcome, Phase, Redaction
 from enforcement.policy_source import Est, PolicySource
 from enforcement.problems import Problem
 from enforcement.reads import Reads, reads_of
 
 FREE_TEXT: Final = frozenset({"description", "message", "owner", "severity"})
-KNOWN: Final = frozenset({"id", "decision", "redact", "phase"}) | FREE_TEXT
+KNOWN: Final = frozenset({"id", "decision", "redact", "redact_with", "phase"}) | FREE_TEXT
 MAX_TEXT: Final = 1024  # characters of one annotation
 
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -40,6 +41,7 @@ class PolicyInfo:
         outcome: what it means when this policy decides: PROCEED for a permit; DENY, WARN or
             REDACT for a forbid.
         redact: labels to mask; empty unless `outcome` is REDACT.
+        redact_with: how.
         actions: ids of the actions its scope can match; None for all.
     """
 
@@ -47,6 +49,7 @@ class PolicyInfo:
     effect: str
     outcome: Outcome
     redact: frozenset[str]
+    redact_with: Redaction
     phases: frozenset[Phase]
     actions: frozenset[str] | None
     reads: Reads
@@ -82,6 +85,8 @@ def understand(
     problems += complaints
     redact, complaints = _redact(source, outcome, frozenset(labels))
     problems += complaints
+    redact_with, complaints = _redact_with(source, outcome)
+    problems += complaints
     phases, complaints = _phases(source)
     problems += complaints
     name, complaints = _id(source)
@@ -93,6 +98,7 @@ def understand(
         effect=source.effect,
         outcome=outcome,
         redact=redact,
+        redact_with=redact_with,
         phases=phases,
         actions=_actions(source.est),
         reads=reads_of(source.est),
@@ -183,6 +189,28 @@ def _redact(
         )
         for label in sorted(wanted - labels)
     ]
+
+
+def _redact_with(source: PolicySource, outcome: Outcome) -> tuple[Redaction, list[Problem]]:
+    value = source.annotations.get("redact_with")
+    if value is None:
+        return Redaction.MASK, []
+    if outcome is not Outcome.REDACT:
+        return Redaction.MASK, [
+            source.problem(
+                "@redact_with without effect",
+                'it says how; add @decision("redact") and @redact("…") to a forbid',
+                mention="`redact_with`",
+            )
+        ]
+    known = {method.value for method in Redaction}
+    if value not in known:
+        return Redaction.DROP, [
+            source.problem(
+                f'unknown @redact_with("{value}")', nearest(value, known), mention="`redact_with`"
+            )
+        ]
+    return Redaction(value), []
 
 
 def _phases(source: PolicySource) -> tuple[frozenset[Phase], list[Problem]]:

@@ -21,7 +21,7 @@ from enforcement.apierror import Headers, Refusal
 from enforcement.auditing import Audit, Question
 from enforcement.detectors import Span
 from enforcement.policy_view import marked_by
-from enforcement.redact import mask_of
+from enforcement.redact import united
 from enforcement.sse import MalformedStreamError, SseDecoder
 from enforcement.stream_guard import StreamGuard
 from enforcement.streams.api import Part
@@ -167,7 +167,7 @@ class AuditedStream:
         marked = marked_by(audit, self._guard.redact)
         if marked is None:
             return out + self._guard.deny("redaction_incomplete")
-        self._marked = [_joined(spans) for spans in marked]
+        self._marked = [united(spans) for spans in marked]
         return out + self._pass_on()
 
     def _put_question(self, *, final: bool) -> None:
@@ -265,7 +265,9 @@ class AuditedStream:
             else:
                 out += (
                     value[place - piece.start : span.start - piece.start],
-                    mask_of(span.label),
+                    self._guard.how.replacement(
+                        span.label, channel.text[span.start : span.end], span.also
+                    ),
                 )
             channel.masked_to = max(channel.masked_to, span.end)
             place = min(span.end, piece.end)
@@ -279,17 +281,6 @@ class AuditedStream:
 
 class _LeftAlreadyError(Exception):
     """What is to be masked began in text that has left."""
-
-
-def _joined(spans: tuple[Span, ...]) -> list[Span]:
-    """Sorted, disjoint; overlapping ones become one under the label of the first."""
-    out: list[Span] = []
-    for span in sorted(spans, key=lambda s: (s.start, -s.end)):
-        if out and span.start < out[-1].end:
-            out[-1] = Span(out[-1].start, max(out[-1].end, span.end), out[-1].label)
-        else:
-            out.append(span)
-    return out
 
 
 def _encode(item: _Item, *, edited: bool) -> bytes:

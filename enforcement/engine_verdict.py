@@ -10,7 +10,7 @@ from typing import Final
 from attestation.records import ClaimValue
 from enforcement.annotations import PolicyInfo
 from enforcement.engine_parts import PhasePart, Question
-from enforcement.outcome import Outcome, Verdict
+from enforcement.outcome import Outcome, Redaction, Verdict, strictest
 from enforcement.policies import Answer, Fault, Ruling
 
 MAX_ERROR: Final = 200  # characters of one error text
@@ -70,8 +70,17 @@ def evaluate(part: PhasePart, question: Question) -> Verdict:
         outcome=Outcome.REDACT if redacting else Outcome.WARN,
         reasons=first.reasons,
         redact=frozenset[str]().union(*(policy.redact for policy in redacting)),
+        redact_with=_redact_with(redacting),
         claims_read=_claims_read(known, part, question),
     )
+
+
+def _redact_with(policies: Iterable[PolicyInfo]) -> Mapping[str, Redaction]:
+    """The strictest method of each label; only what is not `mask`."""
+    methods = strictest(
+        (policy.redact, dict.fromkeys(policy.redact, policy.redact_with)) for policy in policies
+    )
+    return MappingProxyType({k: v for k, v in methods.items() if v is not Redaction.MASK})
 
 
 def refused(reason: str, error: str) -> Verdict:

@@ -23,7 +23,7 @@ from enforcement.auditing import Audit, Auditors, Question
 from enforcement.denial import policy_refusal
 from enforcement.outcome import Outcome, Phase, Verdict
 from enforcement.policy_view import Asked, Findings
-from enforcement.redact import RedactionIncompleteError, known_labels, mask
+from enforcement.redact import RedactionIncompleteError, Redactor, known_labels, mask
 from enforcement.routes import Route, unknown_route
 from enforcement.snapshot import Snapshot
 from enforcement.stream_guard import StreamGuard
@@ -302,12 +302,13 @@ class Exchange:
         self, texts: list[Text], verdict: Verdict, audit: Audit | None
     ) -> tuple[bool, Verdict]:
         labels, edited = known_labels(verdict.redact), False
+        how = Redactor.of(verdict, self._asked.salt)
         marked = policy_view.marked_by(audit, verdict.redact)
         if marked is None:
             return False, policy_view.denied("redaction_incomplete")
         try:
             for index, text in enumerate(texts):
-                masked = mask(text.value, labels, marked[index] if marked else ())
+                masked = mask(text.value, labels, marked[index] if marked else (), how)
                 if masked != text.value:
                     text.replace(masked)
                     edited = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -35,6 +35,36 @@ class Outcome(StrEnum):
 _ORDER = (Outcome.PROCEED, Outcome.WARN, Outcome.REDACT, Outcome.DENY)
 
 
+class Redaction(StrEnum):
+    """How what is found is redacted, mildest first; `strictness` orders them. See `redact.py`."""
+
+    HASH = "hash"
+    MASK = "mask"
+    DROP = "drop"
+
+    @property
+    def strictness(self) -> int:
+        """0 for hash to 2 for drop."""
+        return _REDACTIONS.index(self)
+
+
+_REDACTIONS = (Redaction.HASH, Redaction.MASK, Redaction.DROP)
+
+
+def strictest(
+    demands: Iterable[tuple[Iterable[str], Mapping[str, Redaction]]],
+) -> dict[str, Redaction]:
+    """How to redact each label, of several demands: labels, and the methods of some of them."""
+    methods: dict[str, Redaction] = {}
+    for labels, given in demands:
+        for label in labels:
+            method = given.get(label, Redaction.MASK)
+            before = methods.get(label)
+            if before is None or method.strictness > before.strictness:
+                methods[label] = method
+    return methods
+
+
 class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The engine's answer to one policy request.
 
@@ -43,6 +73,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             `policy_error:<id>`, `no_decision`, `default_deny`, `unknown_annotation:<id>`,
             `engine_error`.
         redact: labels to mask (`email`, `card`, …); empty unless `outcome` is REDACT.
+        redact_with: how, by label; a label that is not in it is masked.
         evaluated: False where no policy could be evaluated (503 at the door), True for a policy's
             own answer (403).
         claims_read: the claims that the deciding policies read, for explanations.
@@ -52,6 +83,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     outcome: Outcome
     reasons: tuple[str, ...]
     redact: frozenset[str] = frozenset()
+    redact_with: Mapping[str, Redaction] = msgspec.field(default_factory=dict)
     evaluated: bool = True
     errors: tuple[str, ...] = ()
     claims_read: Mapping[str, ClaimValue] = msgspec.field(default_factory=dict)

@@ -146,7 +146,12 @@ def record_of(
         shadow = asked.snapshot.shadow.note(
             findings.decision_id, findings.phase.value, verdict, verdict.shadow
         )
-    obligations = {"redact": tuple(sorted(verdict.redact))} if verdict.redact and redacted else {}
+    obligations: dict[str, tuple[str, ...]] = {}
+    if verdict.redact and redacted:
+        obligations["redact"] = tuple(sorted(verdict.redact))
+        if verdict.redact_with:
+            how = sorted(verdict.redact_with.items())
+            obligations["redact_with"] = tuple(f"{label}={method}" for label, method in how)
     return DecisionRecord(
         decision_id=findings.decision_id,
         request_id=asked.request_id,

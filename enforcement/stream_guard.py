@@ -19,7 +19,7 @@ from enforcement.auditing import Audit, Question
 from enforcement.denial import describe_denial, policy_refusal
 from enforcement.outcome import Verdict
 from enforcement.policy_view import Asked, Findings
-from enforcement.redact import RedactionIncompleteError
+from enforcement.redact import RedactionIncompleteError, Redactor
 from enforcement.routes import Route
 from enforcement.shapes import BodyError
 from enforcement.sse import MalformedStreamError, SseDecoder
@@ -93,6 +93,11 @@ class StreamGuard:
     def redact(self) -> frozenset[str]:
         """Every label that the policy masks so far, those that only auditors know included."""
         return self._judge.redact
+
+    @property
+    def how(self) -> Redactor:
+        """How the policy has it masked."""
+        return self._judge.how
 
     @property
     def record(self) -> DecisionRecord:

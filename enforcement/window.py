@@ -16,7 +16,7 @@ from typing import Final
 from attestation.records import TextDigest
 from enforcement.detectors import Span, hold_from, max_match_length, scan
 from enforcement.json_escapes import Unescaper
-from enforcement.redact import apply
+from enforcement.redact import PLAIN, Redactor
 
 CONTEXT: Final = 256  # characters that have left and still count as what stands before a match
 MAX_HELD: Final = 1024 * 1024  # characters; a reply held whole (`buffer`) may be this long
@@ -132,7 +132,12 @@ class Window:
         ]
 
     def release(
-        self, redact: frozenset[str], spans: list[Span] | None = None, *, everything: bool = False
+        self,
+        redact: frozenset[str],
+        spans: list[Span] | None = None,
+        *,
+        everything: bool = False,
+        how: Redactor = PLAIN,
     ) -> str:
         """What may leave now, masked; the rest stays.
 
@@ -140,6 +145,7 @@ class Window:
             redact: labels to mask.
             spans: what `spans` has just found, where it was asked.
             everything: the text has ended (`end` was called).
+            how: what stands in the place of what is masked.
         """
         if spans is None:
             spans = self.spans()
@@ -149,7 +155,7 @@ class Window:
         else:
             cut = self._settled([*masks, *spans]) if self._hold_back is not None else 0
         if cut > 0:
-            self._settle(cut, [span for span in masks if span.end <= cut])
+            self._settle(cut, [span for span in masks if span.end <= cut], how)
         if self._hold_back is not None:
             # An open match may keep more than the window: not all of it again for every piece.
             grown = len(self.held) + max(self._block, len(self.held) // 8)
@@ -158,16 +164,14 @@ class Window:
         self.released_size += len(text) if text.isascii() else len(text.encode())
         return text
 
-    def _settle(self, cut: int, masks: list[Span]) -> None:
+    def _settle(self, cut: int, masks: list[Span], how: Redactor) -> None:
         """Move text that is settled behind the masks to what may leave."""
         settled, self.held = self.held[:cut], self.held[cut:]
         place = 0
         for span in masks:
             self._out += settled[place : span.start]
             start = len(self._out)
-            self._out += apply(settled[span.start : span.end], [
-                Span(0, span.end - span.start, span.label, span.also)
-            ])  # fmt: skip
+            self._out += how.replacement(span.label, settled[span.start : span.end], span.also)
             self._masks.append((start, len(self._out)))
             place = span.end
         self._out += settled[place:]

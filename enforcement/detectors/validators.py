@@ -70,11 +70,12 @@ def ssn(area: bytes, group: bytes, serial: bytes) -> bool:
 
 
 def placeholder(text: str) -> bool:
-    """Whether a password stands for one: `<password>`, `${DB_PASS}`, `$PASS`, `***`, `xxx`."""
+    """Whether a password stands for one: `<password>`, `${DB_PASS}`, `***`, `xxx`, `[KEY:abc]`."""
     inner = text.strip("<>{}[]$%()*")
     if len(inner) < 3 or len(set(inner)) == 1:
         return True
-    return inner != text and (inner.isupper() or inner.isidentifier())
+    named = inner.isupper() or inner.isidentifier() or inner.partition(":")[0].isupper()
+    return inner != text and named
 
 
 def entropy(text: str) -> float:

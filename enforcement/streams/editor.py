@@ -121,7 +121,7 @@ class Editor:
                 self._judge.found(spans)
         self._judge.ask()
         for text, _ in found:
-            masked = mask(text.value, self._judge.masks)
+            masked = mask(text.value, self._judge.masks, how=self._judge.how)
             if masked != text.value:
                 self._edited = True
                 text.replace(masked)
@@ -159,7 +159,8 @@ class Editor:
         self._judge.found(spans)
         self._judge.ask()
         before = window.waiting
-        text = window.release(self._judge.masks, spans, everything=everything)
+        judge = self._judge
+        text = window.release(judge.masks, spans, everything=everything, how=judge.how)
         self._held += window.waiting - before
         self._edited = self._edited or window.masked
         return text

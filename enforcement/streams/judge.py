@@ -8,9 +8,9 @@ from attestation.records import ClaimValue
 from enforcement import policy_view
 from enforcement.auditing import Audit
 from enforcement.detectors import Span
-from enforcement.outcome import Outcome, Verdict
+from enforcement.outcome import Outcome, Verdict, strictest
 from enforcement.policy_view import Asked, Findings
-from enforcement.redact import known_labels
+from enforcement.redact import PLAIN, Redactor, known_labels
 
 
 class DeniedError(Exception):
@@ -28,6 +28,7 @@ class Judge:
         verdict: the strictest so far; None before the first question.
         redact: every label that a verdict so far wanted masked, those that only auditors know
             included.
+        how: they are redacted, by the strictest of the verdicts so far.
         evaluations: how often the policy was asked.
     """
 
@@ -41,6 +42,7 @@ class Judge:
         self._audit: Audit | None = None
         self.verdict: Verdict | None = None
         self.redact: frozenset[str] = frozenset()
+        self.how = PLAIN
         self.evaluations = 0
 
     @property
@@ -80,6 +82,10 @@ class Judge:
         before = self.verdict
         if before is None or verdict.outcome.strictness >= before.outcome.strictness:
             self.verdict = verdict
-        self.redact |= verdict.redact
+        if verdict.redact:
+            if verdict.redact_with or self.how is not PLAIN:
+                demands = ((self.redact, self.how.methods), (verdict.redact, verdict.redact_with))
+                self.how = Redactor(key=asked.salt, methods=strictest(demands))
+            self.redact |= verdict.redact
         if verdict.outcome is Outcome.DENY and not self._observe:
             raise DeniedError(verdict)

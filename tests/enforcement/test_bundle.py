@@ -399,6 +399,16 @@ def test_all_broken_policies_of_all_files_are_named_at_once(tmp_path: Path) -> N
         ('@id("f") @decision("redact") @redact("EMAIL")', "which no detector"),
         ('@id("f") @redact("email")', "@redact without effect"),
         ('@id("f") @decision("warn") @redact("email")', "@redact without effect"),
+        ('@id("f") @redact_with("hash")', "@redact_with without effect"),
+        ('@id("f") @decision("warn") @redact_with("drop")', "@redact_with without effect"),
+        (
+            '@id("f") @decision("redact") @redact("email") @redact_with("hsah")',
+            "did you mean hash?",
+        ),
+        (
+            '@id("f") @decision("redact") @redact("email") @redact_with("")',
+            'unknown @redact_with("")',
+        ),
         ('@id("f") @phase("reply")', 'unknown @phase("reply")'),
         ('@id("f") @phase("")', "names no phase"),
         ('@id("f") @phase("request,")', 'unknown @phase("")'),

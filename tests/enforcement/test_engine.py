@@ -11,7 +11,7 @@ from msgspec import structs
 from enforcement.bundle import Bundle
 from enforcement.detectors import claims_from, scan
 from enforcement.engine import Engine
-from enforcement.outcome import Outcome, Phase, Platform
+from enforcement.outcome import Outcome, Phase, Platform, Redaction
 from tests.enforcement.bundles import PERMIT, PLATFORM, ask, engine, write
 
 INVOKE = 'principal, action == Lucid::Action::"invoke", resource'
@@ -86,6 +86,30 @@ def test_redaction_obligations_are_merged_and_override_warnings(tmp_path: Path) 
     assert verdict.outcome is Outcome.REDACT
     assert verdict.reasons == ("cards", "emails", "pii")
     assert verdict.redact == {"card", "email", "phone"}
+
+
+def test_of_several_ways_to_redact_the_strictest_counts(tmp_path: Path) -> None:
+    hashed = EMAILS.replace("@decision", '@redact_with("hash") @decision')
+    dropped = CARDS.replace('@redact("card")', '@redact("card,email") @redact_with("drop")')
+    machine = engine(tmp_path, PERMIT + hashed + dropped)
+    verdict = machine.decide(ask(claims={"pii_types": ("email",)}))
+    assert verdict.redact_with == {"email": Redaction.HASH, "phone": Redaction.HASH}
+    verdict = machine.decide(ask(claims={"pii_types": ("card", "email")}))
+    assert verdict.redact == {"card", "email", "phone"}
+    assert verdict.redact_with == {
+        "card": Redaction.DROP,
+        "email": Redaction.DROP,
+        "phone": Redaction.HASH,
+    }
+
+
+def test_a_label_that_one_policy_masks_is_not_hashed_for_another(tmp_path: Path) -> None:
+    hashed = EMAILS.replace("@decision", '@redact_with("hash") @decision')
+    masked = EMAILS.replace('@id("emails")', '@id("masks")').replace("email, phone", "email")
+    verdict = engine(tmp_path, PERMIT + hashed + masked).decide(
+        ask(claims={"pii_types": ("email",)})
+    )
+    assert verdict.redact_with == {"phone": Redaction.HASH}
 
 
 def test_only_deciding_policies_oblige(tmp_path: Path) -> None:
