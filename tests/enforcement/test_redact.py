@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 
@@ -135,7 +136,7 @@ def test_marks_of_auditors_and_matches_merge() -> None:
 def test_merged_spans_cover_what_they_were_made_of(marks: list[tuple[int, int, str]]) -> None:
     spans = [Span(start, start + size, label) for start, size, label in marks]
     merged = united(spans)
-    assert all(a.end <= b.start for a, b in zip(merged, merged[1:], strict=False))
+    assert all(a.end <= b.start for a, b in itertools.pairwise(merged))
     covered = {place for span in spans for place in range(span.start, span.end)}
     assert covered == {place for span in merged for place in range(span.start, span.end)}
     for span in spans:
