@@ -26,12 +26,25 @@ from attestation.errors import AttestationError, QuoteError
 
 FIRST_RETRY_SECONDS: Final = 1.0
 LONGEST_RETRY_SECONDS: Final = 60.0
-CLOSEST_SECONDS: Final = 1.0  # between the beginnings of two tries, whoever asks for them
+CLOSEST_SECONDS: Final = 1.0
 # Twice 60 s for the quote and what proves it, and as long for a challenge that is before us: the
 # parts have bounds of their own, this is far above all of them.
 TRY_SECONDS: Final = 600.0
 LATE_SECONDS: Final = 30.0
 _LOG = logs.get("renewal")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How soon a try follows another, in seconds.
+
+    Attributes:
+        closest: between the beginnings of two tries, whoever asks for them.
+    """
+
+    first_retry: float = FIRST_RETRY_SECONDS
+    longest_retry: float = LONGEST_RETRY_SECONDS
+    closest: float = CLOSEST_SECONDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,12 +72,14 @@ class Renewal:
         lifecycle: Lifecycle,
         clock: Clock,
         rng: random.Random,
+        pace: Pace = Pace(),
         look_seconds: float = LOOK_SECONDS,
     ) -> None:
         self._issue = issue
         self._lifecycle = lifecycle
         self._clock = clock
         self._rng = rng
+        self._pace = pace
         self._look_seconds = look_seconds
         self._wake = trio.Event()
         self._failure: Failure | None = None
@@ -97,16 +112,16 @@ class Renewal:
         Raises:
             FatalError: at the first start, where trying again cannot help.
         """
-        retry = FIRST_RETRY_SECONDS
+        retry = self._pace.first_retry
         while True:
             started = self._clock()
             self.promise(TRY_SECONDS)
             issued = await self._try()
             if issued is None:
                 wait = self._retry_delay(retry)
-                retry = min(retry * 2, LONGEST_RETRY_SECONDS)
+                retry = min(retry * 2, self._pace.longest_retry)
             else:
-                wait, retry = self._renewal_delay(issued), FIRST_RETRY_SECONDS
+                wait, retry = self._renewal_delay(issued), self._pace.first_retry
             self._next_ns = self._clock() + int(wait * 1e9)
             self._lifecycle.look()
             self.promise(wait + LATE_SECONDS)
@@ -207,7 +222,7 @@ class Renewal:
         # passport's life never expires it for want of a try.
         delay = backoff * self._rng.uniform(0.9, 1.1)
         left = self.current.seconds_left(self._clock()) if self.current is not None else 0
-        return max(min(delay, left / 4), FIRST_RETRY_SECONDS) if left > 0 else delay
+        return max(min(delay, left / 4), self._pace.first_retry) if left > 0 else delay
 
     async def _sleep(self, started_ns: int) -> None:
         """Until it is time or somebody wishes it, and never too soon after the last try began."""
@@ -221,7 +236,7 @@ class Renewal:
             await self._until(self._next_ns)
             nursery.cancel_scope.cancel()
         self._wake = trio.Event()
-        await self._until(started_ns + int(CLOSEST_SECONDS * 1e9))
+        await self._until(started_ns + int(self._pace.closest * 1e9))
         self._next_ns = 0
 
     async def _until(self, deadline_ns: int) -> None:

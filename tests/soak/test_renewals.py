@@ -1,0 +1,191 @@
+"""Two thousand renewals of the real daemon in real time, with failures of every kind in between.
+
+The daemon runs in this process on a simulated TEE: real quotes, verification, journal, stream and
+local API. Only the pace is another one. What must hold: every try that nothing hinders gives a
+passport, and memory, descriptors and threads end where they began.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import gc
+import logging
+import os
+import random
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+import trio
+
+from agent.config import load_config
+from agent.daemon import Daemon
+from agent.lifecycle import State
+from agent.notify import Notifier
+from agent.process import Process
+from agent.renewal import Pace
+from attestation.errors import UncheckableError, VerificationError
+from attestation.evidence import Format
+from attestation.simulated.tree import SimulatedTree
+from tests.processes import AgentProcess, ObserverProcess
+
+pytestmark = pytest.mark.soak
+
+SEED = int(os.environ.get("LUCID_SOAK_SEED", "20261126"))
+RENEWALS = int(os.environ.get("LUCID_SOAK_RENEWALS", "2000"))
+WARM = 1000  # renewals before the first measurement: caches fill, the Observer came back twice
+MEGABYTE = 1024 * 1024
+# A passport has 8 KiB: one kept at each renewal would be 16 MB.
+MOST_GROWTH = 4 * MEGABYTE
+
+
+class Hindrance:
+    """Spoils the next try in one of the ways that can happen, or does not."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        fetch = daemon.attester.quotes._fetch
+        assert isinstance(fetch, functools.partial)
+        tree = fetch.args[0]
+        assert isinstance(tree, SimulatedTree)
+        self._tree, self._attester = tree, daemon.attester
+        self._rng = random.Random(SEED)
+        self._error: Exception | None = None
+        daemon.attester.complete = self._complete
+        self.kinds: dict[str, int] = {}
+
+    async def _complete(self, kind: Format, quote: bytes, supplied: bytes) -> bytes:
+        del kind, quote
+        await trio.lowlevel.checkpoint()
+        if self._error is not None:
+            raise self._error
+        return supplied
+
+    def next(self) -> bool:
+        """Prepare the next try; whether it has to fail."""
+        faults = self._tree.faults
+        faults.errors.clear()
+        faults.foreign = faults.empty = faults.racing_writers = 0
+        self._error = None
+        ways: dict[str, tuple[bool, Callable[[], object]]] = {
+            "nothing": (False, lambda: None),
+            "busy once": (False, lambda: self._fails(errno.EBUSY)),
+            "empty once": (False, lambda: setattr(faults, "empty", 1)),
+            "raced once": (False, lambda: setattr(faults, "racing_writers", 1)),
+            "foreign": (True, lambda: setattr(faults, "foreign", 1)),
+            "key disabled": (True, lambda: self._fails(errno.ENOTTY)),
+            "refused": (True, lambda: self._fails(errno.EINVAL)),
+            "vendor away": (True, lambda: self._raise(UncheckableError("kds.unavailable", "-"))),
+            "vendor lies": (True, lambda: self._raise(VerificationError("snp.chain.x", "-"))),
+            "fault": (True, lambda: self._raise(ValueError("a fault"))),
+        }
+        weights = [30, 1, 1, 1, 2, 2, 2, 2, 2, 2]
+        name = self._rng.choices(list(ways), weights)[0]
+        self.kinds[name] = self.kinds.get(name, 0) + 1
+        must_fail, prepare = ways[name]
+        prepare()
+        return must_fail
+
+    def _fails(self, number: int) -> None:
+        self._tree.faults.errors["outblob"] = deque([number])
+
+    def _raise(self, error: Exception) -> None:
+        self._error = error
+
+
+async def chat(daemon: Daemon) -> None:
+    """One exchange; there is no model server, so it is a recorded 502."""
+    host, port = daemon.gateway_address.rsplit(":", 1)
+    body = b'{"model": "m", "messages": [{"role": "user", "content": "hello"}]}'
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
+    async with await trio.open_tcp_stream(host, int(port)) as stream:
+        await stream.send_all(head + b"content-length: %d\r\n\r\n%b" % (len(body), body))
+        reply = b""
+        while data := await stream.receive_some():
+            reply += data
+    assert reply.startswith(b"HTTP/1.1 502"), reply[:200]
+
+
+async def settled() -> Process:
+    """Where the process stands when nothing is under way. Trio keeps idle threads for 10 s."""
+    await trio.sleep(11)
+    gc.collect()
+    return Process.look()
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """Without the log: it would be thousands of lines."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield
+    structlog.reset_defaults()
+    gc.unfreeze()  # the daemon froze what its start made; the process goes on without it
+
+
+async def test_two_thousand_renewals_leave_nothing_behind(tmp_path: Path, quiet: None) -> None:
+    (tmp_path / "agent").mkdir()
+    (tmp_path / "observer").mkdir()
+    made = AgentProcess(tmp_path / "agent", "http://127.0.0.1:9")
+    observer = ObserverProcess(tmp_path / "observer", made.simulated_root)
+    made.observer_port = observer.grpc_port
+    daemon = Daemon(
+        load_config(made.config, {}), version="soak", notifier=Notifier(None), custody=None
+    )
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(daemon.run)
+            renewal = daemon.renewal
+            renewal._pace = Pace(first_retry=0.001, longest_retry=0.002, closest=0.0)
+            with trio.fail_after(30):
+                while not renewal.valid:  # noqa: ASYNC110 - real time
+                    await trio.sleep(0.01)
+            await trio.to_thread.run_sync(observer.start)
+            hindrance, before = Hindrance(daemon), None
+            samples: list[float] = []
+            tries = hindered = 0
+            while renewal.renewals < WARM + RENEWALS:
+                failed = sum(renewal.failures.values())
+                issued = renewal.renewals
+                must_fail = hindrance.next()
+                renewal.renew_now("soak")
+                with trio.fail_after(30):
+                    while issued + failed == renewal.renewals + sum(renewal.failures.values()):  # noqa: ASYNC110 - real time
+                        await trio.sleep(0.0005)
+                hindrance_held = sum(renewal.failures.values()) > failed
+                assert must_fail or not hindrance_held, renewal.failures
+                tries, hindered = tries + 1, hindered + must_fail
+                assert daemon._gate().open, "a valid passport is there all along"
+                if tries % 100 == 0:
+                    await chat(daemon)
+                if tries % 200 == 0:
+                    gc.collect()
+                    samples.append(round(Process.look().resident / MEGABYTE, 1))
+                if tries % 500 == 0:  # the Observer goes away and comes back
+                    await trio.to_thread.run_sync(observer.stop)
+                    await trio.sleep(0.5)
+                    await trio.to_thread.run_sync(observer.start)
+                if before is None and renewal.renewals >= WARM:
+                    before = await settled()
+            assert before is not None
+            await chat(daemon)
+            with trio.fail_after(90):
+                while daemon.stream_status is None or daemon.stream_status.lag:  # noqa: ASYNC110 - real time
+                    await trio.sleep(0.1)
+            after = await settled()
+            state = daemon.lifecycle.look().state
+            daemon.stop("the end of the soak")
+    finally:
+        observer.stop()
+    print(  # noqa: T201 - the figures are the point
+        f"seed {SEED}: {renewal.renewals} renewals, {hindered} of {tries} tries hindered"
+        f" {hindrance.kinds}; memory {before.resident / MEGABYTE:.1f} to"
+        f" {after.resident / MEGABYTE:.1f} MB, threads {before.threads} to {after.threads},"
+        f" {samples}, descriptors {before.open_fds} to {after.open_fds}"
+    )
+    assert state in (State.SERVING, State.DEGRADED)
+    assert hindered > RENEWALS / 10
+    assert after.threads <= before.threads
+    assert after.open_fds <= before.open_fds
+    assert after.resident - before.resident < MOST_GROWTH
