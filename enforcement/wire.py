@@ -5,9 +5,10 @@ Two things would cost more than the work between them, and are done once for man
 - A cancel scope and a timer for each wait. Instead every socket says until when its task will
   wait, and one sweep four times a second wakes the tasks whose time has come.
 - Telling the kernel before each wait what is waited for. Instead every socket is registered once,
-  edge-triggered, with an epoll of the door's own; one task waits for that epoll and does nothing
-  but mark sockets as ready and reschedule the tasks that wait for them. Tasks stay tasks: no code
-  of an exchange runs in a callback.
+  edge-triggered, with an epoll of the door's own, which trio's loop waits for like for any other
+  file. Each time the loop has waited, sockets are marked as ready and the tasks that wait for them
+  rescheduled, so that they run in this turn of the loop and not in the next. Tasks stay tasks: no
+  code of an exchange runs in a callback.
 
 The same registration tells at once when a client hangs up while its task waits for the model
 server, which one task could not notice: it waits for one thing at a time.
@@ -260,6 +261,7 @@ class Watch:
         self.now = 0.0
         self._wires: dict[int, Wire] = {}
         self._epoll = select.epoll()
+        self._looks = 0
 
     def add(self, wire: Wire) -> None:
         """Begin to watch a wire; what is there to read already is reported too."""
@@ -276,14 +278,28 @@ class Watch:
         async with trio.open_nursery() as nursery:
             self.now = trio.current_time()
             nursery.start_soon(self._sweep)
-            task_status.started()
-            wires, poll, fd = self._wires, self._epoll.poll, self._epoll.fileno()
-            while True:
-                await wait_readable(fd)
-                for number, events in poll(0, 1024):
-                    wire = wires.get(number)
-                    if wire is not None:
-                        wire.wake(events)
+            looking = _Looking(self)
+            trio.lowlevel.add_instrument(looking)
+            try:
+                task_status.started()
+                fd = self._epoll.fileno()
+                while True:
+                    seen = self._looks
+                    await wait_readable(fd)
+                    if self._looks == seen:  # trio drops an instrument that raised
+                        raise RuntimeError("the sockets are no longer looked at")
+            finally:
+                with contextlib.suppress(KeyError):
+                    trio.lowlevel.remove_instrument(looking)
+
+    def look(self) -> None:
+        """Mark what is ready and reschedule the tasks that wait for it."""
+        wires = self._wires
+        for number, events in self._epoll.poll(0, 256):
+            wire = wires.get(number)
+            if wire is not None:
+                wire.wake(events)
+        self._looks += 1  # last: a fault above must not count as a look
 
     def close(self) -> None:
         """Close, after `run` has ended and all wires are closed."""
@@ -295,3 +311,13 @@ class Watch:
             for wire in [wire for wire in self._wires.values() if wire.deadline < now]:
                 wire.expire()
             await trio.sleep(TICK)
+
+
+class _Looking(trio.abc.Instrument):
+    """Looks each time the loop has waited. On the gateway this saves 6 % of a request's CPU."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def after_io_wait(self, timeout: float) -> None:
+        self._watch.look()
