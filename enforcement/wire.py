@@ -261,7 +261,8 @@ class Watch:
         self.now = 0.0
         self._wires: dict[int, Wire] = {}
         self._epoll = select.epoll()
-        self._looks = 0
+        self._looking = trio.CancelScope()
+        self._fault: Exception | None = None
 
     def add(self, wire: Wire) -> None:
         """Begin to watch a wire; what is there to read already is reported too."""
@@ -274,32 +275,36 @@ class Watch:
         self._epoll.unregister(wire.fd)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Watch until cancelled."""
+        """Watch until cancelled.
+
+        Raises:
+            RuntimeError: a fault of ours while looking; no wire would be woken any more.
+        """
+        looking = _Looking(self)
         async with trio.open_nursery() as nursery:
             self.now = trio.current_time()
             nursery.start_soon(self._sweep)
-            looking = _Looking(self)
             trio.lowlevel.add_instrument(looking)
             try:
                 task_status.started()
-                fd = self._epoll.fileno()
-                while True:
-                    seen = self._looks
-                    await wait_readable(fd)
-                    if self._looks == seen:  # trio drops an instrument that raised
-                        raise RuntimeError("the sockets are no longer looked at")
+                with self._looking:
+                    while True:
+                        await wait_readable(self._epoll.fileno())
             finally:
-                with contextlib.suppress(KeyError):
-                    trio.lowlevel.remove_instrument(looking)
+                trio.lowlevel.remove_instrument(looking)
+            raise RuntimeError("the sockets cannot be looked at") from self._fault
 
     def look(self) -> None:
-        """Mark what is ready and reschedule the tasks that wait for it."""
+        """Mark what is ready and reschedule the tasks that wait for it. Never raises."""
         wires = self._wires
-        for number, events in self._epoll.poll(0, 256):
-            wire = wires.get(number)
-            if wire is not None:
-                wire.wake(events)
-        self._looks += 1  # last: a fault above must not count as a look
+        try:
+            for number, events in self._epoll.poll(0, 256):
+                wire = wires.get(number)
+                if wire is not None:
+                    wire.wake(events)
+        except Exception as error:  # noqa: BLE001 - trio would log it and never look again
+            self._fault = error
+            self._looking.cancel()
 
     def close(self) -> None:
         """Close, after `run` has ended and all wires are closed."""
@@ -319,5 +324,5 @@ class _Looking(trio.abc.Instrument):
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
 
-    def after_io_wait(self, timeout: float) -> None:
+    def after_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - trio's interface
         self._watch.look()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,14 +20,12 @@ async def wired() -> AsyncIterator[tuple[Watch, Wire, socket.socket]]:
     ours, peer = socket.socketpair()
     ours.setblocking(False)
     watch = Watch()
-    with peer:
+    with peer, contextlib.closing(watch):
         async with trio.open_nursery() as nursery:
             await nursery.start(watch.run)
-            wire = Wire(ours, watch)
-            yield watch, wire, peer
-            wire.close()
+            with contextlib.closing(Wire(ours, watch)) as wire:
+                yield watch, wire, peer
             nursery.cancel_scope.cancel()
-        watch.close()
 
 
 async def receive(wire: Wire, into: list[object]) -> None:
@@ -83,7 +82,7 @@ def test_a_partner_is_woken_when_the_peer_hangs_up() -> None:
 
 
 def test_a_fault_while_looking_ends_the_door_instead_of_hanging_it(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fault(_wire: Wire, events: int) -> None:
         raise ValueError(events)
@@ -96,5 +95,4 @@ def test_a_fault_while_looking_ends_the_door_instead_of_hanging_it(
 
     with pytest.raises(ExceptionGroup) as caught:
         trio.run(scenario)
-    assert caught.group_contains(RuntimeError, match="no longer looked at")
-    assert "Exception raised when calling 'after_io_wait'" in caplog.text
+    assert caught.group_contains(RuntimeError, match="cannot be looked at")
