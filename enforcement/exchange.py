@@ -258,7 +258,8 @@ class Exchange:
         findings.claims = policy_view.content_claims(
             reading.media, texts=bool(reading.texts), given=given
         )
-        findings.unscanned = tuple(sorted(reading.media - {"remote"}))
+        if reading.media:
+            findings.unscanned = tuple(sorted(reading.media - {"remote"}))
 
     def _question(
         self,

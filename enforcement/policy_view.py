@@ -18,6 +18,7 @@ from enforcement.vocabulary import MEDIA_CLAIMS
 ACTION = "invoke"
 MAX_MODEL = 128  # characters of a model's name in a record
 MAX_REASONS = 64
+_CONTENT_CLAIMS = frozenset({*MEDIA_CLAIMS.values(), "content_types"})
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -113,6 +114,8 @@ def content_claims(
     Raises:
         BodyError: there is content of a kind that no policy of this bundle can see.
     """
+    if not media and _CONTENT_CLAIMS.isdisjoint(given):
+        return {}
     unseen = [
         kind
         for kind, claim in MEDIA_CLAIMS.items()

@@ -333,30 +333,29 @@ class Obj(Shape):
         if self._media:
             reading.media.add(self._media)
         fields = self.fields
-        for name, item in value.items():
-            if item is None:
-                if name not in fields and not self.more:
-                    self._unknown(name)
-                continue
-            shape = fields.get(name)
-            try:
-                if shape is not None:
+        name = ""
+        try:
+            for name, item in value.items():
+                shape = fields.get(name)
+                if shape is None:
+                    self._unknown(value, name, item, reading)
+                elif item is not None:
                     shape.read(value, name, item, reading)
-                elif self.more and (item in ("", [], {}) or type(item) in (int, float, bool)):
-                    if not is_plain_key(name):
-                        self._unknown(name)
-                    if item not in ("", [], {}):
-                        _read_scalar(value, name, item, reading)
-                else:
-                    self._unknown(name)
-            except BodyError as error:
-                if is_plain_key(name):
-                    error.path.insert(0, f".{name}")
-                raise
+        except BodyError as error:
+            if is_plain_key(name):
+                error.path.insert(0, f".{name}")
+            raise
 
-    def _unknown(self, name: str) -> None:
-        del name  # it may be a text of its own; `read` tells it where it is a plain word
-        raise BodyError("unknown_field", "this field is not known, so it is refused")
+    def _unknown(self, holder: Any, name: str, item: Any, reading: Reading) -> None:
+        """A field that the table does not name. What it holds may be a text, and so may its name;
+        the error tells the name only where it is a plain word.
+        """
+        if not self.more or not is_plain_key(name):
+            raise BodyError("unknown_field", "this field is not known, so it is refused")
+        if type(item) in (int, float, bool):
+            _read_scalar(holder, name, item, reading)
+        elif item is not None and item not in ("", [], {}):
+            raise BodyError("unknown_field", "this field is not known, so it is refused")
 
 
 class Many(Shape):
@@ -370,17 +369,18 @@ class Many(Shape):
         if type(value) is not list:
             raise _wrong("a list")
         shape = self.item
-        for number, item in enumerate(value):
-            try:
+        number = 0
+        try:
+            for number, item in enumerate(value):
                 if item is None:
                     raise _wrong("anything")
                 if self._indexed:
                     self._indexed_item(value, number, item, reading)
                 else:
                     shape.read(value, number, item, reading)
-            except BodyError as error:
-                error.path.insert(0, f"[{number}]")
-                raise
+        except BodyError as error:
+            error.path.insert(0, f"[{number}]")
+            raise
 
     def _indexed_item(self, holder: Any, number: int, item: Any, reading: Reading) -> None:
         index = item.get("index", number) if type(item) is dict else None

@@ -47,9 +47,12 @@ class SseDecoder:
         Raises:
             MalformedStreamError: not UTF-8, or an event over the limit.
         """
-        if self._started and b"\n" not in data and b"\r" not in data and not self._after_cr():
-            self._keep(data)  # an event of a megabyte in small pieces must not cost its square
-            return []
+        if self._started and b"\r" not in data and not self._after_cr():
+            if b"\n" not in data:
+                self._keep(data)  # an event of a megabyte in small pieces must not cost its square
+                return []
+            if not self._rest and not self._size and data.find(b"\n") == len(data) - 2:
+                return self._one(data)
         data = b"".join((*self._rest, data))
         self._rest, self._rest_size = [], 0
         if not self._started and data:
@@ -69,6 +72,16 @@ class SseDecoder:
         for line in lines:
             self._line(line, events)
         self._keep(rest)
+        return events
+
+    def _one(self, data: bytes) -> list[Event]:
+        """A line and one more byte: an event of its own, as model servers send them."""
+        events: list[Event] = []
+        self._line(data[:-2], events)
+        if data.endswith(b"\n"):
+            self._line(b"", events)
+        else:
+            self._keep(data[-1:])
         return events
 
     def _after_cr(self) -> bool:

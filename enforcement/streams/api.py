@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -39,8 +39,21 @@ class Part:
     error: bool = False
 
 
+class Quick(NamedTuple):
+    """An event that does nothing but carry more of one text; `carry` makes it again."""
+
+    channel: Channel
+    text: str
+
+
 class StreamApi(Protocol):
     """One stream of one API. Keeps what it must know of earlier events."""
+
+    def quick(self, event: Event) -> Quick | None:
+        """The event, if it is one of the many that only go on with a text; None: `read` it.
+
+        An event is only quick if it holds nothing that `read` would see besides.
+        """
 
     def read(self, event: Event) -> Part:
         """Read one event.
@@ -58,6 +71,10 @@ class StreamApi(Protocol):
 
 class NoStream:
     """The stream of a route that has none."""
+
+    def quick(self, event: Event) -> Quick | None:
+        """See `StreamApi`."""
+        return None
 
     def read(self, event: Event) -> Part:
         """See `StreamApi`."""

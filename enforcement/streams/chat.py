@@ -8,12 +8,42 @@ import msgspec
 
 from enforcement import sse
 from enforcement.apis.chat import CHUNK
-from enforcement.shapes import Reading
+from enforcement.shapes import MAX_INDEX, Reading
 from enforcement.sse import Event, MalformedStreamError
-from enforcement.streams.api import Channel, Part, parse_event, require_characters
+from enforcement.streams.api import Channel, Part, Quick, parse_event, require_characters
 
 DONE: Final = "[DONE]"
 _HEAD: Final = ("id", "object", "created", "model", "system_fingerprint")
+
+
+class _Delta(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    content: str
+
+
+class _Choice(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    delta: _Delta | None = None
+    text: str | None = None
+    index: int = 0
+    logprobs: None = None
+    finish_reason: None = None
+    stop_reason: None = None
+    token_ids: None = None
+    prompt_token_ids: None = None
+
+
+class _Chunk(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """One event of the kind of which there are many: one choice goes on with its text."""
+
+    choices: list[_Choice]
+    id: str | None = None
+    object: str | None = None
+    created: int | None = None
+    model: str | None = None
+    system_fingerprint: str | None = None
+    usage: None = None
+
+
+_CHUNKS: Final = msgspec.json.Decoder(_Chunk)
 
 
 class ChatStream:
@@ -22,6 +52,33 @@ class ChatStream:
     def __init__(self) -> None:
         self._head: dict[str, Any] = {}
         self._said: set[tuple[int | str, ...]] = set()
+
+    def quick(self, event: Event) -> Quick | None:
+        """See `StreamApi`. The head of an event must be that of one that was read."""
+        if event.name or event.data is None:
+            return None
+        try:
+            chunk = _CHUNKS.decode(event.data)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            return None
+        head = self._head
+        if (
+            len(chunk.choices) != 1
+            or chunk.id != head.get("id")
+            or chunk.model != head.get("model")
+            or chunk.object != head.get("object")
+            or chunk.created != head.get("created")
+            or chunk.system_fingerprint != head.get("system_fingerprint")
+        ):
+            return None
+        choice = chunk.choices[0]
+        if not 0 <= choice.index < MAX_INDEX:
+            return None
+        if choice.text is None:
+            if choice.delta is None:
+                return None
+            return Quick((choice.index, "content"), choice.delta.content)
+        return Quick((choice.index, "text"), choice.text) if choice.delta is None else None
 
     def read(self, event: Event) -> Part:
         """See `StreamApi`."""

@@ -15,7 +15,7 @@ from enforcement.detectors import Span, scan
 from enforcement.redact import mask
 from enforcement.shapes import Streamed, Text
 from enforcement.sse import Event, MalformedStreamError
-from enforcement.streams.api import Channel, Part, StreamApi
+from enforcement.streams.api import Channel, Part, Quick, StreamApi
 from enforcement.streams.judge import Judge
 from enforcement.window import Window, WindowOverflowError
 
@@ -67,6 +67,11 @@ class Editor:
         """
         if self._over:
             raise MalformedStreamError("an event after the end")
+        quick = self._api.quick(event)
+        if quick is not None:
+            out = self._quick(quick)
+            if out is not None:
+                return out
         part = self._api.read(event)
         self._over = part.last
         reading = part.reading
@@ -95,6 +100,21 @@ class Editor:
             self._wait(self._encode(part))
             return b""
         return self._encode(part)
+
+    def _quick(self, quick: Quick) -> bytes | None:
+        """More of a text that is known; None: the event needs a closer look."""
+        channel, text = quick
+        window = self._windows.get(channel)
+        if window is None or not text:
+            return None
+        self._add(window, channel, text)
+        if not window.full:
+            return self._go_on() if self.tail else b""
+        text = self._release(window)
+        if not text:
+            return self._go_on()
+        name, value = self._api.carry(channel, text)
+        return self._go_on() + self._api.encode(name, value)
 
     def finish(self) -> bytes:
         """The stream has ended: everything that waited, for when the decision is on record.
@@ -134,17 +154,21 @@ class Editor:
         if window is None:
             window = self._open(channel, is_json=piece.is_json)
         if piece.value:
-            if self._ended and any(channel[: len(end)] == end for end in self._ended):
-                raise MalformedStreamError("text after its end")
-            before = window.waiting
-            window.add(piece.value)
-            self._held += window.waiting - before
-            if self._held > MAX_HELD:
-                raise WindowOverflowError
+            self._add(window, channel, piece.value)
         ending = ends and any(channel[: len(end)] == end for end in ends)
         text = "" if ending or not window.full else self._release(window)
         piece.holder[piece.key] = text
         return text
+
+    def _add(self, window: Window, channel: Channel, text: str) -> None:
+        if self._ended and any(channel[: len(end)] == end for end in self._ended):
+            raise MalformedStreamError("text after its end")
+        window.add(text)
+        self._held += len(text)  # what a window took in and has not let go, about
+        if self._held > MAX_HELD:
+            self._held = sum(window.waiting for window in self._windows.values())
+            if self._held > MAX_HELD:
+                raise WindowOverflowError
 
     def _open(self, channel: Channel, *, is_json: bool) -> Window:
         if len(self._windows) >= MAX_WINDOWS:
@@ -161,7 +185,7 @@ class Editor:
         before = window.waiting
         judge = self._judge
         text = window.release(judge.masks, spans, everything=everything, how=judge.how)
-        self._held += window.waiting - before
+        self._held -= before - window.waiting
         self._edited = self._edited or window.masked
         return text
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
 from enforcement import sse
 from enforcement.apis.messages import EVENTS
-from enforcement.shapes import Reading
+from enforcement.shapes import MAX_INDEX, Reading
 from enforcement.sse import Event, MalformedStreamError
-from enforcement.streams.api import Channel, Part, index_of, parse_event, require_characters
+from enforcement.streams.api import Channel, Part, Quick, index_of, parse_event, require_characters
 
 _DELTAS: Final = {
     "text": "text_delta",
@@ -19,8 +19,36 @@ _DELTAS: Final = {
 }
 
 
+class _Delta(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    text: str
+    type: Literal["text_delta"]
+
+
+class _Event(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """One event of the kind of which there are many: a text goes on."""
+
+    delta: _Delta
+    index: int
+    type: Literal["content_block_delta"]
+
+
+_EVENTS: Final = msgspec.json.Decoder(_Event)
+
+
 class MessagesStream:
     """One message."""
+
+    def quick(self, event: Event) -> Quick | None:
+        """See `StreamApi`."""
+        if event.name != "content_block_delta" or event.data is None:
+            return None
+        try:
+            value = _EVENTS.decode(event.data)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            return None
+        if not 0 <= value.index < MAX_INDEX:
+            return None
+        return Quick((value.index, "text"), value.delta.text)
 
     def read(self, event: Event) -> Part:
         """See `StreamApi`."""

@@ -6,7 +6,7 @@ leave than came.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -14,11 +14,27 @@ from enforcement import sse
 from enforcement.apis.responses import EVENTS
 from enforcement.shapes import MAX_INDEX, Reading
 from enforcement.sse import Event, MalformedStreamError
-from enforcement.streams.api import Channel, Part, index_of, parse_event, require_characters
+from enforcement.streams.api import Channel, Part, Quick, index_of, parse_event, require_characters
 
 _ENDS: Final = frozenset(
     {"response.completed", "response.incomplete", "response.failed", "error"}
 )  # fmt: skip
+
+
+class _Event(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """One event of the kind of which there are many: a text goes on."""
+
+    delta: str
+    item_id: str
+    output_index: int
+    sequence_number: int
+    type: Literal["response.output_text.delta"]
+    content_index: int = 0
+    logprobs: list[Any] | None = None  # never passes
+    obfuscation: str | None = None  # never passes
+
+
+_EVENTS: Final = msgspec.json.Decoder(_Event)
 
 
 class ResponsesStream:
@@ -28,6 +44,20 @@ class ResponsesStream:
         self._like: dict[Channel, dict[str, Any]] = {}  # a delta event of each text
         self._filled: set[int] = set()  # outputs that came with text when they were added
         self._number = 0
+
+    def quick(self, event: Event) -> Quick | None:
+        """See `StreamApi`. The text must be one of which an event was read."""
+        if event.name != "response.output_text.delta" or event.data is None:
+            return None
+        try:
+            value = _EVENTS.decode(event.data)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            return None
+        channel = (value.output_index, value.content_index, "output_text")
+        like = self._like.get(channel)
+        if like is None or like.get("item_id") != value.item_id:
+            return None
+        return None if value.output_index in self._filled else Quick(channel, value.delta)
 
     def read(self, event: Event) -> Part:
         """See `StreamApi`."""
