@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check test-real test-crash test-soak test-kernel test-fuse install-fuse bench bench-snp bench-tdx fuzz fuzz-keep proto requirements clean
+.PHONY: help demo test check test-real test-crash test-leaks test-soak test-kernel test-fuse install-fuse bench bench-snp bench-tdx fuzz fuzz-keep proto requirements clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -50,6 +50,9 @@ test-crash: $(VENV)/.dev ## kill -9 and outages under load (about 3 minutes)
 
 test-soak: $(VENV)/.dev ## Two thousand renewals with injected failures, in real time (about 2 minutes)
 	$(BIN)/python -m pytest -m soak -s tests/soak
+
+test-leaks: $(VENV)/.dev ## Hunt for secrets that leave: 40,000 exchanges (LEAK_SEED, LEAK_ROUNDS; 5 minutes)
+	$(BIN)/python -m pytest -m leaks tests/leaks
 
 # Packages of the configured Debian mirror are unpacked below .kernel; nothing is installed.
 test-kernel: $(VENV)/.dev ## The client against the real configfs-tsm code, in a virtual machine (about 1 minute)

@@ -146,6 +146,8 @@ class Exchange:
         edited = False
         if verdict.outcome is Outcome.REDACT:
             edited, verdict = self._redact(texts, verdict, audit)
+        if reading.copies:
+            drop_copies(reading, self._asked.labels, edited=True)  # no model needs them
         self._cover(findings, reading, verdict)
         if verdict.outcome is Outcome.DENY:
             return self._denied(findings, verdict)

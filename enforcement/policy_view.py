@@ -11,7 +11,8 @@ from attestation.records import ClaimValue, Coverage, DecisionRecord, TextDigest
 from enforcement.auditing import Audit
 from enforcement.detectors import DETECTORS, Span, claims_from, scan
 from enforcement.outcome import Outcome, Phase, PolicyRequest, Verdict
-from enforcement.shapes import BodyError
+from enforcement.redact import RedactionIncompleteError, mask
+from enforcement.shapes import BodyError, is_name
 from enforcement.snapshot import Snapshot
 from enforcement.vocabulary import MEDIA_CLAIMS
 
@@ -161,7 +162,7 @@ def record_of(
         trace_id=asked.trace_id,
         phase=findings.phase.value,
         route=asked.route,
-        model=printable(model, MAX_MODEL),
+        model=kept_name(model, MAX_MODEL),
         principal=asked.principal,
         action=ACTION,
         resource=("Agent", asked.snapshot.agent_id),
@@ -183,8 +184,14 @@ def record_of(
     )
 
 
-def printable(text: str, limit: int) -> str:
-    """A short text of the client's that is kept as a name: printable, cut."""
-    if len(text) <= limit and text.isprintable():
-        return text
+def kept_name(text: str, limit: int) -> str:
+    """A short text of the client's that is kept as a name: nothing in it that a detector finds,
+    printable, cut.
+    """
+    if is_name(text):
+        return text[:limit]
+    try:
+        text = mask(text, DETECTORS)
+    except RedactionIncompleteError:
+        return "?"
     return "".join(c if c.isprintable() else "?" for c in text[:limit])

@@ -27,6 +27,7 @@ MAX_INDEX: Final = 1024  # of a choice, a tool call, a content block
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:/+-]{0,128}")
 _PLAIN_KEY: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}")
 _LARGE: Final = 10**12
+_COPIES: Final = frozenset({"logprobs", "top_logprobs", "prompt_logprobs"})
 
 
 class BodyError(Exception):
@@ -209,30 +210,46 @@ class _Scalar(Shape):
 
 
 class _Free(Shape):
-    """Any JSON. Every string, every key that is no plain word, and every large number is a text."""
+    """Any JSON. Every string, every key that is no plain word, and every large number is a text.
+
+    `copies`: what is called `logprobs` in it are copies of text, token by token.
+    """
+
+    def __init__(self, *, copies: bool = False) -> None:
+        self._copies = copies
 
     def read(self, holder: Any, key: Any, value: Any, reading: Reading) -> None:
-        _read_free(holder, key, value, reading, 0)
+        _read_free(holder, key, value, reading, 0, copies=self._copies)
 
 
-def _read_free(holder: Any, key: Any, value: Any, reading: Reading, depth: int) -> None:
+def _read_free(
+    holder: Any, key: Any, value: Any, reading: Reading, depth: int, *, copies: bool = False
+) -> None:
     kind = type(value)
     if kind is str:
-        if value:
-            reading.texts.append(Text(value, holder, key))
+        _read_free_text(holder, key, value, reading)
     elif kind is dict or kind is list:
         if depth >= MAX_DEPTH:
             raise BodyError("invalid_json", f"is nested deeper than {MAX_DEPTH}")
-        if kind is dict:
-            for name, item in value.items():
-                if not is_plain_key(name):
-                    reading.texts.append(Text(name, value, name, is_key=True))
-                _read_free(value, name, item, reading, depth + 1)
-        else:
-            for index, item in enumerate(value):
-                _read_free(value, index, item, reading, depth + 1)
+        items = value.items() if kind is dict else enumerate(value)
+        for name, item in items:
+            if kind is dict and not is_plain_key(name):
+                reading.texts.append(Text(name, value, name, is_key=True))
+            if copies and name in _COPIES and item is not None:
+                COPY.read(value, name, item, reading)
+            else:
+                _read_free(value, name, item, reading, depth + 1, copies=copies)
     elif value is not None:
         _read_scalar(holder, key, value, reading)
+
+
+def _read_free_text(holder: Any, key: Any, value: str, reading: Reading) -> None:
+    if "\\u" in value:  # JSON in JSON, perhaps: what it says counts where it says more
+        plain = unescape(value)
+        if plain != value and scan(plain, DETECTORS):
+            value = holder[key] = plain
+    if value:
+        reading.texts.append(Text(value, holder, key))
 
 
 @lru_cache(maxsize=4096)
@@ -424,6 +441,7 @@ class Either(Shape):
         self, *, text: Shape | None = None, many: Shape | None = None, obj: Shape | None = None
     ) -> None:
         self._by_type: dict[type, Shape | None] = {str: text, list: many, dict: obj}
+        self.options = [shape for shape in self._by_type.values() if shape is not None]
 
     def read(self, holder: Any, key: Any, value: Any, reading: Reading) -> None:
         shape = self._by_type.get(type(value))
@@ -438,6 +456,7 @@ TEXTS: Final = _Texts()
 NAME: Final = _Name()
 SCALAR: Final = _Scalar()
 FREE: Final = _Free()
+ECHO: Final = _Free(copies=True)  # an error's body, which may repeat a request or a reply
 NUMBERS: Final = _Numbers()
 VECTOR: Final = _Vector()
 COPY: Final = _Copy()
@@ -467,8 +486,7 @@ def text_paths(shape: Shape, prefix: str = "") -> Iterator[tuple[str, Shape]]:
         for tag, inner in shape.shapes.items():
             yield from text_paths(inner, f"{prefix}<{tag}>")
     elif isinstance(shape, Either):
-        for option in shape._by_type.values():  # noqa: SLF001 - the same module
-            if option is not None:
-                yield from text_paths(option, prefix)
+        for option in shape.options:
+            yield from text_paths(option, prefix)
     else:
         yield prefix, shape

@@ -121,7 +121,6 @@ CHAT_REPLY: Final = Obj(
             more=True,
         )
     ),
-    prompt_logprobs=COPY,
     prompt_text=TEXT,
     prompt_filter_results=FREE,
     more=True,
@@ -161,12 +160,10 @@ CHUNK: Final = Obj(
             text=piece("text"),
             logprobs=COPY,
             content_filter_results=FREE,
-            prompt_logprobs=COPY,
             more=True,
         ),
         indexed=True,
     ),
-    prompt_logprobs=COPY,
     prompt_text=TEXT,
     prompt_filter_results=FREE,
     error=FREE,
@@ -191,12 +188,10 @@ COMPLETION_REPLY: Final = Obj(
             each(NAME, "index finish_reason stop_reason matched_stop"),
             text=TEXT,
             logprobs=COPY,
-            prompt_logprobs=COPY,
             prompt_text=TEXT,
             more=True,
         )
     ),
-    prompt_logprobs=COPY,
     prompt_text=TEXT,
     more=True,
 )

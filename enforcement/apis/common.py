@@ -7,6 +7,7 @@ from typing import Final
 from enforcement.shapes import (
     BLOB,
     DROPPED,
+    ECHO,
     FREE,
     NAME,
     SCALAR,
@@ -40,7 +41,7 @@ SAMPLING: Final[dict[str, Shape]] = {
         "temperature top_p top_k min_p typical_p n best_of max_tokens max_completion_tokens"
         " min_tokens presence_penalty frequency_penalty repetition_penalty length_penalty seed"
         " stream store parallel_tool_calls ignore_eos skip_special_tokens"
-        " spaces_between_special_tokens truncate_prompt_tokens prompt_logprobs"
+        " spaces_between_special_tokens truncate_prompt_tokens"
         " include_stop_str_in_output add_generation_prompt continue_final_message"
         " add_special_tokens include_reasoning priority use_beam_search early_stopping echo"
         " tfs_z repeat_penalty mirostat_mode mirostat_tau mirostat_eta"
@@ -57,7 +58,8 @@ SAMPLING: Final[dict[str, Shape]] = {
         " ec_transfer_params vllm_xargs repetition_detection prompt_cache_options",
     ),
     **each(TOKENS, "prompt_token_ids token_ids input_ids return_token_ids"),
-    **each(TOKENS, "return_tokens_as_token_ids"),
+    # Its entries are keyed by token id.
+    **each(TOKENS, "return_tokens_as_token_ids prompt_logprobs"),
     **each(
         NOT_TEXT,
         "prompt_embeds input_embeds multi_modal_data mm_processor_kwargs image images file files"
@@ -71,12 +73,13 @@ USAGE: Final = FREE  # numbers, by names that differ from server to server
 # Copies and internals of a model server's reply that never pass.
 INTERNALS: Final[dict[str, Shape]] = each(
     DROPPED,
-    "token_ids prompt_token_ids routed_experts kv_transfer_params ec_transfer_params metrics"
+    "token_ids prompt_token_ids prompt_logprobs routed_experts kv_transfer_params"
+    " ec_transfer_params metrics"
     " obfuscation",
 )
 
 # An error is read as a whole: every string in it is a text (`detail` may repeat the input).
-ERROR: Final = Either(text=TEXT, many=FREE, obj=FREE)
+ERROR: Final = Either(text=TEXT, many=ECHO, obj=ECHO)
 
 CACHE_CONTROL: Final = Obj(each(NAME, "type ttl"), more=True)
 

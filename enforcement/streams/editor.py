@@ -72,7 +72,9 @@ class Editor:
             out = self._quick(quick)
             if out is not None:
                 return out
-        part = self._api.read(event)
+        return self._part(self._api.read(event))
+
+    def _part(self, part: Part) -> bytes:
         self._over = part.last
         reading = part.reading
         if reading.media:
@@ -90,16 +92,15 @@ class Editor:
                 self._flush(end)
             self._wait(self._encode(part))
             return b""
-        if not speaks and not part.begins:
-            return self._go_on() if goes_on else b""
         if part.alive:
             return self._encode(part)
-        if goes_on or part.begins:
-            return self._go_on() + self._encode(part)
+        before = self._go_on() if goes_on or part.begins else b""
+        if not speaks and not part.begins:
+            return before
         if self.tail:
             self._wait(self._encode(part))
             return b""
-        return self._encode(part)
+        return before + self._encode(part)
 
     def _quick(self, quick: Quick) -> bytes | None:
         """More of a text that is known; None: the event needs a closer look."""
