@@ -231,7 +231,7 @@ def _read_free(
     elif kind is dict or kind is list:
         if depth >= MAX_DEPTH:
             raise BodyError("invalid_json", f"is nested deeper than {MAX_DEPTH}")
-        items = value.items() if kind is dict else enumerate(value)
+        items: Any = value.items() if kind is dict else enumerate(value)
         for name, item in items:
             if kind is dict and not is_plain_key(name):
                 reading.texts.append(Text(name, value, name, is_key=True))

@@ -80,6 +80,7 @@ class Maker:
 
     def along(self, way: Way) -> Any:
         (shape, part), *rest = way
+        value: Any
         if isinstance(shape, Obj):
             value = self._others(shape, part)
             value[part] = self.along(tuple(rest))
@@ -162,6 +163,7 @@ class Maker:
         form = rng.choice(("chat", "completion", "bytes", "other"))
         if form == "completion":
             return {"tokens": tokens, "top_logprobs": [{token: -0.5} for token in tokens]}
+        entries: list[dict[str, Any]]
         entries = [{"token": token, "logprob": -0.1, "bytes": None} for token in tokens]
         if form == "bytes":
             entries = [

@@ -50,8 +50,8 @@ def chat(rng: Random, secret: Secret, *, completion: bool) -> Script:
     chosen = rng.randrange(count)
     queues: list[list[dict[str, Any]]] = []
     for index in range(count):
-        fields = ("text",) if completion else CHAT_FIELDS[:-1]
-        fields = tuple(rng.sample(fields, rng.randint(1, len(fields))))
+        known = ("text",) if completion else CHAT_FIELDS[:-1]
+        fields = rng.sample(known, rng.randint(1, len(known)))
         planted = rng.choice(fields) if index == chosen else None
         queue: list[dict[str, Any]] = []
         if not completion:
@@ -118,14 +118,16 @@ def responses(rng: Random, secret: Secret) -> Script:
         text = _text(rng, secret if kind == planted else None, is_json=is_json)
         script.texts[place, kind] = text
         where = {"item_id": f"it_{place}", "output_index": place}
-        stem, item, part, inner = _responses_names(kind, text)
+        stem, item, part, inner = _responses_names(kind)
         say("response.output_item.added", output_index=place, item={**item(""), "id": f"i{place}"})
         where |= inner
         if part is not None:
             name = "reasoning_summary_part" if kind == "summary" else "content_part"
             say(f"response.{name}.added", **where, part=part(""))
         for piece in halves(rng, text):
-            more = {"logprobs": []} if kind == "message" and rng.random() < 0.5 else {}
+            more: dict[str, Any] = (
+                {"logprobs": []} if kind == "message" and rng.random() < 0.5 else {}
+            )
             say(f"response.{stem}.delta", **where, delta=piece, **more)
         whole = {"function": "arguments", "custom": "input", "refusal": "refusal"}
         say(f"response.{stem}.done", **where, **{whole.get(kind, "text"): text})
@@ -138,33 +140,52 @@ def responses(rng: Random, secret: Secret) -> Script:
     return script
 
 
-def _responses_names(
-    kind: str, text: str
-) -> tuple[
-    str, Callable[[str], dict[str, Any]], Callable[[str], dict[str, Any]] | None, dict[str, int]
-]:
-    del text
-    if kind == "message":
-        part = lambda t: {"type": "output_text", "text": t, "annotations": []}  # noqa: E731
-        item = lambda t: {"type": "message", "role": "assistant", "content": [part(t)] if t else []}  # noqa: E731
-        return "output_text", item, part, {"content_index": 0}
-    if kind == "refusal":
-        part = lambda t: {"type": "refusal", "refusal": t}  # noqa: E731
-        item = lambda t: {"type": "message", "role": "assistant", "content": [part(t)] if t else []}  # noqa: E731
-        return "refusal", item, part, {"content_index": 0}
-    if kind == "reasoning":
-        part = lambda t: {"type": "reasoning_text", "text": t}  # noqa: E731
-        item = lambda t: {"type": "reasoning", "summary": [], "content": [part(t)] if t else []}  # noqa: E731
-        return "reasoning_text", item, part, {"content_index": 0}
-    if kind == "summary":
-        part = lambda t: {"type": "summary_text", "text": t}  # noqa: E731
-        item = lambda t: {"type": "reasoning", "summary": [part(t)] if t else []}  # noqa: E731
-        return "reasoning_summary_text", item, part, {"summary_index": 0}
-    if kind == "function":
-        item = lambda t: {"type": "function_call", "call_id": "c", "name": "send", "arguments": t}  # noqa: E731
-        return "function_call_arguments", item, None, {}
-    item = lambda t: {"type": "custom_tool_call", "call_id": "c", "name": "run", "input": t}  # noqa: E731
-    return "custom_tool_call_input", item, None, {}
+Make = Callable[[str], dict[str, Any]]
+
+
+def _message(part: Make) -> Make:
+    return lambda t: {"type": "message", "role": "assistant", "content": [part(t)] if t else []}
+
+
+def _responses_names(kind: str) -> tuple[str, Make, Make | None, dict[str, int]]:
+    """Name of the events, the item and the part that hold a text, and where a part stands."""
+    part: Make
+    match kind:
+        case "message":
+            part = lambda t: {"type": "output_text", "text": t, "annotations": []}  # noqa: E731
+            return "output_text", _message(part), part, {"content_index": 0}
+        case "refusal":
+            part = lambda t: {"type": "refusal", "refusal": t}  # noqa: E731
+            return "refusal", _message(part), part, {"content_index": 0}
+        case "reasoning":
+            part = lambda t: {"type": "reasoning_text", "text": t}  # noqa: E731
+            return (
+                "reasoning_text",
+                lambda t: {"type": "reasoning", "summary": [], "content": [part(t)] if t else []},
+                part,
+                {"content_index": 0},
+            )
+        case "summary":
+            part = lambda t: {"type": "summary_text", "text": t}  # noqa: E731
+            return (
+                "reasoning_summary_text",
+                lambda t: {"type": "reasoning", "summary": [part(t)] if t else []},
+                part,
+                {"summary_index": 0},
+            )
+        case "function":
+            return (
+                "function_call_arguments",
+                lambda t: {"type": "function_call", "call_id": "c", "name": "send", "arguments": t},
+                None,
+                {},
+            )
+    return (
+        "custom_tool_call_input",
+        lambda t: {"type": "custom_tool_call", "call_id": "c", "name": "run", "input": t},
+        None,
+        {},
+    )
 
 
 def messages(rng: Random, secret: Secret) -> Script:

@@ -237,7 +237,7 @@ def test_no_secret_and_no_piece_of_one_leaves(
 ) -> None:
     seeds = (FIXED, int(os.environ.get("LEAK_SEED", random.SystemRandom().randrange(2**32))))
     with capsys.disabled():
-        print(f"\nleak hunt: {ROUNDS} rounds with seed {seeds[0]} and with LEAK_SEED={seeds[1]}")
+        _say(f"\nleak hunt: {ROUNDS} rounds with seed {seeds[0]} and with LEAK_SEED={seeds[1]}")
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         runs = [
             pool.submit(run, seed, ROUNDS, tmp_path / str(number))
@@ -246,12 +246,16 @@ def test_no_secret_and_no_piece_of_one_leaves(
         for hunt in runs:
             tally, places = hunt.result()
             with capsys.disabled():
-                print(dict(sorted(tally.items())), f"{len(places)} places of texts")
+                _say(dict(sorted(tally.items())), f"{len(places)} places of texts")
             for kind in ("request", "reply", "stream"):
                 assert tally[f"{kind} redact"] > ROUNDS // 40
                 assert tally[f"{kind} deny"] > ROUNDS // 80
             if ROUNDS >= 20_000:
                 assert places == set(every_place()), "not every place had its turn"
+
+
+def _say(*what: object) -> None:
+    print(*what)  # noqa: T201 - a hunt says its seed and what it met
 
 
 def every_place() -> list[tuple[str, str, str]]:
