@@ -42,12 +42,14 @@ class Open:
     cpu_us: float
 
 
-def closed_loop(peer: Peer, *, connections: int, seconds: int) -> Closed:
-    """wrk with keep-alive connections, as fast as the proxy answers."""
+def closed_loop(peer: Peer, *, connections: int, seconds: int, token: str = "") -> Closed:
+    """wrk with keep-alive connections, as fast as the proxy answers. `token`: to authorise with."""
     escaped = REQUEST.replace("\\", "\\\\").replace("'", "\\'")
     script = (
         f"wrk.method='POST'\nwrk.body='{escaped}'\nwrk.headers['Content-Type']='application/json'\n"
     )
+    if token:
+        script += f"wrk.headers['Authorization']='Bearer {token}'\n"
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
         file.write(script)
         file.flush()

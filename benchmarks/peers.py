@@ -229,10 +229,12 @@ def observer(directory: Path) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def full_agent(directory: Path, upstream_port: int, observer_port: int) -> Iterator[Peer]:
+def full_agent(
+    directory: Path, upstream_port: int, observer_port: int, *, bundle: Path | None = None
+) -> Iterator[Peer]:
     """The real daemon with policy, journal and stream, on a simulated TEE."""
     port = free_port()
-    bundle = Path(__file__).resolve().parents[1] / "lucid" / "data" / "bundle"
+    bundle = bundle or Path(__file__).resolve().parents[1] / "lucid" / "data" / "bundle"
     api = directory / "agent.sock"
     config = directory / "agent.toml"
     config.write_text(
