@@ -86,6 +86,9 @@ class ResponsesStream:
             part.speaks = False
             if output in self._filled:
                 raise MalformedStreamError("more text of an output that came whole")
+            if any(text.key == "item_id" for text in reading.texts):
+                # It goes into later events too (`carry`), where nobody would mask it.
+                raise MalformedStreamError("an item_id that is no identifier")
             self._remember(reading.streamed[0].channel, value)
         elif name.endswith(".added"):
             part.begins = True
