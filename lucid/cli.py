@@ -17,6 +17,10 @@ COMMANDS: Final = {
         "lucid.evidence:evidence",
         "Look at SEV-SNP reports and TDX quotes; verify and appraise them.",
     ),
+    "policy": (
+        "lucid.policy.cli:policy",
+        "Develop, test, sign, ship and roll back policy bundles.",
+    ),
     "demo": ("lucid.demo.cli:demo", "See everything work on this machine, without hardware."),
 }
 

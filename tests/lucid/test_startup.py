@@ -17,7 +17,7 @@ FORBIDDEN = {
     "aiosqlite", "attestation", "cbor2", "cedarpy", "cryptography", "enforcement", "google", "grpc",
     "h11", "httpcore", "httptools", "httpx", "jinja2", "msgspec", "OpenSSL",
     "prometheus_client", "psutil", "re2", "sqlalchemy", "ssl", "starlette", "structlog", "trio",
-    "uvicorn",
+    "uvicorn", "yaml",
 }  # fmt: skip
 
 

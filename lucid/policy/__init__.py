@@ -1,0 +1,1 @@
+"""`lucid policy`: policies developed, tested, signed, shipped and rolled back like code."""

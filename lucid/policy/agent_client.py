@@ -1,0 +1,94 @@
+"""Talking to an agent's local API: over its Unix socket, or a URL that leads there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+
+from attestation import cbor
+from attestation.errors import MalformedError
+
+TIMEOUT_SECONDS: Final = 60.0  # a push waits for a quote
+MAX_ANSWER: Final = 64 * 1024 * 1024  # bytes
+
+
+class AgentError(Exception):
+    """The agent could not be asked. The message says where and why."""
+
+
+class Answer:
+    """What the agent said. `value` is JSON-like, or the files of a bundle."""
+
+    def __init__(self, status: int, value: Any) -> None:
+        self.status = status
+        self.value = value
+
+    @property
+    def message(self) -> str:
+        """The error's own words."""
+        error = self.value.get("error") if isinstance(self.value, dict) else None
+        return str(error.get("message", error)) if isinstance(error, dict) else f"{self.status}"
+
+
+class AgentClient:
+    """One agent. `target`: a path, `unix:PATH`, or `http(s)://…`."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        if target.startswith(("http://", "https://")):
+            self._base, self._socket = target.rstrip("/"), None
+        else:
+            self._base, self._socket = "http://agent", target.removeprefix("unix:")
+
+    def ask(self, method: str, path: str, body: bytes | None = None) -> Answer:
+        """One request.
+
+        Raises:
+            AgentError: nobody answers, or the answer is not understood.
+        """
+        if self._socket is not None and not Path(self._socket).is_socket():
+            raise self._silent("there is no such socket")
+        transport = httpx.HTTPTransport(uds=self._socket) if self._socket else None
+        try:
+            with httpx.Client(transport=transport, timeout=TIMEOUT_SECONDS) as client:
+                answer = client.request(method, f"{self._base}{path}", content=body)
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            raise self._silent(str(error)) from None
+        try:
+            if answer.headers.get("content-type") == "application/cbor":
+                return Answer(answer.status_code, cbor.decode(answer.content, max_size=MAX_ANSWER))
+            return Answer(answer.status_code, answer.json())
+        except (MalformedError, json.JSONDecodeError, UnicodeDecodeError):
+            raise AgentError(f"{self._target} does not answer like an agent") from None
+
+    def _silent(self, why: str) -> AgentError:
+        return AgentError(
+            f"no agent answers on {self._target}: {why}; --agent names its socket ([api] socket)"
+        )
+
+    def get(self, path: str) -> Any:
+        """What a path holds.
+
+        Raises:
+            AgentError: it cannot be had.
+        """
+        answer = self.ask("GET", path)
+        if answer.status != 200:
+            raise AgentError(f"the agent answers {answer.status}: {answer.message}")
+        return answer.value
+
+    def files(self, digest: str = "") -> dict[str, bytes]:
+        """The files of a bundle that the agent keeps; without a digest: of the one in force.
+
+        Raises:
+            AgentError: it cannot be had.
+        """
+        value = self.get("/v1/policy/bundle" + (f"?digest={digest}" if digest else ""))
+        if not isinstance(value, dict) or not all(
+            isinstance(name, str) and isinstance(content, bytes) for name, content in value.items()
+        ):
+            raise AgentError(f"{self._target} does not answer like an agent")
+        return value

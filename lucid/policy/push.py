@@ -1,0 +1,160 @@
+"""`lucid policy push`, `history`, `rollback`: what an agent enforces."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from attestation import cbor
+from enforcement.bundle import Problem
+from enforcement.bundle_files import SIGNATURE
+from enforcement.bundle_signature import sign_bundle
+from lucid.policy.agent_client import AgentClient, AgentError, Answer
+from lucid.policy.cases import read_cases
+from lucid.policy.common import (
+    BAD_INPUT,
+    DONE,
+    NOT_SO,
+    UNCHECKED,
+    agent_option,
+    bundle_argument,
+    json_option,
+    load_bundle,
+    printable,
+    show_problems,
+    stop,
+)
+from lucid.policy.running import run_cases
+from lucid.policy.sign import key_option, read_key
+
+
+@click.command("push")
+@bundle_argument
+@agent_option()
+@key_option
+@click.option("--without-tests", is_flag=True, help="Push a bundle that has no tests.")
+@json_option
+def push(
+    directory: Path, *, agent: str, key_file: Path | None, without_tests: bool, as_json: bool
+) -> None:
+    """Validate a bundle, run its tests, sign it (--key), and put it in force at an agent.
+
+    The agent checks signature and bundle again, keeps it, and enforces it from its next passport
+    on, which it asks for at once; the answer names the digest. What was in force stays in force if
+    anything is wrong. Only root and the agent's own user may push.
+
+    \b
+    Exit codes: 0 in force; 1 the tests fail, or the agent refuses it; 2 the bundle is not sound;
+    3 no agent answers, there are no tests, or it is kept and not yet in force.
+    """
+    bundle = load_bundle(directory, as_json=as_json)
+    cases, problems = read_cases(bundle)
+    if problems:
+        _refused([problem.as_json() for problem in problems], BAD_INPUT, as_json=as_json)
+    results = run_cases(bundle, cases)
+    failed = [result for result in results if result.failures]
+    if failed:
+        listed = [result.as_json() for result in failed]
+        first = f"{failed[0].name}: {failed[0].failures[0]}"
+        stop(NOT_SO, f"{len(failed)} tests fail; {first}", as_json=as_json, cases=listed)
+    if not results and not without_tests:
+        stop(UNCHECKED, "the bundle has no tests; --without-tests pushes it so", as_json=as_json)
+    files = dict(bundle.files)
+    if key_file is not None:
+        files[SIGNATURE] = sign_bundle(files, read_key(key_file))
+    try:
+        answer = AgentClient(agent).ask("POST", "/v1/policy", cbor.encode(files))
+    except AgentError as error:
+        stop(UNCHECKED, str(error), as_json=as_json)
+    _report(answer, as_json=as_json, tests=len(results))
+
+
+@click.command("history")
+@agent_option()
+@json_option
+def history(*, agent: str, as_json: bool) -> None:
+    """Show what was in force at an agent: when, which bundle, whence, and by whom. Newest last.
+
+    \b
+    Exit codes: 0 shown; 3 no agent answers.
+    """
+    try:
+        value = AgentClient(agent).get("/v1/policy/history")
+    except AgentError as error:
+        stop(UNCHECKED, str(error), as_json=as_json)
+    if as_json:
+        click.echo(json.dumps({"ok": True, **value}, indent=2))
+        return
+    for entry in value["entries"]:
+        mark = "*" if entry["digest"] == value["newest"] else " "
+        signed = " signed" if entry["signer"] else ""
+        by = f" by {entry['by']}" if entry["by"] else ""
+        click.echo(
+            f"{mark} {entry['at']}  {entry['digest'][:16]}  "
+            + printable(f"{entry['name']} {entry['version']}  {entry['action']}{by}{signed}")
+        )
+
+
+@click.command("rollback")
+@click.argument("digest", required=False)
+@agent_option()
+@json_option
+def rollback(digest: str | None, *, agent: str, as_json: bool) -> None:
+    """Put an earlier bundle in force again: the one with this digest, or the one before.
+
+    DIGEST may be the first characters, as `history` shows them. The agent checks the bundle again.
+
+    \b
+    Exit codes: 0 in force; 1 the agent refuses it; 2 no such bundle; 3 no agent answers, or it is
+    not yet in force.
+    """
+    client = AgentClient(agent)
+    try:
+        wanted = None if digest is None else _whole(client, digest, as_json=as_json)
+        body = json.dumps({} if wanted is None else {"digest": wanted}).encode()
+        answer = client.ask("POST", "/v1/policy/rollback", body)
+    except AgentError as error:
+        stop(UNCHECKED, str(error), as_json=as_json)
+    if answer.status == 404:
+        stop(BAD_INPUT, answer.message, as_json=as_json)
+    _report(answer, as_json=as_json)
+
+
+def _whole(client: AgentClient, digest: str, *, as_json: bool) -> str:
+    entries = client.get("/v1/policy/history")["entries"]
+    found = {entry["digest"] for entry in entries if entry["digest"].startswith(digest.lower())}
+    if len(found) != 1 or not digest:
+        what = "no bundle" if not found else f"{len(found)} bundles"
+        stop(BAD_INPUT, f"{what} in the history with a digest {digest}…", as_json=as_json)
+    return str(found.pop())
+
+
+def _report(answer: Answer, *, as_json: bool, **more: Any) -> NoReturn:
+    value = answer.value
+    if answer.status == 422:
+        _refused(value["error"]["problems"], NOT_SO, as_json=as_json)
+    if answer.status not in (200, 202):
+        code = NOT_SO if answer.status == 403 else UNCHECKED
+        stop(code, f"the agent answers {answer.status}: {answer.message}", as_json=as_json)
+    if as_json:
+        click.echo(json.dumps({"ok": value["in_force"], **value, **more}, indent=2))
+    else:
+        state = "in force" if value["in_force"] else "kept; in force with the next passport"
+        click.echo(printable(f"{value['name']} {value['version']}: {state}"))
+        click.echo(f"digest {value['digest']}")
+        if value["passport"]:
+            click.echo(f"passport {printable(value['passport'])}")
+    sys.exit(DONE if value["in_force"] else UNCHECKED)
+
+
+def _refused(problems: list[dict[str, Any]], code: int, *, as_json: bool) -> NoReturn:
+    if as_json:
+        click.echo(json.dumps({"ok": False, "problems": problems}, indent=2))
+    else:
+        show_problems(Problem(**problem) for problem in problems)
+        click.echo("refused; what was in force stays", err=True)
+    sys.exit(code)

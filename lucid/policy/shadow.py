@@ -1,0 +1,119 @@
+"""`lucid policy shadow`: a candidate beside the live bundle."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from attestation import cbor
+from enforcement.bundle_files import SIGNATURE
+from enforcement.bundle_signature import sign_bundle
+from lucid.policy.agent_client import AgentClient, AgentError
+from lucid.policy.common import (
+    BAD_INPUT,
+    DONE,
+    NOT_SO,
+    UNCHECKED,
+    agent_option,
+    bundle_argument,
+    json_option,
+    load_bundle,
+    printable,
+    stop,
+)
+from lucid.policy.sign import key_option, read_key
+
+
+@click.group("shadow")
+def shadow() -> None:
+    """Ask a candidate bundle about the real traffic, without effect, and see what differs."""
+
+
+@shadow.command("start")
+@bundle_argument
+@agent_option()
+@key_option
+@json_option
+def start(directory: Path, *, agent: str, key_file: Path | None, as_json: bool) -> None:
+    """Begin to ask the candidate in DIR beside the live bundle of an agent.
+
+    Every record then says what the candidate would have decided. It lasts until `stop`, or until
+    the agent ends ([policy] shadow in agent.toml makes it permanent).
+
+    \b
+    Exit codes: 0 asked from now on; 1 the agent refuses it; 2 not a sound bundle;
+    3 no agent answers.
+    """
+    bundle = load_bundle(directory, as_json=as_json)
+    files = dict(bundle.files)
+    if key_file is not None:
+        files[SIGNATURE] = sign_bundle(files, read_key(key_file))
+    value = _ask(agent, "POST", cbor.encode(files), as_json=as_json)
+    if as_json:
+        click.echo(json.dumps({"ok": True, **value}, indent=2))
+    else:
+        click.echo(f"asked beside the live bundle: {value['shadow']}")
+
+
+@shadow.command("stop")
+@agent_option()
+@json_option
+def stop_shadow(*, agent: str, as_json: bool) -> None:
+    """Stop asking the candidate.
+
+    \b
+    Exit codes: 0 stopped; 1 not allowed; 3 no agent answers.
+    """
+    value = _ask(agent, "DELETE", None, as_json=as_json)
+    if as_json:
+        click.echo(json.dumps({"ok": True, **value}, indent=2))
+
+
+@shadow.command("report")
+@agent_option()
+@json_option
+def report(*, agent: str, as_json: bool) -> None:
+    """Show where the candidate would have decided otherwise, since it has been asked.
+
+    \b
+    Exit codes: 0 it never would; 1 it would, and here is where; 2 there is no candidate;
+    3 no agent answers.
+    """
+    value = _ask(agent, "GET", None, as_json=as_json)
+    if as_json:
+        click.echo(json.dumps({"ok": not value["different"], **value}, indent=2))
+    else:
+        candidate = value["candidate"]
+        click.echo(
+            printable(f"{candidate['name']} {candidate['version']} {candidate['digest'][:16]}")
+            + f": {value['decisions']} decisions, {value['different']} otherwise"
+        )
+        for entry in value["differences"]:
+            _show(entry)
+    sys.exit(NOT_SO if value["different"] else DONE)
+
+
+def _show(entry: dict[str, Any]) -> None:
+    live = f"{entry['live']} ({', '.join(entry['live_reasons'])})"
+    other = f"{entry['candidate']} ({', '.join(entry['candidate_reasons'])})"
+    click.echo(printable(f"{entry['count']:>6} × {entry['phase']}: {live} → {other}"))
+    click.echo(printable(f"         for example {', '.join(entry['examples'][-3:])}"))
+
+
+def _ask(agent: str, method: str, body: bytes | None, *, as_json: bool) -> dict[str, Any]:
+    try:
+        answer = AgentClient(agent).ask(method, "/v1/policy/shadow", body)
+    except AgentError as error:
+        stop(UNCHECKED, str(error), as_json=as_json)
+    if answer.status == 404:
+        stop(BAD_INPUT, answer.message, as_json=as_json)
+    if answer.status != 200:
+        listed = answer.value.get("error", {}).get("problems", [])
+        detail = "".join(f"; {problem['message']}" for problem in listed)
+        stop(NOT_SO, answer.message + detail, as_json=as_json)
+    value: dict[str, Any] = answer.value
+    return value

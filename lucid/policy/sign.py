@@ -1,0 +1,102 @@
+"""`lucid policy keygen` and `sign`: who answers for a bundle."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import click
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+
+from attestation.cose import thumbprint
+from enforcement.bundle_files import SIGNATURE
+from enforcement.bundle_signature import KeyFileError, read_private_key, sign_bundle
+from lucid.policy.common import BAD_INPUT, bundle_argument, json_option, load_bundle, stop
+
+key_option = click.option(
+    "--key",
+    "key_file",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Private key in PEM (P-256, P-384 or P-521), without a passphrase.",
+)
+
+
+@click.command("keygen")
+@click.argument("private", metavar="KEY.pem", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("public", metavar="PUBLIC.pem", type=click.Path(path_type=Path, dir_okay=False))
+@json_option
+def keygen(private: Path, public: Path, *, as_json: bool) -> None:
+    """Make a key (P-256): the private half to sign with, the public half for agents.
+
+    Put the public one into agent.toml: [policy] trusted_keys and require_signature. Existing files
+    are not overwritten.
+
+    \b
+    Exit codes: 0 made; 2 a file is there already, or cannot be written.
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    shown = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    try:
+        _create(private, secret, 0o600)
+        _create(public, shown, 0o644)
+    except OSError as error:
+        stop(BAD_INPUT, f"{error.filename}: {error.strerror}", as_json=as_json)
+    kid = thumbprint(key.public_key()).hex()
+    if as_json:
+        click.echo(json.dumps({"ok": True, "kid": kid, "public": str(public)}, indent=2))
+    else:
+        click.echo(f"key {kid}\nprivate {private}\npublic  {public}")
+
+
+@click.command("sign")
+@bundle_argument
+@click.option(
+    "--key",
+    "key_file",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Private key in PEM (P-256, P-384 or P-521), without a passphrase.",
+)
+@json_option
+def sign(directory: Path, *, key_file: Path, as_json: bool) -> None:
+    """Write bundle.sig: a COSE_Sign1 over the bundle's digest. Only a sound bundle is signed.
+
+    \b
+    Exit codes: 0 signed; 2 the bundle is not sound, or the key cannot be used.
+    """
+    bundle = load_bundle(directory, as_json=as_json)
+    key = read_key(key_file)
+    content = sign_bundle(bundle.files, key)
+    beside = directory.parent / f".{directory.name}.sig.new"
+    beside.write_bytes(content)
+    beside.replace(directory / SIGNATURE)
+    kid = thumbprint(key.public_key()).hex()
+    if as_json:
+        report = {"ok": True, "digest": bundle.digest.hex(), "kid": kid}
+        click.echo(json.dumps(report, indent=2))
+    else:
+        click.echo(
+            f"signed {bundle.name} {bundle.version}\ndigest {bundle.digest.hex()}\nkey {kid}"
+        )
+
+
+def read_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """The key to sign with, or a usage error."""
+    try:
+        return read_private_key(path)
+    except KeyFileError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _create(path: Path, content: bytes, mode: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
