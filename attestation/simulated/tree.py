@@ -26,8 +26,9 @@ _OF_SEV_SNP: Final = frozenset({"auxblob", "privlevel", "privlevel_floor"})  # T
 _BINARY: Final = frozenset({"inblob", "outblob", "auxblob"})
 _TEXT_SIZE: Final = 4096  # bytes; a page
 _NAME_MAX: Final = 255
-# kstrtouint with base 0: an optional plus, hex, octal or decimal, at most one newline after it.
-_UNSIGNED: Final = re.compile(rb"\+?(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)\n?\Z")
+# How kstrtouint with base 0 reads: an optional plus, then as many digits as there are of a hex,
+# octal or decimal number; after them nothing, or one newline.
+_UNSIGNED: Final = re.compile(rb"\+?(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")
 _SPOILED: Final = ("empty", "stale", "foreign")
 
 
@@ -206,11 +207,18 @@ class SimulatedTree:
 
     @staticmethod
     def _privlevel(entry: str, data: bytes) -> int:
-        if not (match := _UNSIGNED.match(data)):
+        text = data[: _TEXT_SIZE - 1].partition(b"\0")[0]
+        if not (match := _UNSIGNED.match(text)):
             raise _error(errno.EINVAL, entry, "privlevel")
         digits = match[1].lower()
         base = 16 if digits.startswith(b"0x") else 8 if digits.startswith(b"0") else 10
         level = int(digits, base)
+        if level >> 64:
+            raise _error(errno.ERANGE, entry, "privlevel")  # before what follows is looked at
+        if text[match.end() :] not in {b"", b"\n"}:
+            raise _error(errno.EINVAL, entry, "privlevel")
+        if level >> 32:
+            raise _error(errno.ERANGE, entry, "privlevel")
         if level > MAX_PRIVLEVEL:
             raise _error(errno.EINVAL, entry, "privlevel")
         return level

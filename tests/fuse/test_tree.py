@@ -17,6 +17,7 @@ from attestation.simulated.tdx import SimulatedIntel
 from attestation.simulated.vendor import SimulatedVendor
 from attestation.tsm import TsmTree
 from tests.attestation.tsm_client import ClientConduct, Plan
+from tests.attestation.tsm_differential import SameAsStandIn
 from tests.attestation.tsm_semantics import SnpSemantics, TdxSemantics, TreeAsFiles, generation
 from tests.processes import ROOT
 
@@ -86,7 +87,9 @@ class Served:
         return server.plan
 
 
-class TestSnp(Served, SnpSemantics, TreeAsFiles, ClientConduct):
+class TestSnp(Served, SnpSemantics, TreeAsFiles, ClientConduct, SameAsStandIn):
+    empty_writes = False
+
     @pytest.fixture
     def server(self, snp: Server) -> Server:
         return snp
@@ -102,7 +105,9 @@ class TestSnp(Served, SnpSemantics, TreeAsFiles, ClientConduct):
         assert generation(tree) == 0
 
 
-class TestTdx(Served, TdxSemantics, TreeAsFiles, ClientConduct):
+class TestTdx(Served, TdxSemantics, TreeAsFiles, ClientConduct, SameAsStandIn):
+    empty_writes = False
+
     @pytest.fixture
     def server(self, tdx: Server) -> Server:
         return tdx

@@ -21,6 +21,8 @@
 
 static char *provider = "sev_guest";
 module_param(provider, charp, 0444);
+static uint floor;
+module_param(floor, uint, 0444);
 
 struct request {
 	u32 privlevel;
@@ -154,6 +156,7 @@ static int __init faketsm_init(void)
 	if (error)
 		return error;
 	ops.name = provider;
+	ops.privlevel_floor = floor;
 	error = tsm_register(&ops, NULL);
 	if (error)
 		misc_deregister(&device);
