@@ -58,7 +58,9 @@ class Lab:
             subprocess.TimeoutExpired: it did not end in time; it was killed. What it said is in
                 the file that is named after `initrd`, with `.console`.
         """
-        words = f"console=ttyS0 quiet panic=-1 rdinit={init} {options}".strip()
+        # On a busy host the guest stands still for many seconds: that is no fault of its kernel.
+        patience = "nowatchdog rcupdate.rcu_cpu_stall_suppress=1"
+        words = f"console=ttyS0 quiet panic=-1 {patience} rdinit={init} {options}".strip()
         share = self.files / "usr/share"
         # Software emulation is not safe with more than one CPU. Without thread=single and -cx16,
         # 2 of 30 boots ended in a double fault at the kernel's first cmpxchg16b (QEMU 7.2); with

@@ -58,7 +58,7 @@ static int report_new(struct tsm_report *report, void *data)
 	memcpy(request.data, report->desc.inblob, REPORT_DATA);
 	reinit_completion(&answered);
 	complete(&asked);
-	if (!wait_for_completion_timeout(&answered, 60 * HZ)) {
+	if (!wait_for_completion_timeout(&answered, 600 * HZ)) {
 		error = -ETIMEDOUT;
 	} else {
 		error = -answer.error;
