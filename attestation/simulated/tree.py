@@ -164,11 +164,11 @@ class SimulatedTree:
                 found.privlevel = self._privlevel(entry, data)
                 found.write_generation += 1
                 return
-            # The write fails, but the close commits what the buffer holds: nothing.
-            too_large = len(data) > REPORT_DATA_SIZE
-            found.commit(b"" if too_large else data)
-            if too_large:
-                raise _error(errno.EFBIG, entry, attribute)
+            # Such a write fails, but the close commits what the buffer holds: nothing.
+            number = errno.EFBIG if len(data) > REPORT_DATA_SIZE else 0 if data else errno.EFAULT
+            found.commit(b"" if number else data)
+            if number:
+                raise _error(number, entry, attribute)
 
     def commit(self, entry: str, data: bytes) -> None:
         """What a close of `inblob` does with what was written since the open, up to 64 bytes."""

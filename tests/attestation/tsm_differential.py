@@ -87,7 +87,7 @@ class SameAsStandIn:
                 if here != there:
                     pytest.fail(
                         f"seed {seed}, step {number}: {step!r}: the tree {here!r}, the stand-in"
-                        f" {there!r}; before: {plan[:number]!r}"
+                        f" {there!r}; just before: {plan[max(0, number - 5) : number]!r}"
                     )
                 kinds.add(here if isinstance(here, str) else type(here))
             for entry in tree.entries():
