@@ -1,9 +1,9 @@
 """The simulated TEE's report tree: what the kernel's configfs-tsm does, down to its errors.
 
 Source: Linux `drivers/virt/coco/guest/report.c`, `fs/configfs/file.c`, and a real 6.12 kernel with
-a test provider, which showed: an oversized write of `inblob` fails, yet its close commits an empty
-blob; `generation` moves at close; reading a stale `auxblob` makes a new report; what a racing
-writer did shows only in `generation` and in the report itself.
+a test provider, which showed: an oversized or an empty write of `inblob` fails, yet its close
+commits an empty blob; `generation` moves at close; reading a stale `auxblob` makes a new report;
+what a racing writer did shows only in `generation` and in the report itself.
 """
 
 from __future__ import annotations
@@ -151,7 +151,9 @@ class SimulatedTree:
             del self._entries[entry]
 
     def write(self, entry: str, attribute: str, data: bytes) -> None:
-        """One open, one write, one close. EACCES: read-only. EFBIG: over 64 bytes of inblob."""
+        """One open, one write, one close. EACCES: read-only. EFBIG: over 64 bytes of inblob.
+        EFAULT: no bytes. EINVAL, ERANGE: not a privilege level.
+        """
         with self._lock:
             found = self._find(entry)
             if attribute in self._read_only:

@@ -116,6 +116,13 @@ class TsmSemantics:
         assert generation(tree) == 2
         assert error_of(tree.read, "e", "outblob") == "EINVAL"
 
+    def test_an_empty_inblob_is_a_fault_and_yet_empties_what_was_there(self, tree: TsmTree) -> None:
+        tree.mkdir("e")
+        tree.write("e", "inblob", DATA)
+        assert error_of(tree.write, "e", "inblob", b"") == "EFAULT"
+        assert generation(tree) == 2
+        assert error_of(tree.read, "e", "outblob") == "EINVAL"
+
     def test_entries_do_not_touch_each_other(self, tree: TsmTree) -> None:
         for entry, data in (("e", DATA), ("f", OTHER)):
             tree.mkdir(entry)
@@ -173,6 +180,14 @@ class SnpSemantics(TsmSemantics):
     ) -> None:
         tree.mkdir("e")
         assert error_of(tree.write, "e", "privlevel", text) == "EINVAL"
+        assert generation(tree) == 0
+
+    @pytest.mark.parametrize("text", [b"4294967296", b"0x1ffffffff\n", b"9" * 30 + b"x"])
+    def test_a_privilege_level_that_is_no_32_bits_is_out_of_range(
+        self, tree: TsmTree, text: bytes
+    ) -> None:
+        tree.mkdir("e")
+        assert error_of(tree.write, "e", "privlevel", text) == "ERANGE"
         assert generation(tree) == 0
 
     def test_an_empty_write_of_text_is_a_fault_and_does_not_count(self, tree: TsmTree) -> None:

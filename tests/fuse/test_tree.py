@@ -86,6 +86,12 @@ class Served:
     def plan(self, server: Server) -> Plan:
         return server.plan
 
+    def test_an_empty_inblob_is_a_fault_and_yet_empties_what_was_there(self, tree: TsmTree) -> None:
+        """The one difference: FUSE does not pass an empty write on, so it is no fault."""
+        tree.mkdir("e")
+        tree.write("e", "inblob", b"")
+        assert generation(tree) == 0
+
 
 class TestSnp(Served, SnpSemantics, TreeAsFiles, ClientConduct, SameAsStandIn):
     empty_writes = False
@@ -99,7 +105,7 @@ class TestSnp(Served, SnpSemantics, TreeAsFiles, ClientConduct, SameAsStandIn):
         return SimulatedVendor.load_or_create(state, now=datetime.now(UTC))
 
     def test_an_empty_write_of_text_is_a_fault_and_does_not_count(self, tree: TsmTree) -> None:
-        """The one difference: FUSE does not pass an empty write on, so it is no fault."""
+        """FUSE does not pass an empty write on, so it is no fault."""
         tree.mkdir("e")
         tree.write("e", "privlevel", b"")
         assert generation(tree) == 0
