@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check test-real test-crash test-leaks test-soak test-kernel test-fuse install-fuse bench bench-snp bench-tdx fuzz fuzz-keep proto requirements clean
+.PHONY: help demo test check test-auditors test-real test-crash test-leaks test-soak test-kernel test-fuse install-fuse bench bench-snp bench-tdx fuzz fuzz-keep proto requirements clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -87,6 +87,15 @@ test-fuse: ## A simulated TEE's tree as a file system (half a minute); skipped w
 test-real: $(VENV)/.dev .venv-real/.done ## A real model server and the openai client through the gateway (1 minute after the build)
 	$(BIN)/python -m pytest -m real tests/real
 
+# The example auditor for personal data wraps a library that is not ours (400 MB with its own).
+.venv-auditors/.done: requirements/auditors.txt | $(VENV)/bin/pip
+	$(PYTHON) -m venv .venv-auditors
+	.venv-auditors/bin/pip install -qq --disable-pip-version-check --require-hashes -r requirements/auditors.txt
+	touch $@
+
+test-auditors: $(VENV)/.dev .venv-auditors/.done ## The example auditor that wraps Presidio, asked by the agent (1 minute)
+	$(BIN)/python -m pytest -m auditors -rs tests/auditors
+
 bench: $(VENV)/.dev bench-snp bench-tdx ## bench-snp, bench-tdx, then nginx, the bare gateway and everything on (3 minutes; needs nginx and wrk)
 	$(BIN)/python -m benchmarks --write
 
@@ -152,8 +161,9 @@ requirements: ## Pin and hash again (needs uv on the PATH)
 	uv pip compile -q requirements/real.in --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/real.txt
 	uv pip compile -q requirements/fuse-build.in -c requirements/dev.txt --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/fuse-build.txt
 	uv pip compile -q requirements/fuse.in -c requirements/runtime.txt --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/fuse.txt
+	uv pip compile -q requirements/auditors.in --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/auditors.txt
 	uv pip compile -q requirements/peers.in --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/peers.txt
 	uv pip compile -q requirements/fuzz.in --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/fuzz.txt
 
 clean: ## Remove environments and caches
-	rm -rf .venv .venv-real .venv-peers .venv-fuzz .venv-fuse .fuzz .kernel .mypy_cache .pytest_cache .ruff_cache .hypothesis build ./*.egg-info
+	rm -rf .venv .venv-auditors .venv-real .venv-peers .venv-fuzz .venv-fuse .fuzz .kernel .mypy_cache .pytest_cache .ruff_cache .hypothesis build ./*.egg-info

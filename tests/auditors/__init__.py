@@ -1,0 +1,1 @@
+"""The example auditors, as real processes."""
