@@ -25,6 +25,8 @@ from agent.credentials import resolve
 from attestation.fetching.asker import check_url
 from attestation.tdx.pcs import BASE_URL, ROOT_CRL_URL
 from enforcement.auditor_client import AuditorSettings
+from enforcement.jwks import check_url as check_keys_url
+from enforcement.tokens import ALGORITHMS
 
 ENV_PREFIX: Final = "LUCID_"
 # Variables with the prefix that are not configuration of the daemon.
@@ -37,6 +39,8 @@ _OTHERS: Final = re.compile(
     r"LUCID_\w+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?)|LUCID_OBSERVER_RUN_\w+"
 )
 MAX_CONFIG_SIZE: Final = 1024 * 1024  # bytes
+
+_LISTS: Final = frozenset({"keys", "tokens", "auditors", "trusted_keys"})
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
@@ -142,6 +146,26 @@ class IdentityKey(_Table, frozen=True):
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
     sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+    type: Literal["User", "Agent", "APIKey"] = "User"
+    groups: tuple[str, ...] = ()  # of a User; beside those of the bundle's entities.json
+
+
+class TokensTable(_Table, frozen=True):
+    """One `[[identity.tokens]]`: whose JSON Web Tokens are believed, and what of them.
+
+    `keys`: the issuer's public keys as a JWK Set, in a file or at an https:// address; both are
+    read again while the agent runs.
+    """
+
+    issuer: Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
+    audience: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    keys: str
+    algorithms: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("RS256", "ES256")
+    type: Literal["User", "Agent", "APIKey"] = "User"
+    principal_claim: str = "sub"
+    groups_claim: str = "groups"  # "" reads none
+    leeway_seconds: Annotated[float, msgspec.Meta(ge=0, le=300)] = 30.0
+    refresh_seconds: Annotated[float, msgspec.Meta(ge=30, le=86_400)] = 300.0
 
 
 class IdentityTable(_Table, frozen=True):
@@ -150,6 +174,7 @@ class IdentityTable(_Table, frozen=True):
     anonymous: bool = False  # True: requests without a known key are User::"anonymous"
     keys: tuple[IdentityKey, ...] = ()
     keys_file: str = ""  # more of them, one a line: NAME SHA256
+    tokens: tuple[TokensTable, ...] = ()
 
 
 class AuditorTable(_Table, frozen=True):
@@ -285,7 +310,7 @@ def _known_variables(table: type[_Table], path: tuple[str, ...]) -> dict[str, tu
         sub = _subtable(hint)
         if sub is not None:
             known |= _known_variables(sub, (*path, key))
-        elif key not in {"keys", "auditors", "trusted_keys"}:  # a list has no single value
+        elif key not in _LISTS:  # a list has no single value
             known[ENV_PREFIX + "_".join((*path, key)).upper()] = (*path, key)
     return known
 
@@ -368,7 +393,14 @@ def _with_absolute_paths(config: Config, base: Path, environ: Mapping[str, str])
             certificate_file=secret(config.observer.certificate_file),
             key_file=secret(config.observer.key_file),
         ),
-        identity=replace(config.identity, keys_file=secret(config.identity.keys_file)),
+        identity=replace(
+            config.identity,
+            keys_file=secret(config.identity.keys_file),
+            tokens=tuple(
+                table if "://" in table.keys else replace(table, keys=absolute(table.keys))
+                for table in config.identity.tokens
+            ),
+        ),
     )
 
 
@@ -403,13 +435,14 @@ def _cross_check(config: Config) -> list[str]:
             f"tee.extend_rtmr3: there is no such register with mode {config.tee.mode!r}"
         )
     identity = config.identity
-    if not (identity.anonymous or identity.keys or identity.keys_file):
+    if not (identity.anonymous or identity.keys or identity.keys_file or identity.tokens):
         problems.append(
             "identity: nobody could ask: add [[identity.keys]] with name and sha256,"
-            " name a keys_file, or set identity.anonymous = true"
+            " name a keys_file, add [[identity.tokens]], or set identity.anonymous = true"
         )
     if config.policy.require_signature and not config.policy.trusted_keys:
         problems.append("policy.require_signature: needs policy.trusted_keys to check with")
+    problems += _token_problems(identity.tokens)
     problems += _auditor_problems(config)
     observer = config.observer
     if bool(observer.certificate_file) != bool(observer.key_file):
@@ -428,4 +461,27 @@ def _auditor_problems(config: Config) -> list[str]:
             AuditorSettings(name=auditor.name, url=auditor.url).address  # noqa: B018 - only tried
         except ValueError as error:
             problems.append(f"auditors: {auditor.name}: url: {error}")
+    return problems
+
+
+def _token_problems(tables: tuple[TokensTable, ...]) -> list[str]:
+    problems = []
+    issuers: set[str] = set()
+    for table in tables:
+        place = f"identity.tokens: {table.issuer}"
+        if table.issuer in issuers:
+            problems.append(f"{place}: stands there twice")
+        issuers.add(table.issuer)
+        problems += [
+            f"{place}: the algorithm {name!r} is not accepted; known: {', '.join(ALGORITHMS)}"
+            for name in table.algorithms
+            if name not in ALGORITHMS
+        ]
+        if table.groups_claim and table.type != "User":
+            problems.append(f'{place}: only users have groups; write groups_claim = ""')
+        if "://" in table.keys:
+            try:
+                check_keys_url(table.keys)
+            except ValueError as error:
+                problems.append(f"{place}: keys: {error}")
     return problems

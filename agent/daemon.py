@@ -132,6 +132,7 @@ class Daemon:
                 if self.stream is not None:
                     services.start_soon(self.stream.run)
                 await services.start(self.auditors.run)
+                await services.start(self.identities.run)
                 if hang.wanted(os.environ, simulated=platform.simulated):
                     services.start_soon(hang.hang_on_signal)
                 services.start_soon(
@@ -182,6 +183,7 @@ class Daemon:
     def _open_doors(self) -> None:
         config = self.config
         self.auditors = setup.auditors(config)
+        self.identities = setup.identities(config)
         self.renewal = Renewal(
             issue=self._issue_current,
             lifecycle=self.lifecycle,
@@ -195,7 +197,7 @@ class Daemon:
             snapshot=self._current_snapshot,
             gate=self._gate,
             recorder=self.journal,
-            identify=setup.identifier(config),
+            identify=self.identities.identifier,
             passport=self._current_passport,
         )
         self.gateway_metrics = self.gateway.metrics

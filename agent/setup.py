@@ -12,7 +12,7 @@ import msgspec
 from agent import logs
 from agent.config import Config, parse_address
 from agent.errors import ExitCode, FatalError
-from agent.identity import Identifier
+from agent.identities import Identities
 from agent.journal import Journal, JournalError
 from agent.stream_status import Target
 from enforcement.auditor_client import AuditorSettings
@@ -187,14 +187,14 @@ def observer_target(config: Config) -> Target:
     )
 
 
-def identifier(config: Config) -> Identifier:
+def identities(config: Config) -> Identities:
     """Who may ask. Blocking: reads the file of keys.
 
     Raises:
         FatalError: that file cannot be used.
     """
     try:
-        return Identifier(config.identity)
+        return Identities(config.identity)
     except ValueError as error:
         raise FatalError(
             ExitCode.USAGE,

@@ -17,11 +17,10 @@ from enforcement.apierror import Headers, Refusal
 from enforcement.auditing import Audit, Auditors, Question
 from enforcement.exchange import Exchange, Ruling, refuse_unknown_route
 from enforcement.http1 import Header, RequestHead
+from enforcement.identity import Caller
 from enforcement.recorder import Recorder
 from enforcement.routes import find_route
 from enforcement.snapshot import Snapshot
-
-Principal = tuple[str, str]  # entity type without namespace, id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +125,7 @@ class PolicyAdmission:
     Args:
         snapshot: the engine and bundle of the moment; asked once for each exchange.
         gate: whether requests are decided now.
-        identify: the principal of a request from its headers; None: nobody known.
+        identify: who asks, by the request's headers; None: nobody known.
         clock: nanoseconds, monotonic, for latencies.
     """
 
@@ -136,7 +135,7 @@ class PolicyAdmission:
         snapshot: Callable[[], Snapshot],
         gate: Callable[[], GateState],
         recorder: Recorder,
-        identify: Callable[[Sequence[Header]], Principal | None],
+        identify: Callable[[Sequence[Header]], Caller | None],
         clock: Callable[[], int],
     ) -> None:
         self._snapshot = snapshot
@@ -154,7 +153,10 @@ class PolicyAdmission:
     def begin(self, request: RequestHead) -> ExchangeLike | Ruling:
         """Start an exchange on one snapshot; a request on no known route is refused at once."""
         snapshot = self._snapshot()
-        principal = self._identify(request.headers)
+        caller = self._identify(request.headers)
+        if caller is not None and caller.anonymous and not snapshot.bundle.anonymous:
+            caller = None
+        principal = None if caller is None else caller.principal
         fresh = os.urandom(32).hex()
         trace_id = request.trace_id or fresh[:32]
         request_id = f"req-{fresh[32:56]}"
@@ -172,6 +174,7 @@ class PolicyAdmission:
             snapshot=snapshot,
             route=route,
             principal=principal,
+            groups=() if caller is None else caller.groups,
             trace_id=trace_id,
             request_id=request_id,
             salt=self._salt,

@@ -52,6 +52,7 @@ class Bundle:
 
     Attributes:
         digest: SHA-256 over its files (`bundle_files.bundle_digest`), 32 bytes.
+        anonymous: clients that show nothing are let in.
         detectors: labels of the built-in detectors that are on.
         auditors: names of the auditors that give claims, and the labels that each marks in texts.
         policies: by id, in the order of files and of the policies in them.
@@ -63,6 +64,7 @@ class Bundle:
     name: str
     version: str
     digest: bytes
+    anonymous: bool
     vocabulary: Vocabulary
     stream: StreamTable
     detectors: frozenset[str]
@@ -109,6 +111,7 @@ class Bundle:
             name=manifest.name,
             version=manifest.version,
             digest=bundle_digest(files),
+            anonymous=manifest.anonymous,
             vocabulary=manifest.vocabulary,
             stream=manifest.stream,
             detectors=manifest.detectors,

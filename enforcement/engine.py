@@ -30,8 +30,9 @@ from typing import Final
 
 from attestation.records import ClaimValue
 from enforcement.bundle import Bundle
-from enforcement.engine_parts import PhasePart, Question, entities_of
+from enforcement.engine_parts import PhasePart, Question, entities_of, schema_of
 from enforcement.engine_verdict import UndecidedError, evaluate, refused
+from enforcement.members import Members
 from enforcement.outcome import Outcome, Phase, Platform, PolicyRequest, Verdict
 from enforcement.policies import CedarError
 from enforcement.problems import BundleError, Problem
@@ -41,7 +42,7 @@ from enforcement.vocabulary import LIMITS, ClaimError, is_unicode
 CACHE_SIZE: Final = 4096  # verdicts; some 500 bytes each
 
 # A request as it came: principal, action, resource, phase, platform, names, values and types of
-# its claims.
+# its claims, groups.
 _Key = tuple[
     tuple[str, str],
     str,
@@ -51,6 +52,7 @@ _Key = tuple[
     tuple[str, ...],
     tuple[ClaimValue, ...],
     tuple[type, ...],
+    tuple[str, ...],
 ]
 
 
@@ -73,9 +75,9 @@ class Engine:
         self.bundle = bundle
         self.missing: dict[tuple[str, ...], int] = {}
         try:
-            entities = entities_of(bundle)
+            members = Members(bundle.entities, entities_of(bundle), schema_of(bundle))
             self._phases = {
-                phase: PhasePart(bundle, phase, entities, cache_size=cache_size) for phase in Phase
+                phase: PhasePart(bundle, phase, members, cache_size=cache_size) for phase in Phase
             }
         except CedarError as error:
             raise BundleError(
@@ -109,6 +111,7 @@ class Engine:
                         tuple(claims),
                         values,
                         tuple(map(type, values)),
+                        request.groups,
                     )
                 )
             except TypeError:  # something that cannot be hashed; the checks will refuse it
@@ -125,7 +128,7 @@ class Engine:
         return hits, sum(misses for _, misses in counts)
 
     def _decide_key(self, key: _Key) -> Verdict:
-        principal, action, resource, phase, platform, names, values, _types = key
+        principal, action, resource, phase, platform, names, values, _types, groups = key
         return self._decide(
             PolicyRequest(
                 principal=principal,
@@ -135,6 +138,7 @@ class Engine:
                 claims=dict(zip(names, values, strict=True)),
                 trace_id="",
                 platform=platform,
+                groups=groups,
             )
         )
 
@@ -176,6 +180,7 @@ class Engine:
             claims=tuple([checked.get(name) for name in part.reads]),
             trace_id=request.trace_id if part.reads_trace_id else "",
             platform=part.platform_of(request.platform),
+            groups=request.groups,
         )
 
 
@@ -203,6 +208,9 @@ def _frame_problem(request: PolicyRequest) -> str | None:
         return "the action is not for such a principal or resource"
     if not _is_text(request.trace_id, LIMITS.trace_id):
         return "the trace id is too long or not Unicode"
+    groups = request.groups
+    if groups and (kind != "User" or not all(_is_text(group, LIMITS.id) for group in groups)):
+        return "the groups are not those of a user, or one's id is too long or not Unicode"
     platform = request.platform
     if not (
         _is_text(platform.tee_type, LIMITS.id)

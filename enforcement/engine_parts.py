@@ -16,6 +16,7 @@ import msgspec
 from attestation.records import ClaimValue
 from enforcement.annotations import PolicyInfo
 from enforcement.bundle import Bundle
+from enforcement.members import Members
 from enforcement.outcome import Outcome, Phase, Platform
 from enforcement.policies import Answer, Entities, PolicyStore, Schema, Uid
 from enforcement.schema import ACTIONS, NAMESPACE, PRINCIPALS, RESOURCES, request_schema
@@ -41,6 +42,7 @@ class Question:
     claims: tuple[ClaimValue | None, ...]
     trace_id: str
     platform: tuple[str | bool, ...]
+    groups: tuple[str, ...] = ()
 
 
 class ActionPart:
@@ -105,9 +107,9 @@ class PhasePart:
         all, hard: the policies, and those that neither warn nor redact.
     """
 
-    def __init__(
-        self, bundle: Bundle, phase: Phase, entities: Entities, *, cache_size: int
-    ) -> None:
+    def __init__(self, bundle: Bundle, phase: Phase, members: Members, *, cache_size: int) -> None:
+        self._members = members
+        entities = members.base
         self.policies: dict[str, PolicyInfo] = {
             name: policy for name, policy in bundle.policies.items() if phase in policy.phases
         }
@@ -140,6 +142,9 @@ class PhasePart:
             action=(f"{NAMESPACE}::Action", question.action),
             resource=_uid(question.resource),
             context=self.actions[question.action].context(question),
+            entities=self._members.entities(question.principal, question.groups)
+            if question.groups
+            else None,
         )
 
     def claims_seen(self, question: Question) -> Mapping[str, ClaimValue | None]:
@@ -153,7 +158,12 @@ def entities_of(bundle: Bundle) -> Entities:
     Raises:
         CedarError: they do not conform to the schema.
     """
-    return Entities(bundle.entities, Schema(request_schema(bundle.vocabulary, Phase.REQUEST)))
+    return Entities(bundle.entities, schema_of(bundle))
+
+
+def schema_of(bundle: Bundle) -> Schema:
+    """The schema that entities conform to; it is the same in both phases."""
+    return Schema(request_schema(bundle.vocabulary, Phase.REQUEST))
 
 
 def plain_store(bundle: Bundle, phase: Phase) -> PolicyStore:

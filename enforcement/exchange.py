@@ -68,6 +68,7 @@ class Exchange:
 
     Args:
         principal: who asks; None: nobody known, the request is refused (401).
+        groups: of the principal, by its credential.
         salt: of text digests; 32 random bytes of this boot.
         clock: monotonic nanoseconds, for latencies.
     """
@@ -78,6 +79,7 @@ class Exchange:
         snapshot: Snapshot,
         route: Route,
         principal: tuple[str, str] | None,
+        groups: tuple[str, ...] = (),
         trace_id: str,
         request_id: str,
         salt: bytes,
@@ -90,6 +92,7 @@ class Exchange:
             snapshot=snapshot,
             route=route.name,
             principal=principal or UNKNOWN_PRINCIPAL,
+            groups=groups,
             trace_id=trace_id,
             request_id=request_id,
             salt=salt,
@@ -131,7 +134,7 @@ class Exchange:
         if self._route.refused is not None:
             return self.refuse(*_route_refusal(self._route))
         if not self._known:
-            return self.refuse("unauthorized", "no known API key", 401)
+            return self.refuse("unauthorized", "no valid API key or token", 401)
         findings = self._findings(Phase.REQUEST)
         start = self._asked.clock()
         try:

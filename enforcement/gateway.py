@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 
 import trio
 
-from enforcement.admission import GateState, PolicyAdmission, Principal
+from enforcement.admission import GateState, PolicyAdmission
 from enforcement.door import Door
 from enforcement.gateway_metrics import GatewayMetrics
 from enforcement.http1 import Header
+from enforcement.identity import Caller
 from enforcement.limits import Limits
 from enforcement.pages import PASSPORT_PATH, passport_page
 from enforcement.recorder import Recorder
@@ -43,7 +44,7 @@ class Gateway:
         snapshot: engine, bundle and passport id of the moment.
         gate: whether requests are decided now; closed: 503 with its code, the body unread.
         recorder: the journal.
-        identify: the principal of a request from its headers (names in lower case), or None.
+        identify: who asks, by a request's headers (names in lower case), or None.
         passport: the present passport as a CWT, served at `/.well-known/lucid/passport`.
         clock: monotonic nanoseconds, for latencies in records.
 
@@ -58,7 +59,7 @@ class Gateway:
         snapshot: Callable[[], Snapshot],
         gate: Callable[[], GateState],
         recorder: Recorder,
-        identify: Callable[[Sequence[Header]], Principal | None],
+        identify: Callable[[Sequence[Header]], Caller | None],
         passport: Callable[[], bytes | None],
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:

@@ -82,6 +82,7 @@ class ManifestTable(_Table, frozen=True):
 
     name: Annotated[str, msgspec.Meta(pattern=_NAME)]
     version: Annotated[str, msgspec.Meta(pattern=_NAME)]
+    anonymous: bool = False  # clients that show nothing may ask, where the agent lets them, too
 
 
 _T = TypeVar("_T", bound=_Table)
@@ -93,6 +94,7 @@ class Manifest:
 
     name: str
     version: str
+    anonymous: bool
     stream: StreamTable
     detectors: frozenset[str]
     vocabulary: Vocabulary
@@ -180,6 +182,7 @@ def parse_manifest(content: bytes) -> tuple[Manifest | None, list[Problem]]:
     return Manifest(
         name=head.name,
         version=head.version,
+        anonymous=head.anonymous,
         stream=stream,
         detectors=detectors,
         vocabulary=Vocabulary(claims),

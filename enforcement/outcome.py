@@ -101,7 +101,11 @@ class Platform:
 
 
 class PolicyRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One question to the engine. Uids are (entity type without namespace, id)."""
+    """One question to the engine. Uids are (entity type without namespace, id).
+
+    `groups`: ids of groups that the principal is in, beside those that the bundle's entities say;
+    sorted.
+    """
 
     principal: tuple[str, str]
     action: str
@@ -110,3 +114,4 @@ class PolicyRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     claims: Mapping[str, ClaimValue]
     trace_id: str
     platform: Platform
+    groups: tuple[str, ...] = ()

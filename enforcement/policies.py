@@ -109,6 +109,19 @@ class Entities:
         except ValueError as error:
             raise CedarError(str(error)) from error
 
+    def with_member(self, text: str, schema: Schema) -> Entities:
+        """These and one more, in Cedar's JSON form.
+
+        Raises:
+            CedarError: it is there already, or does not conform.
+        """
+        more = object.__new__(Entities)
+        try:
+            more.handle = self.handle.with_added_json_str(text, schema.handle)
+        except ValueError as error:
+            raise CedarError(str(error)) from error
+        return more
+
 
 class PolicyStore:
     """Policies, entities and schema as reusable handles. Immutable; safe to share."""
@@ -168,8 +181,18 @@ class PolicyStore:
             links=(link for link in self._links if link.link not in ids),
         )
 
-    def evaluate(self, *, principal: Uid, action: Uid, resource: Uid, context: str) -> Answer:
+    def evaluate(
+        self,
+        *,
+        principal: Uid,
+        action: Uid,
+        resource: Uid,
+        context: str,
+        entities: Entities | None = None,
+    ) -> Answer:
         """Ask Cedar. `context` is a JSON object. Never raises: what goes wrong is `Ruling.NONE`.
+
+        `entities` stand for the store's own.
 
         The caller answers for the context: `{"__entity": …}` and `{"__extn": …}` in it mean
         something to Cedar, so nothing of a client's own JSON may stand there.
@@ -183,7 +206,7 @@ class PolicyStore:
                     "context": context,
                 },
                 self._set,
-                self._entities.handle,
+                (entities or self._entities).handle,
                 self._schema.handle if self._schema else None,
             )
             return self._answer(result)

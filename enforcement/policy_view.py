@@ -28,6 +28,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     snapshot: Snapshot
     route: str
     principal: tuple[str, str]
+    groups: tuple[str, ...]
     trace_id: str
     request_id: str
     salt: bytes
@@ -54,6 +55,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             claims=claims,
             trace_id=self.trace_id,
             platform=snapshot.platform,
+            groups=self.groups,
         )
         verdict = snapshot.engine.decide(request)
         if snapshot.shadow is not None:

@@ -148,14 +148,24 @@ class PolicyIndex:
     def __len__(self) -> int:
         return len(self.whole)
 
-    def evaluate(self, *, principal: Uid, action: Uid, resource: Uid, context: str) -> Answer:
+    def evaluate(
+        self,
+        *,
+        principal: Uid,
+        action: Uid,
+        resource: Uid,
+        context: str,
+        entities: Entities | None = None,
+    ) -> Answer:
         """Ask Cedar about the policies that could decide. Never raises (`PolicyStore.evaluate`).
+
+        `entities` stand for the index's own; the cache tells them apart as objects.
 
         The cache tells contexts apart by their text, so a caller that wants hits writes equal ones
         in one way.
         """
         try:
-            return self._remembered(principal, action, resource, context)
+            return self._remembered(principal, action, resource, context, entities)
         except _NoAnswerError as error:
             return error.answer
 
@@ -164,9 +174,20 @@ class PolicyIndex:
         info = self._remembered.cache_info()
         return info.hits, info.misses
 
-    def _ask(self, principal: Uid, action: Uid, resource: Uid, context: str) -> Answer:
+    def _ask(
+        self,
+        principal: Uid,
+        action: Uid,
+        resource: Uid,
+        context: str,
+        entities: Entities | None,
+    ) -> Answer:
         answer = self.slice(principal, action, resource).evaluate(
-            principal=principal, action=action, resource=resource, context=context
+            principal=principal,
+            action=action,
+            resource=resource,
+            context=context,
+            entities=entities,
         )
         if answer.ruling is Ruling.NONE:
             raise _NoAnswerError(answer)

@@ -49,6 +49,10 @@ class BundleView(Protocol):
         """SHA-256 over the bundle's files."""
 
     @property
+    def anonymous(self) -> bool:
+        """Whether clients that show nothing are let in, as `User::"anonymous"`."""
+
+    @property
     def stream(self) -> StreamRules:
         """How streamed replies are guarded."""
 

@@ -12,7 +12,7 @@ from agent.config import Config
 from agent.credentials import DIRECTORY
 from agent.errors import FatalError
 from agent.policies import trust_of
-from agent.setup import identifier, known_auditors, load_bundle
+from agent.setup import identities, known_auditors, load_bundle
 from attestation.tdx.runtime_register import after
 from enforcement.bundle import Bundle
 from enforcement.bundle_files import SIGNATURE
@@ -35,7 +35,7 @@ def check_config(path: Path | None, *, as_json: bool) -> None:
         known_auditors(config, bundle)
         unchecked = _credentials(config)
         if config.identity.keys_file not in unchecked:
-            identifier(config)
+            identities(config)
     except FatalError as error:
         fail(error.code, str(error), error.remedy)
     if as_json:

@@ -9,8 +9,8 @@ import pytest
 
 from agent.config import load_config
 from agent.errors import FatalError
-from agent.identity import read_keys
-from agent.setup import identifier
+from agent.setup import identities
+from enforcement.identity import Caller, read_keys
 
 DIGEST = hashlib.sha256(b"secret").hexdigest()
 
@@ -25,8 +25,8 @@ def test_a_key_of_the_file_names_its_client(tmp_path: Path) -> None:
     keys(tmp_path, f"# who may ask\n\n  alice smith\t{DIGEST}\n")
     config = tmp_path / "agent.toml"
     config.write_text('[identity]\nkeys_file = "keys"\n')
-    identify = identifier(load_config(config, {}))
-    assert identify([(b"x-api-key", b"secret")]) == ("User", "alice smith")
+    identify = identities(load_config(config, {})).identifier
+    assert identify([(b"x-api-key", b"secret")]) == Caller(("User", "alice smith"))
     assert identify([(b"x-api-key", b"other")]) is None
     assert identify([]) is None
 
@@ -60,5 +60,5 @@ def test_a_file_that_is_not_there_ends_the_start(tmp_path: Path) -> None:
     config = tmp_path / "agent.toml"
     config.write_text('[identity]\nkeys_file = "keys"\n')
     with pytest.raises(FatalError, match="keys_file") as caught:
-        identifier(load_config(config, {}))
+        identities(load_config(config, {}))
     assert caught.value.code == 2

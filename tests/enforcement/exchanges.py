@@ -60,6 +60,7 @@ class Bundle:
     name: str = "test"
     version: str = "1"
     digest: bytes = bytes(32)
+    anonymous: bool = False
     stream: Rules = Rules()
     detectors: frozenset[str] = ALL
     claims: frozenset[str] = frozenset()

@@ -14,6 +14,7 @@ import trio.testing
 
 from attestation.records import DecisionRecord
 from enforcement.gateway import GateState, Gateway, GatewayConfig
+from enforcement.identity import Caller
 from enforcement.limits import Limits
 from enforcement.outcome import Outcome, Platform
 from enforcement.recorder import RecordError
@@ -353,7 +354,7 @@ async def house(
             snapshot=lambda: snapshot,
             gate=gate,
             recorder=journal,
-            identify=lambda _: principal,
+            identify=lambda _: None if principal is None else Caller(principal),
             passport=passport,
         )
         listener = socket.create_server(("127.0.0.1", 0), backlog=128)

@@ -1,0 +1,79 @@
+"""Groups of a caller's credential are Cedar entities beside the bundle's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from enforcement.engine import Engine
+from enforcement.outcome import Outcome
+from tests.enforcement.bundles import ask, engine
+
+POLICIES = """
+@id("staff") permit (principal in Lucid::Group::"staff", action, resource);
+@id("acme") permit (principal in Lucid::Organization::"acme", action, resource);
+@id("robots") permit (principal is Lucid::APIKey, action, resource);
+"""
+
+ENTITIES = json.dumps(
+    [
+        {
+            "uid": {"type": "Lucid::Group", "id": "sales"},
+            "attrs": {},
+            "parents": [{"type": "Lucid::Organization", "id": "acme"}],
+        },
+        {
+            "uid": {"__entity": {"type": "Lucid::User", "id": "bob"}},
+            "attrs": {"email": "bob@acme.example"},
+            "parents": [{"type": "Lucid::Group", "id": "staff"}],
+        },
+    ]
+)
+
+
+@pytest.fixture
+def decides(tmp_path: Path) -> Engine:
+    return engine(tmp_path, POLICIES, entities=ENTITIES)
+
+
+def reasons(decides: Engine, *groups: str, principal: tuple[str, str] = ("User", "alice")) -> str:
+    request = msgspec.structs.replace(ask(principal=principal), groups=groups)
+    return " ".join(decides.decide(request).reasons)
+
+
+def test_a_group_of_the_credential_counts_as_one_of_the_bundle(decides: Engine) -> None:
+    assert reasons(decides) == "default_deny"
+    assert reasons(decides, "staff") == "staff"
+    assert reasons(decides, "other") == "default_deny"
+    assert reasons(decides) == "default_deny"  # nothing of the former is left
+
+
+def test_the_groups_own_parents_are_the_bundles(decides: Engine) -> None:
+    assert reasons(decides, "sales") == "acme"
+    assert reasons(decides, "sales", "staff") == "acme staff"
+
+
+def test_somebody_whom_the_bundle_lists_keeps_its_groups(decides: Engine) -> None:
+    bob = ("User", "bob")
+    assert reasons(decides, principal=bob) == "staff"
+    assert reasons(decides, "sales", principal=bob) == "acme staff"
+    assert reasons(decides, "staff", principal=bob) == "staff"
+
+
+def test_groups_of_one_do_not_count_for_another(decides: Engine) -> None:
+    assert reasons(decides, "staff") == "staff"
+    assert reasons(decides, principal=("User", "carol")) == "default_deny"
+
+
+def test_only_users_have_groups(decides: Engine) -> None:
+    assert reasons(decides, principal=("APIKey", "k")) == "robots"
+    assert reasons(decides, "staff", principal=("APIKey", "k")) == "no_decision"
+
+
+@pytest.mark.parametrize("group", ["\ud800", "x" * 257])
+def test_a_group_that_cannot_be_an_id_denies(decides: Engine, group: str) -> None:
+    request = msgspec.structs.replace(ask(), groups=(group,))
+    assert decides.decide(request).outcome is Outcome.DENY

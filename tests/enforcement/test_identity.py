@@ -1,0 +1,150 @@
+"""Who asks: keys, tokens, both, neither, and certificates."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from enforcement.identity import ANONYMOUS, Caller, Header, Identifier, Key
+from enforcement.spiffe import SpiffeError, caller_of
+
+ALICE = Key(name="alice", sha256=hashlib.sha256(b"sk-1").digest(), groups=("staff", "admins"))
+ROBOT = Key(name="robot", sha256=hashlib.sha256(b"sk-2").digest(), kind="APIKey")
+
+
+@dataclass
+class Scripted:
+    """Believes one token."""
+
+    seen: list[bytes] = field(default_factory=list)
+
+    def caller(self, token: bytes, /) -> Caller | None:
+        self.seen.append(token)
+        return Caller(("User", "bob"), ("staff",)) if token == b"a.b.c" else None
+
+
+def bearer(value: bytes) -> Header:
+    return b"authorization", b"Bearer " + value
+
+
+@pytest.mark.parametrize(
+    ("headers", "caller"),
+    [
+        ([bearer(b"sk-1")], Caller(("User", "alice"), ("admins", "staff"))),
+        ([(b"authorization", b"bEaReR   sk-2  ")], Caller(("APIKey", "robot"))),
+        ([(b"x-api-key", b"sk-2")], Caller(("APIKey", "robot"))),
+        ([bearer(b"sk-3")], None),
+        ([bearer(b"")], None),
+        ([(b"authorization", b"Basic sk-1")], None),
+        ([], None),
+        ([bearer(b"sk-1"), (b"x-api-key", b"sk-1")], None),
+        ([bearer(b"sk-1"), bearer(b"sk-1")], None),
+        ([bearer(b"a.b.c")], Caller(("User", "bob"), ("staff",))),
+        ([(b"x-api-key", b"a.b.c")], Caller(("User", "bob"), ("staff",))),
+        ([bearer(b"a.b.d")], None),
+    ],
+)
+def test_a_credential_names_a_caller_or_nobody(
+    headers: list[Header], caller: Caller | None
+) -> None:
+    assert Identifier([ALICE, ROBOT], tokens=Scripted())(headers) == caller
+
+
+def test_only_what_looks_like_a_token_is_taken_for_one() -> None:
+    tokens = Scripted()
+    identify = Identifier([ALICE], tokens=tokens)
+    for value in (b"sk-1", b"a.b", b"a.b.c.d", b"none"):
+        identify([bearer(value)])
+    assert tokens.seen == []
+
+
+def test_where_anonymous_clients_are_let_in_a_bad_token_is_still_refused() -> None:
+    identify = Identifier([ALICE], tokens=Scripted(), anonymous=True)
+    assert identify([]) == ANONYMOUS
+    assert identify([bearer(b"whatever-the-library-sends")]) == ANONYMOUS
+    assert identify([bearer(b"x.y.z")]) is None
+    assert identify([bearer(b"sk-1"), bearer(b"sk-1")]) is None
+
+
+# -- certificates ---------------------------------------------------------------------------------
+
+URI = "spiffe://example.org/ns/prod/sa/chat"
+
+
+def certificate(
+    *uris: str,
+    ca: bool | None = False,
+    signs: bool = True,
+    authority: bool = False,
+    usage: bool = True,
+) -> x509.Certificate:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "x")])
+    now = datetime.now(UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now)
+        .not_valid_after(now + timedelta(days=1))
+    )
+    if uris:
+        names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri) for uri in uris])
+        builder = builder.add_extension(names, critical=False)
+    if ca is not None:
+        builder = builder.add_extension(x509.BasicConstraints(ca=ca, path_length=None), True)
+    if usage:
+        builder = builder.add_extension(
+            x509.KeyUsage(
+                digital_signature=signs, content_commitment=False, key_encipherment=False,
+                data_encipherment=False, key_agreement=False, key_cert_sign=authority,
+                crl_sign=False, encipher_only=False, decipher_only=False,
+            ),
+            critical=True,
+        )  # fmt: skip
+    return builder.sign(key, hashes.SHA256())
+
+
+@pytest.mark.parametrize("ca", [False, None])
+def test_a_workloads_certificate_names_an_agent(ca: bool | None) -> None:
+    found = caller_of(certificate(URI, ca=ca), trust_domains={"example.org"})
+    assert found == Caller(("Agent", URI))
+
+
+@pytest.mark.parametrize(
+    ("made", "code"),
+    [
+        (certificate(), "spiffe.no_id"),
+        (certificate(URI, URI + "2"), "spiffe.no_id"),
+        (certificate("https://example.org/x"), "spiffe.malformed"),
+        (certificate("spiffe://example.org"), "spiffe.malformed"),
+        (certificate("spiffe://example.org/"), "spiffe.malformed"),
+        (certificate("spiffe://Example.org/x"), "spiffe.malformed"),
+        (certificate("spiffe://example.org:443/x"), "spiffe.malformed"),
+        (certificate("spiffe://user@example.org/x"), "spiffe.malformed"),
+        (certificate("spiffe://example.org/a//b"), "spiffe.malformed"),
+        (certificate("spiffe://example.org/a/../b"), "spiffe.malformed"),
+        (certificate("spiffe://example.org/a?b"), "spiffe.malformed"),
+        (certificate("spiffe://example.org/a#b"), "spiffe.malformed"),
+        (certificate("spiffe://example.org/a%2fb"), "spiffe.malformed"),
+        (certificate("spiffe://example.org/" + "a" * 300), "spiffe.malformed"),
+        (certificate("spiffe://other.org/x"), "spiffe.trust_domain"),
+        (certificate(URI, ca=True), "spiffe.is_ca"),
+        (certificate(URI, signs=False), "spiffe.key_usage"),
+        (certificate(URI, authority=True), "spiffe.key_usage"),
+        (certificate(URI, usage=False), "spiffe.key_usage"),
+    ],
+)
+def test_other_certificates_name_nobody(made: x509.Certificate, code: str) -> None:
+    with pytest.raises(SpiffeError) as info:
+        caller_of(made, trust_domains={"example.org"})
+    assert info.value.code == code
