@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import msgspec
 
@@ -91,6 +92,21 @@ class Api:
         except (AttestationError, FatalError, OSError) as error:
             return Response.error(503, "quote_failed", str(error))
         return Response(status=200, body=token, content_type=EAT_CWT)
+
+
+class Probes:
+    """What anybody may ask, over TCP ([api] listen): numbers and health, nothing of a decision."""
+
+    PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer one request."""
+        if request.path in self.PATHS:
+            return await self._api(request)
+        return Response.error(404, "not_found", "known: " + ", ".join(sorted(self.PATHS)))
 
 
 KNOWN = {

@@ -216,9 +216,10 @@ class ObserverTable(_Table, frozen=True):
 
 
 class ApiTable(_Table, frozen=True):
-    """`[api]`: the local Unix socket."""
+    """`[api]`: the local Unix socket, and what is told without it."""
 
     socket: str = "/run/lucid/agent.sock"
+    listen: str = ""  # ADDRESS:PORT: /healthz, /readyz and /metrics for whoever asks; none: nobody
 
 
 class Config(_Table, frozen=True):
@@ -411,10 +412,12 @@ def _host_name() -> str:
 
 def _cross_check(config: Config) -> list[str]:
     problems = []
-    try:
-        parse_address(config.gateway.listen)
-    except ValueError as error:
-        problems.append(f"gateway.listen: {error}")
+    for name, address in (("gateway", config.gateway.listen), ("api", config.api.listen)):
+        try:
+            if address or name == "gateway":
+                parse_address(address)
+        except ValueError as error:
+            problems.append(f"{name}.listen: {error}")
     upstream = urlsplit(config.gateway.upstream)
     if upstream.scheme != "http" or not upstream.hostname or upstream.path not in ("", "/"):
         problems.append(

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from agent import hang, health, local_api, logs, setup
-from agent.api import Api
+from agent.api import Api, Probes
 from agent.attester import Attester, Issued, Stated
 from agent.boottime import ClockWatch, boot_ns
 from agent.config import Config
@@ -120,7 +120,7 @@ class Daemon:
             setup.open_journal, config, state_dir, self.attester.boot_seed
         )
         self._open_doors()
-        gateway_socket = setup.listen(config.gateway.listen)
+        gateway_socket = setup.listen(config.gateway.listen, table="gateway")
         self.gateway_address = "{}:{}".format(*gateway_socket.getsockname()[:2])
         listener = local_api.bind(Path(config.api.socket))
         try:
@@ -141,8 +141,7 @@ class Daemon:
                     )
                 )
                 api = Api(self, self._challenge, PolicyApi(self, may_push=config.policy.push))
-                serve = functools.partial(local_api.serve, faults=self.faults)
-                await services.start(serve, listener, api)
+                await self._serve_api(services, listener, api)
                 await setup.check_auditors(self.auditors, self.policies.newest.bundle, wait=True)
                 async with trio.open_nursery() as front:
                     front.start_soon(self._handle_signals)
@@ -165,6 +164,17 @@ class Daemon:
             gateway_socket.close()
             self.notifier.close()
         _LOG.info("stopped", last_seq=self.journal.last_seq, durable_seq=self.journal.durable_seq)
+
+    async def _serve_api(
+        self, services: trio.Nursery, listener: trio.SocketListener, api: Api
+    ) -> None:
+        """On the socket everything; over TCP, where that is wanted, what anybody may know."""
+        serve = functools.partial(local_api.serve, faults=self.faults)
+        await services.start(serve, listener, api)
+        if self.config.api.listen:
+            probed = setup.listen(self.config.api.listen, table="api")
+            tcp = trio.SocketListener(trio.socket.from_stdlib_socket(probed))
+            await services.start(functools.partial(serve, anybody=True), tcp, Probes(api))
 
     # -- parts ------------------------------------------------------------------------------------
 

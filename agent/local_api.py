@@ -27,6 +27,7 @@ MAX_BODY: Final = 16 * 1024  # bytes: a challenge is small
 # Bytes that some routes may receive instead; a policy bundle has up to 8 MiB.
 MAX_BODIES: Final = {"/v1/policy": 9 * 1024 * 1024, "/v1/policy/shadow": 9 * 1024 * 1024}
 MAX_CONNECTIONS: Final = 64
+NOBODY: Final = 65_534
 REQUEST_SECONDS: Final = 10.0  # to receive a request; answering may take longer (a quote)
 
 
@@ -117,9 +118,14 @@ async def serve(
     handler: Handler,
     *,
     faults: Faults | None = None,
+    anybody: bool = False,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Answer until cancelled. One connection's failure is its own."""
+    """Answer until cancelled. One connection's failure is its own.
+
+    Args:
+        anybody: the listener is TCP: answer whoever asks, as user NOBODY. For `api.Probes` only.
+    """
     places = trio.Semaphore(MAX_CONNECTIONS)
 
     async def connection(stream: trio.SocketStream) -> None:
@@ -129,8 +135,8 @@ async def serve(
             await stream.aclose()
             return
         try:
-            uid, gid = _peer(stream.socket)
-            if uid in (0, os.geteuid()) or gid == os.getegid():
+            uid, gid = (NOBODY, NOBODY) if anybody else _peer(stream.socket)
+            if anybody or uid in (0, os.geteuid()) or gid == os.getegid():
                 await _talk(stream, handler, uid)
         except (trio.BrokenResourceError, trio.TooSlowError, h11.ProtocolError):
             pass  # the peer is gone, silent or not speaking HTTP; there is nobody to tell

@@ -121,8 +121,8 @@ async def check_auditors(service: AuditorService, bundle: Bundle, *, wait: bool)
         ) from None
 
 
-def listen(address: str) -> socket.socket:
-    """A listening, non-blocking TCP socket.
+def listen(address: str, *, table: str) -> socket.socket:
+    """A listening, non-blocking TCP socket; `table` of the configuration names the address.
 
     Raises:
         FatalError: the address is taken or not ours.
@@ -138,8 +138,8 @@ def listen(address: str) -> socket.socket:
         sock.close()
         raise FatalError(
             ExitCode.USAGE,
-            f"the gateway cannot listen on {address}: {error.strerror}",
-            remedy="set gateway.listen to a free address",
+            f"[{table}] cannot listen on {address}: {error.strerror}",
+            remedy=f"set {table}.listen to a free address",
         ) from None
     sock.setblocking(False)
     return sock

@@ -109,6 +109,8 @@ def test_a_variable_of_the_wrong_type_is_refused_by_name(tmp_path: Path) -> None
         ("[tee]\nmode = 'sgx'\n", "tee.mode"),
         ("[agent]\nid = '../x'\n", "agent.id"),
         ("[gateway]\nlisten = 'everywhere'\n", "gateway.listen"),
+        ("[gateway]\nlisten = ''\n", "gateway.listen"),
+        ("[api]\nlisten = 'everywhere'\n", "api.listen"),
         ("[gateway]\nupstream = 'https://elsewhere/'\n", "gateway.upstream"),
         ("[gateway]\nupstream = 'http://127.0.0.1/v1'\n", "gateway.upstream"),
         ("[observer]\ncertificate_file = 'x'\n", "certificate_file and key_file"),
