@@ -137,7 +137,7 @@ fuzz-keep: .venv-fuzz/.done ## Minimise what `make fuzz` found into the corpus t
 	done
 
 # The base is made once, with mmdebstrap; BASE=image@sha256:… names another. Needs buildah.
-.PHONY: image test-image
+.PHONY: image test-image kustomize test-deploy
 IMAGE ?= localhost/lucid-agent:dev
 image: $(VENV)/.dev ## Build the container image, bit for bit reproducible (1 minute; as root)
 	deploy/image/build.sh $(IMAGE)
@@ -152,6 +152,12 @@ test-image: image .venv-deploy/.done ## Run the image read-only, without rights;
 	.venv-deploy/bin/hadolint Dockerfile
 	$(BIN)/python -m pytest -m image -rs tests/image
 
+kustomize: .venv-deploy/.done ## Render deploy/kustomize from the chart again
+	.venv-deploy/bin/python deploy/kustomize/render.py
+
+test-deploy: image .venv-deploy/.done ## Charts, kustomize, compose: valid for Kubernetes 1.33 and 1.37, checkov, run by podman (3 minutes)
+	$(BIN)/python -m pytest -m deploy -rs tests/image
+
 proto: $(VENV)/.dev ## Generate the stream's message code again
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. attestation/wire/observer.proto
 
@@ -164,6 +170,9 @@ requirements: ## Pin and hash again (needs uv on the PATH)
 	uv pip compile -q requirements/auditors.in --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/auditors.txt
 	uv pip compile -q requirements/peers.in --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/peers.txt
 	uv pip compile -q requirements/fuzz.in --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/fuzz.txt
+	for name in deploy supply; do \
+	  uv pip compile -q requirements/$$name.in --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/$$name.txt; \
+	done
 
 clean: ## Remove environments and caches
-	rm -rf .venv .venv-auditors .venv-real .venv-peers .venv-fuzz .venv-fuse .fuzz .kernel .mypy_cache .pytest_cache .ruff_cache .hypothesis build ./*.egg-info
+	rm -rf .venv-deploy .image .venv .venv-auditors .venv-real .venv-peers .venv-fuzz .venv-fuse .fuzz .kernel .mypy_cache .pytest_cache .ruff_cache .hypothesis build ./*.egg-info

@@ -1,5 +1,7 @@
 """A small OpenAI-compatible model server with fixed answers. For the demo only; no model inside.
 
+`python -m lucid.demo.upstream PORT` runs it alone, until SIGTERM: beside an agent in a container.
+
 A prompt that contains `contact` is answered with an e-mail address and a payment card number (a
 test number), a few characters to a chunk when streamed, as real tokenizers do. Everything else gets
 a plain sentence.
@@ -8,6 +10,8 @@ a plain sentence.
 from __future__ import annotations
 
 import json
+import signal
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -91,10 +95,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class DemoUpstream:
-    """The server on a free loopback port, in a thread that ends with the `with` block."""
+    """The server on loopback (port 0: a free one), in a thread that ends with the `with` block."""
 
-    def __init__(self) -> None:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    def __init__(self, port: int = 0) -> None:
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), _Handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, name="demo-upstream")
 
@@ -111,3 +115,8 @@ class DemoUpstream:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+if __name__ == "__main__":
+    with DemoUpstream(int(sys.argv[1])):
+        signal.sigwait({signal.SIGTERM, signal.SIGINT})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -74,24 +75,40 @@ class Podman:
             self._holder.wait()
             shutil.rmtree(self._run)
 
-    def _inside(self, *command: str) -> subprocess.CompletedProcess[str]:
+    def wrapper(self, path: Path) -> Path:
+        """A program that is podman with this store and this namespace, for tools that call it."""
         assert self._holder is not None
+        line = shlex.join([*self._entered(), *self._podman])
+        path.write_text(
+            f'#!/bin/sh\nexport CONTAINERS_CONF={self._run}/containers.conf\nexec {line} "$@"\n'
+        )
+        path.chmod(0o700)
+        return path
+
+    def _entered(self) -> list[str]:
+        assert self._holder is not None
+        return ["nsenter", f"--net=/proc/{self._holder.pid}/ns/net"]
+
+    @property
+    def _podman(self) -> list[str]:
+        return [
+            "podman", "--root", str(self._run / "store"), "--runroot", str(self._run / "run"),
+            "--tmpdir", str(self._run / "tmp"), "--network-config-dir", str(self._run / "networks"),
+            "--storage-driver", "overlay", "--storage-opt", f"overlay.imagestore={STORE}",
+        ]  # fmt: skip
+
+    def _inside(self, *command: str) -> subprocess.CompletedProcess[str]:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("LUCID_")}
         environment["CONTAINERS_CONF"] = str(self._run / "containers.conf")
         return subprocess.run(
-            ["nsenter", f"--net=/proc/{self._holder.pid}/ns/net", *command],
+            [*self._entered(), *command],
             capture_output=True, text=True, timeout=300, check=False, env=environment,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
 
     def try_(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run podman, whatever it answers."""
-        return self._inside(
-            "podman", "--root", str(self._run / "store"), "--runroot", str(self._run / "run"),
-            "--tmpdir", str(self._run / "tmp"), "--network-config-dir", str(self._run / "networks"),
-            "--storage-driver", "overlay", "--storage-opt", f"overlay.imagestore={STORE}",
-            *arguments,
-        )  # fmt: skip
+        return self._inside(*self._podman, *arguments)
 
     def __call__(self, *arguments: str) -> str:
         """Run podman; what it prints. Fails the test if it does not succeed."""

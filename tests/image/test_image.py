@@ -180,7 +180,8 @@ def test_every_module_of_ours_can_be_imported(podman: Podman, package: str) -> N
     code = (
         f"import importlib, pkgutil, {package}\n"
         f"for m in pkgutil.walk_packages({package}.__path__, '{package}.'):\n"
-        "    importlib.import_module(m.name)"
+        "    try: importlib.import_module(m.name)\n"
+        "    except ModuleNotFoundError as e: assert e.name == 'pyfuse3', e"  # an optional extra
     )
     podman("run", "--rm", *HARDENED, IMAGE, "python", "-W", "ignore", "-c", code)
 
