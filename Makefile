@@ -51,8 +51,8 @@ test-crash: $(VENV)/.dev ## kill -9 and outages under load (about 3 minutes)
 test-soak: $(VENV)/.dev ## Two thousand renewals with injected failures, in real time (about 2 minutes)
 	$(BIN)/python -m pytest -m soak -s tests/soak
 
-test-leaks: $(VENV)/.dev ## Hunt for secrets that leave: 40,000 exchanges (LEAK_SEED, LEAK_ROUNDS; 5 minutes)
-	$(BIN)/python -m pytest -m leaks tests/leaks
+test-leaks: $(VENV)/.dev ## Hunt for secrets that leave: 40,000 exchanges (LEAK_SEED, LEAK_ROUNDS; 6 minutes)
+	$(BIN)/python -m pytest -m leaks tests/leaks tests/enforcement
 
 # Packages of the configured Debian mirror are unpacked below .kernel; nothing is installed.
 test-kernel: $(VENV)/.dev ## The client against the real configfs-tsm code, in a virtual machine (about 1 minute)

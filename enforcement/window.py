@@ -4,8 +4,8 @@ Text enters as it comes and leaves when it is settled: far enough from the end t
 still to come can make it part of a match, and masked where the policy says so. What has left stays
 as context for a while, because a match may depend on the words before it.
 
-What is settled leaves in blocks of one size, counted after masking. So neither the sizes of the
-pieces nor their number between two others tell how long the text behind a mask was.
+What is settled leaves in blocks of one size, counted after masking. So the sizes of the pieces do
+not tell how long the text behind a mask was.
 """
 
 from __future__ import annotations
@@ -138,8 +138,11 @@ class Window:
         *,
         everything: bool = False,
         how: Redactor = PLAIN,
-    ) -> str:
-        """What may leave now, masked; the rest stays.
+    ) -> list[str]:
+        """What may leave now, masked, in the pieces in which it is to leave; the rest stays.
+
+        The pieces depend on the masked text alone: whole blocks, longer only where a mask would be
+        cut, and at the end what is left.
 
         Args:
             redact: labels to mask.
@@ -160,9 +163,7 @@ class Window:
             # An open match may keep more than the window: not all of it again for every piece.
             grown = len(self.held) + max(self._block, len(self.held) // 8)
             self._limit = max(self._hold_back + self._block, grown)
-        text = self._take(everything=everything)
-        self.released_size += len(text) if text.isascii() else len(text.encode())
-        return text
+        return self._take(everything=everything)
 
     def _settle(self, cut: int, masks: list[Span], how: Redactor) -> None:
         """Move text that is settled behind the masks to what may leave."""
@@ -181,17 +182,26 @@ class Window:
         self._size += len(data)
         self.masked = self.masked or bool(masks)
 
-    def _take(self, *, everything: bool) -> str:
+    def _take(self, *, everything: bool) -> list[str]:
         """Whole blocks of what may leave, or everything; masks are not cut."""
-        size = len(self._out)
-        if not everything:
-            size = size // self._block * self._block if self._block else 0
-            for start, end in self._masks:
-                if start < size < end:
-                    size = end
-        text, self._out = self._out[:size], self._out[size:]
-        self._masks = [(start - size, end - size) for start, end in self._masks if end > size]
-        return text
+        pieces: list[str] = []
+        out, block, place = self._out, self._block, 0
+        while block and len(out) - place >= block:
+            end = place + block
+            for mask_start, mask_end in self._masks:
+                if mask_start < end < mask_end:
+                    end = mask_end
+            pieces.append(out[place:end])
+            place = end
+        if everything and place < len(out):
+            pieces.append(out[place:])
+            place = len(out)
+        if place:
+            self._out = out[place:]
+            self._masks = [(s - place, e - place) for s, e in self._masks if e > place]
+            left = out[:place]
+            self.released_size += len(left) if left.isascii() else len(left.encode())
+        return pieces
 
     def _settled(self, spans: list[Span]) -> int:
         assert self._hold_back is not None

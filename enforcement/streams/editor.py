@@ -82,10 +82,13 @@ class Editor:
         if reading.texts:
             self._whole_texts(reading.texts)
         goes_on, speaks = False, part.speaks
+        more: list[tuple[Channel, list[str]]] = []  # blocks that leave behind the event
         for piece in reading.streamed:
             goes_on = goes_on or bool(piece.value)
-            if self._pass(piece, part.ends):
+            blocks = self._pass(piece, part.ends)
+            if blocks:
                 speaks = True
+                more.append((piece.channel, blocks[1:]))
         self._judge.ask()
         if part.ends:
             for end in part.ends:
@@ -100,7 +103,15 @@ class Editor:
         if self.tail:
             self._wait(self._encode(part))
             return b""
-        return before + self._encode(part)
+        out = before + self._encode(part)
+        for channel, blocks in more:
+            out += self._carry(channel, blocks)
+        return out
+
+    def _carry(self, channel: Channel, blocks: list[str]) -> bytes:
+        """Text in events of its own, one for each block."""
+        api = self._api
+        return b"".join([api.encode(*api.carry(channel, block)) for block in blocks])
 
     def _quick(self, quick: Quick) -> bytes | None:
         """More of a text that is known; None: the event needs a closer look."""
@@ -111,11 +122,7 @@ class Editor:
         self._add(window, channel, text)
         if not window.full:
             return self._go_on() if self.tail else b""
-        text = self._release(window)
-        if not text:
-            return self._go_on()
-        name, value = self._api.carry(channel, text)
-        return self._go_on() + self._api.encode(name, value)
+        return self._go_on() + self._carry(channel, self._release(window))
 
     def finish(self) -> bytes:
         """The stream has ended: everything that waited, for when the decision is on record.
@@ -148,8 +155,8 @@ class Editor:
                 text.replace(masked)
         self._other_released += sum([len(text.value.encode()) for text in texts])
 
-    def _pass(self, piece: Streamed, ends: tuple[Channel, ...]) -> str:
-        """Text into its window; what may leave of it now takes its place."""
+    def _pass(self, piece: Streamed, ends: tuple[Channel, ...]) -> list[str]:
+        """Text into its window; the first block that may leave now takes its place."""
         channel = piece.channel
         window = self._windows.get(channel)
         if window is None:
@@ -157,9 +164,9 @@ class Editor:
         if piece.value:
             self._add(window, channel, piece.value)
         ending = ends and any(channel[: len(end)] == end for end in ends)
-        text = "" if ending or not window.full else self._release(window)
-        piece.holder[piece.key] = text
-        return text
+        blocks = [] if ending or not piece.value or not window.full else self._release(window)
+        piece.holder[piece.key] = blocks[0] if blocks else ""
+        return blocks
 
     def _add(self, window: Window, channel: Channel, text: str) -> None:
         if self._ended and any(channel[: len(end)] == end for end in self._ended):
@@ -179,16 +186,16 @@ class Editor:
         )
         return window
 
-    def _release(self, window: Window, *, everything: bool = False) -> str:
+    def _release(self, window: Window, *, everything: bool = False) -> list[str]:
         spans = window.spans()
         self._judge.found(spans)
         self._judge.ask()
         before = window.waiting
         judge = self._judge
-        text = window.release(judge.masks, spans, everything=everything, how=judge.how)
+        blocks = window.release(judge.masks, spans, everything=everything, how=judge.how)
         self._held -= before - window.waiting
         self._edited = self._edited or window.masked
-        return text
+        return blocks
 
     def _flush(self, end: Channel) -> None:
         """The rest of the texts that end, as events of their own, behind what waits."""
@@ -197,10 +204,7 @@ class Editor:
                 channel[: len(done)] == done for done in self._ended
             ):
                 window.end()
-                text = self._release(window, everything=True)
-                if text:
-                    name, value = self._api.carry(channel, text)
-                    self._wait(self._api.encode(name, value))
+                self._wait(self._carry(channel, self._release(window, everything=True)))
         self._ended.append(end)
         if len(self._ended) > 4 * MAX_WINDOWS:
             raise MalformedStreamError("too many ends in one stream")

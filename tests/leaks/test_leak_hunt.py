@@ -60,6 +60,23 @@ def snapshots(folder: Path) -> list[Snapshot]:
     return out
 
 
+def needed(route: Route, value: dict[str, Any], rng: Random) -> dict[str, Any]:
+    """A body with what the route demands."""
+    text = filler(rng)
+    known: dict[str, Any] = {
+        "messages": [{"role": "user", "content": text}],
+        "prompt": text,
+        "input": text,
+    }
+    value.setdefault("model", "m")
+    for name in route.needs:
+        if not value.get(name):
+            value[name] = known[name]
+    if type(value.get("stream", False)) is not bool:
+        value["stream"] = False
+    return value
+
+
 @dataclass
 class Hunt:
     """One run. `tally` counts what happened, so that an empty hunt shows."""
@@ -82,7 +99,7 @@ class Hunt:
         if kind == "request":
             self._request(made, route, hunted)
             return
-        plain = None if route.request is None else encode(self._needed(route, {}), rng)
+        plain = None if route.request is None else encode(needed(route, {}, rng), rng)
         ruling = made.request(plain or b"")
         assert ruling.refusal is None, ruling
         if kind == "reply":
@@ -100,22 +117,6 @@ class Hunt:
             salt=b"s" * 32,
             clock=lambda: 0,
         )
-
-    def _needed(self, route: Route, value: dict[str, Any]) -> dict[str, Any]:
-        """The body with what the route demands."""
-        text = filler(self.rng)
-        known: dict[str, Any] = {
-            "messages": [{"role": "user", "content": text}],
-            "prompt": text,
-            "input": text,
-        }
-        value.setdefault("model", "m")
-        for name in route.needs:
-            if not value.get(name):
-                value[name] = known[name]
-        if type(value.get("stream", False)) is not bool:
-            value["stream"] = False
-        return value
 
     def _way(self, route: Route, direction: str) -> Way:
         """The next place of the route's table; all get their turn."""
@@ -135,7 +136,7 @@ class Hunt:
 
     def _request(self, made: Exchange, route: Route, hunted: Secret) -> None:
         way = self._way(route, "request")
-        value = self._needed(route, Maker(self.rng, hunted).along(way))
+        value = needed(route, Maker(self.rng, hunted).along(way), self.rng)
         ruling = made.request(encode(value, self.rng))
         self._clean(hunted, f"request {route.name} {name_of(way)}", ruling)
 
