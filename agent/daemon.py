@@ -356,7 +356,7 @@ class Daemon:
             self.snapshot = dataclasses.replace(self.snapshot, shadow=self.policies.shadow)
 
     async def _drain(self) -> None:
-        self.notifier.send("STOPPING=1")
+        self.notifier.send("STOPPING=1", must=True)
         self.gateway.stop_accepting()
         with trio.move_on_after(self.config.agent.stop_seconds / 2) as scope:
             await self.gateway.drained()
@@ -393,7 +393,7 @@ class Daemon:
                 socket=self.config.api.socket,
                 policy=self.policies.newest.bundle.name,
             )
-        self.notifier.send(*lines)
+        self.notifier.send(*lines, must=lines[0] == "READY=1")
 
 
 def _settle_memory() -> None:

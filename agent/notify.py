@@ -24,6 +24,7 @@ class Notifier:
     def __init__(self, address: str | None, *, watchdog_seconds: float | None = None) -> None:
         self.watchdog_seconds = watchdog_seconds
         self.dropped = 0
+        self._owed: tuple[str, ...] = ()
         self._socket: socket.socket | None = None
         if address:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
@@ -41,14 +42,28 @@ class Notifier:
         ours = usec.isascii() and usec.isdigit() and int(usec) > 0 and pid in ("", str(os.getpid()))
         return cls(environ.get("NOTIFY_SOCKET"), watchdog_seconds=int(usec) / 1e6 if ours else None)
 
-    def send(self, *lines: str) -> None:
-        """Send one message. A service manager that does not listen is not our failure."""
-        if self._socket is not None:
-            message = "\n".join(" ".join(line.split("\n")) for line in lines)
-            try:
-                self._socket.send(message.encode())
-            except OSError:
-                self.dropped += 1
+    def send(self, *lines: str, must: bool = False) -> None:
+        """Send one message. A service manager that does not listen is not our failure.
+
+        Args:
+            must: it would not come again by itself (READY=1): where its queue is full, it is sent
+                before the next message.
+        """
+        if self._put((*self._owed, *lines)):
+            self._owed = ()
+        elif must:
+            self._owed = (*self._owed, *lines)
+
+    def _put(self, lines: tuple[str, ...]) -> bool:
+        if self._socket is None:
+            return True
+        message = "\n".join(" ".join(line.split("\n")) for line in lines)
+        try:
+            self._socket.send(message.encode())
+        except OSError:
+            self.dropped += 1
+            return False
+        return True
 
     def close(self) -> None:
         """Close the socket; later sends do nothing."""

@@ -31,6 +31,7 @@ class Issuer:
     def __init__(self, script: list[Exception | None] | None = None) -> None:
         self.script = script or []
         self.lifetime = LIFETIME
+        self.clock = clock
         self.times: list[float] = []
 
     async def __call__(self) -> Issued:
@@ -38,7 +39,7 @@ class Issuer:
         step = self.script.pop(0) if self.script else None
         if step is not None:
             raise step
-        now = clock()
+        now = self.clock()
         return Issued(
             token=b"",
             passport_id=f"pass-{len(self.times)}",

@@ -28,7 +28,7 @@ class Manager(Notifier):
         super().__init__(None, watchdog_seconds=WATCHDOG)
         self.fed: list[float] = []
 
-    def send(self, *lines: str) -> None:
+    def send(self, *lines: str, must: bool = False) -> None:
         if "WATCHDOG=1" in lines:
             self.fed.append(trio.current_time())
 

@@ -1,0 +1,335 @@
+"""Every row of the table "When what fails" (docs/lifecycle.md) has tests that name it.
+
+`ROWS` maps the rows to tests; the last test here holds the map against the document and against
+the tests there are. What no other module shows stands here, on the real daemon.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import resource
+import shutil
+import signal
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import httpx
+import pytest
+import trio
+
+from agent.errors import EXIT_CODES
+from agent.lifecycle import State
+from attestation.errors import AttestationError, QuoteError, UncheckableError
+from attestation.evidence import Format
+from tests.agent.daemons import Inside, daemon_inside
+from tests.processes import BUNDLE, AgentProcess, wait_until
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "lifecycle.md"
+
+ROWS: Final[dict[str, tuple[str, ...]]] = {
+    "no TEE, or another one than configured": (
+        "tests.end_to_end.test_bad_input:test_no_tee_says_what_was_looked_for_and_how_to_simulate",
+        "tests.agent.test_platform:test_another_tee_than_the_one_asked_for_ends_the_start",
+        "tests.agent.test_renewal:test_at_the_first_start_a_final_failure_ends_the_daemon",
+        "tests.agent.test_renewal:test_later_even_a_final_failure_only_degrades",
+    ),
+    "a quote is empty, busy or times out": (
+        "tests.agent.test_failure_table:test_quotes_that_fail_at_the_start_are_waited_for",
+        "tests.agent.test_failure_table:test_quotes_that_fail_later_degrade_then_expire_then_serve",
+        "tests.agent.test_renewal:test_retries_back_off_and_then_succeed",
+        "tests.agent.test_renewal:test_tries_become_denser_towards_the_end",
+        "tests.agent.test_quoting:test_a_host_that_does_not_answer_costs_a_deadline_and_one_thread",
+    ),
+    "the vendor's service (KDS, PCS) is down, slow, or lies": (
+        "tests.agent.test_failure_table:test_a_vendor_that_is_down_slow_or_lies_degrades_and_recovers",
+        "tests.agent.test_renewal:test_a_vendor_that_cannot_be_reached_at_the_first_start_is_waited_for",
+    ),
+    "collateral ends": (
+        "tests.agent.test_failure_table:test_no_passport_outlives_what_vouches_for_the_platform",
+        "tests.agent.test_renewal:test_a_passport_that_its_collateral_cuts_short_is_a_concern_and_renewed_the_sooner",
+        "tests.agent.test_renewal:test_a_passport_that_is_over_when_it_is_issued_is_a_failure",
+    ),
+    "an auditor is down, slow or errs": (
+        "tests.enforcement.test_auditors:test_an_auditor_that_fails_is_named_its_claims_are_missing_and_others_count",
+        "tests.enforcement.test_auditors:test_an_auditor_that_is_down_fails_at_once",
+        "tests.enforcement.test_auditors:test_who_fails_again_and_again_is_left_alone_and_tried_again",
+    ),
+    "the policy bundle is broken on reload": (
+        "tests.agent.test_failure_table:test_a_bundle_that_is_broken_on_reload_degrades_until_it_is_mended",
+        "tests.end_to_end.test_bad_input:test_a_broken_bundle_on_reload_changes_nothing",
+    ),
+    "the disk is full or fails": (
+        "tests.agent.test_failure_table:test_a_disk_that_takes_nothing_blocks_and_recovers_by_itself",
+    ),
+    "the Observer is away": (
+        "tests.end_to_end.test_bad_input:test_an_observer_that_is_down_closes_nothing_and_gets_all_later",
+        "tests.agent.test_stream:test_an_observer_that_stays_away_is_a_concern_and_one_that_restarts_is_none",
+        "tests.crash.test_nothing_is_lost:test_an_observer_that_is_away_under_load_gets_everything_when_it_returns",
+    ),
+    "the stream's task has a fault of its own": (
+        "tests.agent.test_stream:test_no_fault_of_the_stream_ends_the_daemon",
+    ),
+    "the model server is down": (
+        "tests.end_to_end.test_bad_input:test_a_model_server_that_is_down_is_a_502_on_record",
+        "tests.enforcement.gateway.test_upstream:test_an_upstream_that_is_down_is_502_and_recorded",
+    ),
+    "the passport ends": (
+        "tests.agent.test_failure_table:test_quotes_that_fail_later_degrade_then_expire_then_serve",
+        "tests.agent.test_lifecycle:test_a_passport_ends_when_it_ends_not_when_it_is_noticed",
+    ),
+    "the clock jumps, or the machine was suspended": (
+        "tests.agent.test_pulse:test_a_clock_that_jumps_renews_at_once",
+        "tests.agent.test_pulse:test_an_ordinary_clock_is_no_jump",
+    ),
+    "SIGTERM": (
+        "tests.crash.test_nothing_is_lost:test_a_clean_stop_delivers_everything_before_the_process_ends",
+        "tests.enforcement.gateway.test_drain:test_an_open_exchange_is_finished_and_its_reply_says_close",
+        "tests.agent.test_failure_table:test_a_stop_is_said_and_ends_with_code_0",
+    ),
+}
+
+
+def said_alike(inside: Inside, state: State, words: str) -> None:
+    """The same state, reason and next step wherever an operator looks."""
+    code, ready = inside.api("/readyz")
+    _, status = inside.api("/v1/status")
+    _, metrics = inside.api("/metrics")
+    assert ready["ready"] == (code == 200) == status["ready"]
+    assert status["state"] == state.value
+    assert words in status["reason"]
+    assert ready["reason"] == status["ready_reason"] == f"{state}: {status['reason']}"
+    assert status["next"]
+    assert status["since"].endswith("Z")
+    assert status["since_seconds"] >= 0
+    active = re.findall(r'lucid_state\{state="(\w+)"\} 1\.0', metrics)
+    assert active == [state.value]
+    assert f"lucid_ready {float(ready['ready'])}" in metrics
+
+
+# -- quotes --------------------------------------------------------------------------------------
+
+
+async def test_quotes_that_fail_at_the_start_are_waited_for(
+    tmp_path: Path, simulated_state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = [3]
+
+    def spoil() -> None:
+        if left[0]:
+            left[0] -= 1
+            raise QuoteError("quote.busy", "the platform gave no quote", errno=16)
+
+    async with daemon_inside(tmp_path, simulated_state, monkeypatch, spoil=spoil) as inside:
+        await inside.until(lambda: ("quote.busy",) in inside.daemon.renewal.failures)
+        said_alike(inside, State.ATTESTING, "quote.busy")
+        assert await inside.chat() == (503, "not_ready")
+        assert "READY=1" not in inside.notified()
+        await inside.until(lambda: inside.daemon.renewal.valid)
+        said_alike(inside, State.SERVING, "is valid")
+        lines = inside.notified()
+        assert "READY=1" in lines
+        assert any(line.startswith("STATUS=serving since ") for line in lines)
+
+
+async def test_quotes_that_fail_later_degrade_then_expire_then_serve(
+    tmp_path: Path, simulated_state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = [False]
+
+    def spoil() -> None:
+        if broken[0]:
+            raise QuoteError("quote.empty", "the quote is empty")
+
+    async with daemon_inside(tmp_path, simulated_state, monkeypatch, spoil=spoil) as inside:
+        daemon = inside.daemon
+        await inside.until(lambda: daemon.renewal.valid)
+        assert (await inside.chat())[0] == 502, "decided; there is no model server"
+        broken[0] = True
+        daemon.renewal.renew_now("test")
+        await inside.until(lambda: daemon.lifecycle.look().state is State.DEGRADED)
+        said_alike(inside, State.DEGRADED, "quote.empty")
+        assert (await inside.chat())[0] == 502
+        # The passport's end comes: time cannot be moved, so the end is.
+        daemon.lifecycle.issued("pass-ended", daemon.clock())
+        said_alike(inside, State.EXPIRED, "passport pass-ended has ended")
+        assert await inside.chat() == (503, "attestation_expired")
+        broken[0] = False
+        await inside.until(lambda: daemon.lifecycle.look().state is State.SERVING)
+        assert (await inside.chat())[0] == 502
+        await inside.until(lambda: any("STATUS=serving" in line for line in inside.notified()))
+
+
+# -- the vendor ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["down", "slow", "lies", "nonsense"])
+async def test_a_vendor_that_is_down_slow_or_lies_degrades_and_recovers(
+    tmp_path: Path, simulated_state: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    async def complete(kind: Format, quote: bytes, supplied: bytes) -> bytes:
+        del kind, quote
+        await trio.lowlevel.checkpoint()
+        if way == "down":
+            raise UncheckableError("kds.unavailable", "KDS gave nothing in 3 tries")
+        if way == "slow":
+            await trio.sleep_forever()
+        if way == "lies":  # a certificate table with one bit that is not AMD's
+            return supplied[:-200] + bytes([supplied[-200] ^ 1]) + supplied[-199:]
+        return b"\x00" * 64
+
+    async with daemon_inside(tmp_path, simulated_state, monkeypatch) as inside:
+        daemon = inside.daemon
+        await inside.until(lambda: daemon.renewal.valid)
+        passport = daemon.renewal.current
+        daemon.attester._patience = 1.0
+        daemon.attester.complete = complete
+        daemon.renewal.renew_now("test")
+        await inside.until(lambda: daemon.lifecycle.look().state is State.DEGRADED)
+        said_alike(inside, State.DEGRADED, "no new passport")
+        codes = {code for (code,) in daemon.renewal.failures}
+        assert (
+            codes
+            & {
+                "down": {"kds.unavailable"},
+                "slow": {"passport.timeout"},
+                "lies": {c for c in codes if c.startswith("snp.")},
+                "nonsense": {c for c in codes if c.startswith("snp.")},
+            }[way]
+        ), codes
+        assert daemon.renewal.current is passport, "the valid one stays"
+        assert (await inside.chat())[0] == 502
+        daemon.attester.complete = None
+        await inside.until(lambda: daemon.lifecycle.look().state is State.SERVING)
+
+
+async def test_no_passport_outlives_what_vouches_for_the_platform(
+    tmp_path: Path, simulated_state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with daemon_inside(tmp_path, simulated_state, monkeypatch) as inside:
+        daemon = inside.daemon
+        await inside.until(lambda: daemon.renewal.valid)
+        issued = daemon.renewal.current
+        assert issued is not None
+        ends = issued.collateral_ends
+        for left in (200, 3, 0, -5):  # seconds before the certificates end, by the wall clock
+            now = int((ends - timedelta(seconds=left)).timestamp() * 1e9)
+            daemon.attester._wall = lambda now=now: now  # type: ignore[misc]
+            stated = daemon._stated(daemon._current_snapshot().bundle)
+            try:
+                made = await daemon.attester.issue(stated)
+            except AttestationError:
+                assert left <= 0, "only what is over is refused"
+                continue
+            assert left > 0
+            assert made.cut_short
+            assert made.seconds_left(daemon.clock()) <= left
+            claims = made.appraisal.passport.claims
+            assert datetime.fromtimestamp(claims.expires_at, UTC) <= ends
+
+
+# -- the bundle ----------------------------------------------------------------------------------
+
+
+async def test_a_bundle_that_is_broken_on_reload_degrades_until_it_is_mended(
+    tmp_path: Path, simulated_state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(BUNDLE, bundle)
+    async with daemon_inside(tmp_path, simulated_state, monkeypatch, bundle=bundle) as inside:
+        daemon = inside.daemon
+        await inside.until(lambda: daemon.renewal.valid)
+        (bundle / "policies" / "broken.cedar").write_text('@id("x")\npermit (principal,')
+        await daemon.policies.reload()
+        said_alike(inside, State.DEGRADED, "policy: the bundle on disk was refused")
+        assert "broken.cedar" in inside.api("/v1/status")[1]["reason"]
+        assert (await inside.chat())[0] == 502
+        (bundle / "policies" / "broken.cedar").unlink()
+        await daemon.policies.reload()
+        said_alike(inside, State.SERVING, "is valid")
+
+
+# -- the disk, on a real process -----------------------------------------------------------------
+
+
+@pytest.fixture
+def agent(tmp_path: Path, simulated_state: Path) -> Iterator[AgentProcess]:
+    shutil.copytree(simulated_state, tmp_path / "state", dirs_exist_ok=True)
+    (tmp_path / "state").chmod(0o700)
+    made = AgentProcess(tmp_path, "http://127.0.0.1:9")
+    yield made
+    if made.process is not None:
+        made.stop(signal.SIGKILL)
+
+
+def ask(agent: AgentProcess) -> tuple[int, str]:
+    body = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+    reply = httpx.post(f"{agent.url}/v1/chat/completions", json=body, timeout=30)
+    return reply.status_code, str(reply.json()["error"]["code"])
+
+
+def test_a_disk_that_takes_nothing_blocks_and_recovers_by_itself(agent: AgentProcess) -> None:
+    agent.start()
+    assert ask(agent)[0] == 502
+    assert agent.process is not None
+    pid = agent.process.process.pid
+    # No file may grow: what a full disk is to SQLite (EFBIG for ENOSPC), without filling one.
+    unlimited = resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    try:
+        assert ask(agent) == (503, "journal_unavailable")
+        status = agent.status()
+        assert status["state"] == "blocked"
+        assert "journal: the journal" in status["reason"]
+        assert "tried again" in status["next"]
+        assert agent.api("GET", "/readyz")[0] == 503
+        assert agent.api("GET", "/healthz")[0] == 200
+        metrics = agent.api("GET", "/metrics")[1].decode()
+        assert 'lucid_state{state="blocked"} 1.0' in metrics
+        assert 'lucid_trouble{part="journal"} 1.0' in metrics
+        assert ask(agent) == (503, "journal_unavailable")
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, unlimited)
+    wait_until(lambda: agent.status()["ready"], 20, "the journal records again")
+    assert ask(agent)[0] == 502
+    assert agent.stop() == 0
+
+
+def test_a_stop_is_said_and_ends_with_code_0(agent: AgentProcess) -> None:
+    agent.start()
+    process = agent.process
+    assert process is not None
+    assert agent.stop() == 0
+    text = "\n".join(process.output)
+    for state in ("attesting", "serving", "stopping"):
+        assert re.search(rf"state\.changed .*state={state}\b", text), text
+    assert "received SIGTERM" in text
+
+
+# -- the map -------------------------------------------------------------------------------------
+
+
+def documented_rows() -> list[str]:
+    text = DOCUMENT.read_text(encoding="utf-8").partition("## When what fails")[2]
+    table = text.partition("\n## ")[0].partition("\n\n")[2].partition("\n\n")[0]
+    return [line.split("|")[1].strip() for line in table.splitlines()[2:]]
+
+
+def test_every_row_is_mapped_and_every_test_of_the_map_exists() -> None:
+    assert list(ROWS) == documented_rows()
+    for row, tests in ROWS.items():
+        assert tests, row
+        for test in tests:
+            module, _, name = test.partition(":")
+            assert callable(getattr(importlib.import_module(module), name, None)), (row, test)
+
+
+def test_the_document_has_the_states_and_exit_codes_of_the_code() -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    states = re.findall(r"^\| `(\w+)` \| [^|]+ \| [^|]+ \| [^|]+ \|$", text, re.MULTILINE)
+    assert states == [state.value for state in State]
+    codes = re.findall(r"^\| (\d) \| ([^|]+) \| (\w[\w ]*) \|$", text, re.MULTILINE)
+    assert [(int(code), what, may == "yes") for code, what, may in codes] == [
+        (code.value, what, restart) for code, (what, restart) in EXIT_CODES.items()
+    ]
