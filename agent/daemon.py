@@ -41,6 +41,7 @@ from agent.supervise import Faults, keep_alive
 from agent.watchdog import Freshness
 from enforcement.bundle import Bundle
 from enforcement.gateway import GateState, Gateway
+from enforcement.rates import RateLimiter
 from enforcement.snapshot import BundleView, Snapshot
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class Daemon:
         self.gateway_address = ""
         self._said_ready = False
         self._stopping = trio.Event()
+        self._rates = RateLimiter()
         self._rng = random.Random(os.urandom(16))  # noqa: S311 - jitter, not a secret
 
     @property
@@ -272,6 +274,7 @@ class Daemon:
             platform=issued.platform,
             agent_id=self.config.agent.id,
             auditors=self.auditors.for_bundle(bundle),
+            rates=self._rates,
             shadow=self.policies.shadow,
         )
         self.journal.set_signer(self.attester.key, issued.token)

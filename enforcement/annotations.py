@@ -5,6 +5,9 @@
     @redact("email,card")          the labels to mask; exactly with @decision("redact")
     @redact_with("mask|hash|drop") how; `mask` where absent; only with @decision("redact")
     @phase("request,response")     the phases the policy takes part in; both where absent
+    @max_tokens("512")             obligations, see `enforcement/obligations.py`: on a permit, or on
+    @rate("10/minute")             a forbid that warns or redacts
+    @require_hardware
     @description("…")              and `message`, `owner`, `severity`: for people
 
 Any other annotation is refused: a misspelt obligation must not be a silent one.
@@ -18,13 +21,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from enforcement.obligations import NONE, Obligations, Rate, read_max_tokens, read_rate
 from enforcement.outcome import Outcome, Phase, Redaction
 from enforcement.policy_source import Est, PolicySource
 from enforcement.problems import Problem
 from enforcement.reads import Reads, reads_of
 
 FREE_TEXT: Final = frozenset({"description", "message", "owner", "severity"})
-KNOWN: Final = frozenset({"id", "decision", "redact", "redact_with", "phase"}) | FREE_TEXT
+OBLIGATIONS: Final = frozenset({"max_tokens", "rate", "require_hardware"})
+KNOWN: Final = (
+    frozenset({"id", "decision", "redact", "redact_with", "phase"}) | OBLIGATIONS | FREE_TEXT
+)
 MAX_TEXT: Final = 1024  # characters of one annotation
 
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -42,6 +49,7 @@ class PolicyInfo:
             REDACT for a forbid.
         redact: labels to mask; empty unless `outcome` is REDACT.
         redact_with: how.
+        obliges: what must be done when it decides.
         actions: ids of the actions its scope can match; None for all.
     """
 
@@ -50,6 +58,7 @@ class PolicyInfo:
     outcome: Outcome
     redact: frozenset[str]
     redact_with: Redaction
+    obliges: Obligations
     phases: frozenset[Phase]
     actions: frozenset[str] | None
     reads: Reads
@@ -91,6 +100,8 @@ def understand(
     problems += complaints
     name, complaints = _id(source)
     problems += complaints
+    obliges, complaints = _obligations(source, name or "", outcome, phases)
+    problems += complaints
     if name is None:
         return None, problems
     return PolicyInfo(
@@ -99,6 +110,7 @@ def understand(
         outcome=outcome,
         redact=redact,
         redact_with=redact_with,
+        obliges=obliges,
         phases=phases,
         actions=_actions(source.est),
         reads=reads_of(source.est),
@@ -211,6 +223,55 @@ def _redact_with(source: PolicySource, outcome: Outcome) -> tuple[Redaction, lis
             )
         ]
     return Redaction(value), []
+
+
+def _obligations(
+    source: PolicySource, name: str, outcome: Outcome, phases: frozenset[Phase]
+) -> tuple[Obligations, list[Problem]]:
+    given = {key: source.annotations[key] for key in OBLIGATIONS & set(source.annotations)}
+    if not given:
+        return NONE, []
+    first = min(given)
+    if outcome is Outcome.DENY:
+        return NONE, [
+            source.problem(
+                f"@{first} on a policy that denies means nothing",
+                "put it on a permit, or on a forbid that warns or redacts",
+                mention=f"`{first}`",
+            )
+        ]
+    problems = [
+        source.problem(
+            f"@{key} binds a request, and this policy is not asked about one",
+            '@phase must name "request"',
+            mention=f"`{key}`",
+        )
+        for key in sorted(given.keys() & {"max_tokens", "rate"})
+        if Phase.REQUEST not in phases
+    ]
+    tokens: int | None = None
+    rates: tuple[Rate, ...] = ()
+    try:
+        if "max_tokens" in given:
+            tokens = read_max_tokens(given["max_tokens"])
+    except ValueError as error:
+        problems.append(source.problem(str(error), mention="`max_tokens`"))
+    try:
+        if "rate" in given:
+            rates = (read_rate(given["rate"], name),)
+    except ValueError as error:
+        problems.append(source.problem(str(error), mention="`rate`"))
+    if given.get("require_hardware"):
+        problems.append(
+            source.problem(
+                "@require_hardware takes no value",
+                "without the annotation nothing is required",
+                mention="`require_hardware`",
+            )
+        )
+    return Obligations(
+        max_tokens=tokens, rates=rates, require_hardware="require_hardware" in given
+    ), problems
 
 
 def _phases(source: PolicySource) -> tuple[frozenset[Phase], list[Problem]]:

@@ -10,6 +10,7 @@ from typing import Final
 from attestation.records import ClaimValue
 from enforcement.annotations import PolicyInfo
 from enforcement.engine_parts import PhasePart, Question
+from enforcement.obligations import together
 from enforcement.outcome import Outcome, Redaction, Verdict, strictest
 from enforcement.policies import Answer, Fault, Ruling
 
@@ -71,6 +72,13 @@ def evaluate(part: PhasePart, question: Question) -> Verdict:
         reasons=first.reasons,
         redact=frozenset[str]().union(*(policy.redact for policy in redacting)),
         redact_with=_redact_with(redacting),
+        obliges=together(
+            policy.obliges
+            for policy in [
+                *known,
+                *(part.policies[name] for name in second.reasons if name in part.policies),
+            ]
+        ),
         claims_read=_claims_read(known, part, question),
     )
 
@@ -100,7 +108,12 @@ def _plain(
     names = {policy.id for policy in policies}
     read = _claims_read(policies, part, question)
     if answer.allowed:
-        return Verdict(outcome=Outcome.PROCEED, reasons=answer.reasons, claims_read=read)
+        return Verdict(
+            outcome=Outcome.PROCEED,
+            reasons=answer.reasons,
+            claims_read=read,
+            obliges=together(policy.obliges for policy in policies),
+        )
     evaluated = False
     if answer.ruling is Ruling.NONE:
         names.add("no_decision")

@@ -20,7 +20,8 @@ from enforcement import policy_view
 from enforcement.apierror import Headers, Refusal, error_body, error_type
 from enforcement.audited_stream import AuditedStream
 from enforcement.auditing import Audit, Auditors, Question
-from enforcement.denial import policy_refusal
+from enforcement.denial import RATE_LIMITED, policy_refusal
+from enforcement.obligations import ObligationError, cap_tokens
 from enforcement.outcome import Outcome, Phase, Verdict
 from enforcement.policy_view import Asked, Findings
 from enforcement.redact import RedactionIncompleteError, Redactor, known_labels, mask
@@ -149,15 +150,38 @@ class Exchange:
         edited = False
         if verdict.outcome is Outcome.REDACT:
             edited, verdict = self._redact(texts, verdict, audit)
+        verdict, wait = self._oblige(verdict, value)
         if reading.copies:
             drop_copies(reading, self._asked.labels, edited=True)  # no model needs them
         self._cover(findings, reading, verdict)
         if verdict.outcome is Outcome.DENY:
-            return self._denied(findings, verdict)
+            return self._denied(findings, verdict, retry_after=wait)
         if verdict.outcome is Outcome.WARN:
             self._warnings = ((b"lucid-warning", ", ".join(verdict.reasons).encode()),)
         forward = None if value is None else encode_json(value)
         return self._ruling(findings, verdict, forward, redacted=edited)
+
+    def _oblige(self, verdict: Verdict, body: Any) -> tuple[Verdict, float]:
+        """Do what the deciding policies oblige to, or deny; and seconds to wait, where that helps.
+
+        Rates come last: a request that is refused anyway uses nothing up.
+        """
+        obliges = verdict.obliges
+        if not obliges or verdict.outcome is Outcome.DENY:
+            return verdict, 0.0
+        asked = self._asked
+        if obliges.max_tokens is not None and body is not None:
+            try:
+                cap_tokens(asked.route, body, obliges.max_tokens)
+            except ObligationError as error:
+                return policy_view.denied(error.code), 0.0
+        if obliges.rates:
+            now = asked.clock() / 1e9
+            used_up = asked.snapshot.rates.take(asked.principal, obliges.rates, now)
+            if used_up is not None:
+                rate, wait = used_up
+                return policy_view.denied(f"{RATE_LIMITED}{rate.policy}"), wait
+        return verdict, 0.0
 
     def refuse(self, code: str, message: str, status: int) -> Ruling:
         """Refuse the request for a reason of the door's own (oversized, closed, …)."""
@@ -356,9 +380,13 @@ class Exchange:
             verdict=verdict, record=record, forward_body=forward, refusal=None, headers=headers
         )
 
-    def _denied(self, findings: Findings, verdict: Verdict) -> Ruling:
+    def _denied(self, findings: Findings, verdict: Verdict, *, retry_after: float = 0.0) -> Ruling:
         refusal = policy_refusal(
-            self._route.style, verdict, findings.decision_id, self._headers(findings.decision_id)
+            self._route.style,
+            verdict,
+            findings.decision_id,
+            self._headers(findings.decision_id),
+            retry_after=retry_after,
         )
         return self._with_refusal(findings, verdict, refusal)
 

@@ -9,6 +9,7 @@ from enum import StrEnum
 import msgspec
 
 from attestation.records import ClaimValue
+from enforcement.obligations import NONE, Obligations
 
 
 class Phase(StrEnum):
@@ -77,6 +78,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         evaluated: False where no policy could be evaluated (503 at the door), True for a policy's
             own answer (403).
         claims_read: the claims that the deciding policies read, for explanations.
+        obliges: what the door must do for a permission to hold; nothing in a denial.
         shadow: what a candidate bundle says of the same request; for the record alone.
     """
 
@@ -87,6 +89,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     evaluated: bool = True
     errors: tuple[str, ...] = ()
     claims_read: Mapping[str, ClaimValue] = msgspec.field(default_factory=dict)
+    obliges: Obligations = NONE
     shadow: Verdict | None = None
 
 

@@ -10,7 +10,7 @@ import msgspec
 from attestation.records import ClaimValue, Coverage, DecisionRecord, TextDigest
 from enforcement.auditing import Audit
 from enforcement.detectors import DETECTORS, Span, claims_from, scan
-from enforcement.outcome import Outcome, Phase, PolicyRequest, Verdict
+from enforcement.outcome import Outcome, Phase, Platform, PolicyRequest, Verdict
 from enforcement.redact import RedactionIncompleteError, mask
 from enforcement.shapes import BodyError, is_name
 from enforcement.snapshot import Snapshot
@@ -57,10 +57,18 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             platform=snapshot.platform,
             groups=self.groups,
         )
-        verdict = snapshot.engine.decide(request)
+        verdict = held(snapshot.engine.decide(request), snapshot.platform)
         if snapshot.shadow is not None:
             return msgspec.structs.replace(verdict, shadow=snapshot.shadow.verdict(request))
         return verdict
+
+
+def held(verdict: Verdict, platform: Platform) -> Verdict:
+    """A verdict, or a denial where a deciding policy requires hardware that is not there."""
+    unproven = platform.simulated or not platform.hardware_attested
+    if unproven and verdict.obliges.require_hardware and verdict.outcome is not Outcome.DENY:
+        return denied("hardware_required")
+    return verdict
 
 
 class Findings(msgspec.Struct, kw_only=True, gc=False):
@@ -158,6 +166,8 @@ def record_of(
         if verdict.redact_with:
             how = sorted(verdict.redact_with.items())
             obligations["redact_with"] = tuple(f"{label}={method}" for label, method in how)
+    if verdict.obliges and findings.phase is Phase.REQUEST:
+        obligations |= verdict.obliges.as_record()
     return DecisionRecord(
         decision_id=findings.decision_id,
         request_id=asked.request_id,

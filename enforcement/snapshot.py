@@ -7,11 +7,12 @@ one they began with, so that all records of an exchange name the same bundle dig
 from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from enforcement.auditing import Auditors
 from enforcement.outcome import Phase, Platform, PolicyRequest, Verdict
+from enforcement.rates import RateLimiter
 
 
 class Decider(Protocol):
@@ -82,6 +83,7 @@ class Snapshot:
         passport_id: `pass-` and hex; empty where there is no passport.
         platform: what policies may ask of the hardware.
         agent_id: the id of the resource `Lucid::Agent` that is invoked.
+        rates: what principals have used of their rates; one for the life of the agent.
         auditors: who gives the claims that are not built in; None where the bundle has no such.
         shadow: a candidate that is asked, too, without effect; None where there is none.
     """
@@ -92,4 +94,5 @@ class Snapshot:
     platform: Platform
     agent_id: str
     auditors: Auditors | None = None
+    rates: RateLimiter = field(default_factory=RateLimiter)
     shadow: Candidate | None = None
