@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ import click
 import trio
 
 from agent.commands.common import fail, first_fatal
-from agent.errors import FatalError
+from agent.errors import ExitCode, FatalError
 from agent.notify import Notifier
 from agent.platform import simulated_machine
 from agent.simulate_tee import serve, watch_parent
@@ -76,6 +77,7 @@ def _default_state() -> Path:
     help="End when the process that started this one ends, however it does.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Say what is served as one line of JSON.")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def simulate_tee(
     *,
     mount: Path,
@@ -85,6 +87,7 @@ def simulate_tee(
     faults: tuple[str, ...],
     end_with_parent: bool,
     as_json: bool,
+    command: tuple[str, ...],
 ) -> None:
     """Serve a SIMULATED TEE's report tree. Its quotes prove nothing.
 
@@ -96,22 +99,25 @@ def simulate_tee(
     verifier accepts them without being given that root. The mount bears the file system type
     fuse.lucid-simulated-tee, and an agent never takes it for hardware.
 
+    With COMMAND, that is run once the tree is served, and its end is the end. Without, it ends at
+    SIGTERM, SIGINT or when DIR is unmounted. The mount is removed even if this process is killed.
+
     Needs FUSE: /dev/fuse, the packages fuse3 and libfuse3-dev, and `pip install
-    'lucid-agent[fuse]'`. Ends at SIGTERM, SIGINT or when DIR is unmounted; the mount is removed
-    even if this process is killed.
+    'lucid-agent[fuse]'`.
 
     \b
-    Example:
-      lucid-agent simulate-tee --mount /tmp/tsm &
-      mkdir /tmp/tsm/e
-      head -c 64 /dev/urandom > /tmp/tsm/e/inblob
-      cat /tmp/tsm/e/outblob > report.bin
-      rmdir /tmp/tsm/e
-      lucid evidence show report.bin
+    Examples:
+      lucid-agent simulate-tee --mount /tmp/tsm -- pytest tests
+      lucid-agent simulate-tee --mount /tmp/tsm        # and in another terminal:
+        mkdir /tmp/tsm/e
+        head -c 64 /dev/urandom > /tmp/tsm/e/inblob
+        cat /tmp/tsm/e/outblob > report.bin
+        rmdir /tmp/tsm/e
+        lucid evidence show report.bin
 
     \b
     Exit codes:
-      0  ended when it was told to
+      0  ended when it was told to; with COMMAND: COMMAND's own, 128 + N where signal N ended it
       1  failed at run time
       2  no FUSE here, DIR cannot be mounted on, or wrong arguments
       4  the state directory cannot be used
@@ -135,14 +141,20 @@ def simulate_tee(
             "mount": str(mount.resolve()),
             "root": str(state / machine.directory / "root.pem"),
         }
-        ready = functools.partial(_say, said, as_json=as_json)
-        trio.run(functools.partial(_serve, tree, mount, ready=ready))
+        # What COMMAND prints stays its own.
+        ready = functools.partial(_say, said, as_json=as_json, err=bool(command))
+        code = trio.run(functools.partial(_serve, tree, mount, command, ready=ready))
     except* FatalError as group:
         error = first_fatal(group)
         fail(error.code, str(error), error.remedy)
+    sys.exit(code)
 
 
-async def _serve(tree: SimulatedTree, mount: Path, *, ready: Callable[[], None]) -> None:
+async def _serve(
+    tree: SimulatedTree, mount: Path, command: tuple[str, ...], *, ready: Callable[[], None]
+) -> int:
+    """Until told to end, or until the command ends; gives its exit code."""
+    code = 0
     notifier = Notifier(os.environ.get("NOTIFY_SOCKET"))
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
@@ -159,7 +171,19 @@ async def _serve(tree: SimulatedTree, mount: Path, *, ready: Callable[[], None])
             nursery.start_soon(until_signal)
             ready()
             notifier.send("READY=1", f"STATUS=simulated TEE at {mount}")
+            if command:
+                code = await _run(command)
+                nursery.cancel_scope.cancel()
     notifier.close()
+    return code
+
+
+async def _run(command: tuple[str, ...]) -> int:
+    try:
+        done = await trio.run_process(command, check=False)
+    except OSError as error:
+        raise FatalError(ExitCode.USAGE, f"{command[0]} cannot be run: {error.strerror}") from None
+    return done.returncode if done.returncode >= 0 else 128 - done.returncode
 
 
 def _planned(faults: tuple[str, ...]) -> list[str]:
@@ -176,12 +200,13 @@ def _wait(seconds: float, _entry: str, attribute: str) -> None:
         time.sleep(seconds)
 
 
-def _say(said: dict[str, Any], *, as_json: bool) -> None:
+def _say(said: dict[str, Any], *, as_json: bool, err: bool) -> None:
     if as_json:
-        click.echo(json.dumps(said))
+        click.echo(json.dumps(said), err=err)
         return
+    say = functools.partial(click.echo, err=err)
     display = tee_from_spelling(said["tee"]).display
-    click.echo(f"SIMULATED TEE: its quotes prove nothing. It plays {display}.")
-    click.echo(f"tree:  {said['mount']} (provider {said['provider']})")
-    click.echo(f"root:  {said['root']} (for --simulated-root)")
-    click.echo("Ends, and unmounts, at SIGTERM or Ctrl-C.")
+    say(f"SIMULATED TEE: its quotes prove nothing. It plays {display}.")
+    say(f"tree:  {said['mount']} (provider {said['provider']})")
+    say(f"root:  {said['root']} (for --simulated-root)")
+    say("Ends, and unmounts, at SIGTERM or Ctrl-C.")

@@ -172,6 +172,40 @@ def test_faults_and_latency_are_as_asked_for(mount: Path, state: Path) -> None:
         assert [code for code, _ in failed] == ["quote.busy", "quote.busy", "quote.empty"]
 
 
+def run_with(mount: Path, state: Path, *command_line: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [*command(mount, state), "--", *command_line],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert not is_mounted(mount)
+    return done
+
+
+def test_a_command_has_the_tree_as_long_as_it_runs(mount: Path, state: Path) -> None:
+    script = (
+        f"cd '{mount}' && mkdir e && head -c 64 /dev/zero > e/inblob && wc -c < e/outblob"
+        " && rmdir e; exit 7"
+    )
+    done = run_with(mount, state, "sh", "-c", script)
+    assert done.stdout == "1184\n"
+    assert "SIMULATED" in done.stderr
+    assert done.returncode == 7
+    assert run_with(mount, state, "sh", "-c", "kill -9 $$").returncode == 137
+    done = run_with(mount, state, "/nonexistent")
+    assert done.returncode == 2
+    assert "/nonexistent cannot be run" in done.stderr
+
+
+def test_a_signal_ends_the_command_too(mount: Path, state: Path) -> None:
+    with served(mount, state, "--", "sleep", "600") as process:
+        child = subprocess.run(
+            ["pgrep", "-P", str(process.process.pid), "sleep"],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        process.end()
+        assert not Path(f"/proc/{child.stdout.strip()}").exists()
+
+
 # -- what can be wrong ---------------------------------------------------------------------------
 
 
