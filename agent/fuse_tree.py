@@ -22,11 +22,10 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes
 
-from attestation.simulated.tree import SimulatedTree
+from attestation.simulated.tree import MAX_TEXT, SimulatedTree
 from attestation.tsm import REPORT_DATA_SIZE
 
 MAX_ENTRIES: Final = 10_000
-MAX_TEXT: Final = 4095  # bytes of a write of text that the kernel takes; it says so
 
 _STRIDE: Final = 16  # inode numbers from one entry to the next: its own, then its attributes'
 _WANTS_READ: Final = frozenset({os.O_RDONLY, os.O_RDWR})
@@ -201,7 +200,7 @@ class FuseTree(pyfuse3.Operations):
         self._require_entry(file)
         if not self._attributes[file.attribute].binary:
             with _Errors():
-                self._tree.write(file.entry, file.attribute, bytes(buf))
+                self._tree.write(file.entry, file.attribute, bytes(buf[:MAX_TEXT]))
             return min(len(buf), MAX_TEXT)
         if file.written is None:
             file.written = bytearray()

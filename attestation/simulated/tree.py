@@ -20,6 +20,8 @@ from typing import Final
 from attestation.simulated.machine import SimulatedMachine
 from attestation.tsm import MAX_PRIVLEVEL, REPORT_DATA_SIZE
 
+MAX_TEXT: Final = 4095  # bytes of one write of text that the kernel takes
+
 _WRITE_ONLY: Final = frozenset({"inblob", "privlevel"})
 _READ_ONLY: Final = frozenset({"outblob", "auxblob", "provider", "generation", "privlevel_floor"})
 _OF_SEV_SNP: Final = frozenset({"auxblob", "privlevel", "privlevel_floor"})  # TDX has none of these
@@ -152,7 +154,7 @@ class SimulatedTree:
 
     def write(self, entry: str, attribute: str, data: bytes) -> None:
         """One open, one write, one close. EACCES: read-only. EFBIG: over 64 bytes of inblob.
-        EFAULT: no bytes. EINVAL, ERANGE: not a privilege level.
+        EFAULT: no bytes. EINVAL, ERANGE: not a privilege level. EIO: only a part was taken.
         """
         with self._lock:
             found = self._find(entry)
@@ -163,8 +165,10 @@ class SimulatedTree:
             if attribute == "privlevel":
                 if not data:
                     raise _error(errno.EFAULT, entry, attribute)
-                found.privlevel = self._privlevel(entry, data)
+                found.privlevel = self._privlevel(entry, data[:MAX_TEXT])
                 found.write_generation += 1
+                if len(data) > MAX_TEXT:  # the kernel takes a page, and its answer says so
+                    raise _error(errno.EIO, entry, attribute)
                 return
             # Such a write fails, but the close commits what the buffer holds: nothing.
             number = errno.EFBIG if len(data) > REPORT_DATA_SIZE else 0 if data else errno.EFAULT
@@ -209,7 +213,7 @@ class SimulatedTree:
 
     @staticmethod
     def _privlevel(entry: str, data: bytes) -> int:
-        text = data[: _TEXT_SIZE - 1].partition(b"\0")[0]
+        text = data.partition(b"\0")[0]
         if not (match := _UNSIGNED.match(text)):
             raise _error(errno.EINVAL, entry, "privlevel")
         digits = match[1].lower()

@@ -21,7 +21,8 @@ ENTRIES = ("a", "b")
 READS = ("outblob", "auxblob", "provider", "generation", "privlevel_floor", "nothing")
 SIZES = (1, 32, 63, 64, 64, 64, 64, 65, 128, 5000)
 LEVELS = (b"0", b"1\n", b"2", b"3", b"0x2", b"03", b"+1", b"4", b"-1", b"1\0x", b"\0", b"\n",
-          b"4294967295", b"4294967296", b"0x100000000", b"1" * 40, b"1" * 5000)  # fmt: skip
+          b"4294967295", b"4294967296", b"0x100000000", b"1" * 40, b"1" * 5000, b"0" * 5000,
+          b"0" * 4094 + b"13")  # fmt: skip
 ALPHABET = b"0123478xX+- \n\0a"
 
 Step = tuple[object, ...]
