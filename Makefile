@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check test-auditors test-real test-crash test-leaks test-soak test-kernel test-fuse install-fuse bench bench-snp bench-tdx fuzz fuzz-keep proto requirements clean
+.PHONY: help demo test check test-auditors test-real test-crash test-reload test-leaks test-soak test-kernel test-fuse install-fuse bench bench-snp bench-tdx fuzz fuzz-keep proto requirements clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -53,6 +53,9 @@ test-soak: $(VENV)/.dev ## Two thousand renewals with injected failures, in real
 
 test-leaks: $(VENV)/.dev ## Hunt for secrets that leave: 40,000 exchanges (LEAK_SEED, LEAK_ROUNDS; 6 minutes)
 	$(BIN)/python -m pytest -m leaks tests/leaks tests/enforcement
+
+test-reload: $(VENV)/.dev ## A new policy bundle every 200 ms under 1,000 requests/s, one in three broken (half a minute)
+	$(BIN)/python -m pytest -m reload tests/reload
 
 # Packages of the configured Debian mirror are unpacked below .kernel; nothing is installed.
 test-kernel: $(VENV)/.dev ## The client against the real configfs-tsm code, in a virtual machine (about 1 minute)

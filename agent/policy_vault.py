@@ -3,7 +3,9 @@
     policy/history.json      what came into force, when, and from where; newest last
     policy/bundles/<digest>  the files of those bundles, for `rollback` and `explain`
 
-Each change is written beside and renamed, so a crash leaves the old state or the new one.
+Each change is written beside and renamed, so a crash leaves the old state or the new one. What was
+pushed is on disk before it comes into force. What came from the configured directory is there
+anyway, so nobody waits for the disk: it would wait together with the journal.
 
 A bundle that was pushed stays in force over a restart until the configured directory holds
 something else than it held at the push: whichever changed last counts.
@@ -100,9 +102,10 @@ class PolicyVault:
         Raises:
             OSError: it cannot be written; nothing has changed then.
         """
-        self._keep(files, entry.digest)
+        durable = entry.action != "directory"
+        self._keep(files, entry.digest, durable=durable)
         entries = [*self._history.entries, entry][-MAX_ENTRIES:]
-        self._write(_History(entries=entries))
+        self._write(_History(entries=entries), durable=durable)
         self._history = _History(entries=entries)
         self._forget()
 
@@ -126,27 +129,30 @@ class PolicyVault:
             raise VaultError(f"{path} is damaged: its digest is another one")
         return files
 
-    def _keep(self, files: Mapping[str, bytes], digest: str) -> None:
+    def _keep(self, files: Mapping[str, bytes], digest: str, *, durable: bool) -> None:
         target, fresh = self._bundles / digest, self._bundles / f".new-{digest}"
         if target.exists():
             # The same content under the same name; the signature may be a new one.
             shutil.rmtree(target)
         try:
-            write_files(fresh, files)
+            write_files(fresh, files, durable=durable)
             fresh.rename(target)
-            sync_folder(self._bundles)
+            if durable:
+                sync_folder(self._bundles)
         except OSError:
             shutil.rmtree(fresh, ignore_errors=True)
             raise
 
-    def _write(self, history: _History) -> None:
+    def _write(self, history: _History, *, durable: bool) -> None:
         fresh = self._file.with_suffix(".new")
         with fresh.open("wb") as file:
             file.write(msgspec.json.format(msgspec.json.encode(history)))
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         fresh.replace(self._file)
-        sync_folder(self._root)
+        if durable:
+            sync_folder(self._root)
 
     def _forget(self) -> None:
         kept: dict[str, None] = {}

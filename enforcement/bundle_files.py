@@ -115,8 +115,8 @@ def check_files(files: Mapping[str, bytes]) -> dict[str, bytes]:
     return dict(sorted(files.items()))
 
 
-def write_files(root: Path, files: Mapping[str, bytes]) -> None:
-    """Write a bundle's files into a new folder and make them durable.
+def write_files(root: Path, files: Mapping[str, bytes], *, durable: bool) -> None:
+    """Write a bundle's files into a new folder; `durable`: they are on disk when this returns.
 
     Raises:
         OSError: the folder is there already, or cannot be written.
@@ -128,10 +128,12 @@ def write_files(root: Path, files: Mapping[str, bytes]) -> None:
     for name, content in files.items():
         with (root / name).open("xb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    for folder in (*folders, root):
-        sync_folder(folder)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+    if durable:
+        for folder in (*folders, root):
+            sync_folder(folder)
 
 
 def sync_folder(path: Path) -> None:

@@ -162,6 +162,7 @@ class AgentProcess:
     bundle: Path = BUNDLE
     extra: str = ""
     tee: str = ""  # further lines of [tee]
+    policy: str = ""  # further lines of [policy]
     simulate: str = "sev-snp"
     port: int = field(default_factory=free_port)
     process: Process | None = None
@@ -196,6 +197,7 @@ simulate = "{self.simulate}"
 {self.tee}
 [policy]
 bundle = "{self.bundle}"
+{self.policy}
 [gateway]
 listen = "127.0.0.1:{self.port}"
 upstream = "{self.upstream}"

@@ -299,7 +299,7 @@ async def test_a_push_that_cannot_be_kept_changes_nothing(
     found = world.policies()
     before = found.newest
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("agent.policy_vault.write_files", full)

@@ -1,0 +1,1 @@
+"""Policy bundles change under load."""
