@@ -6,6 +6,7 @@ from pathlib import Path
 
 _TOML = """name = "hunt"
 version = "1"
+anonymous = true
 [stream]
 mode = "{mode}"
 hold_back = {hold_back}
@@ -27,9 +28,17 @@ _FORBID = (
 _REDACT = '@decision("redact")\n@redact("api_key,card,email,iban,phone,ssn")\n'
 
 
-def write_bundle(folder: Path, *, mode: str, hold_back: int, deny: bool) -> Path:
+def write_bundle(
+    folder: Path, *, mode: str, hold_back: int, deny: bool, off: tuple[str, ...] = ()
+) -> Path:
+    """`off`: detectors that are switched off."""
     (folder / "policies").mkdir(parents=True)
-    (folder / "bundle.toml").write_text(_TOML.format(mode=mode, hold_back=hold_back) + _CLAIMS)
+    (folder / "bundle.toml").write_text(
+        _TOML.format(mode=mode, hold_back=hold_back)
+        + _CLAIMS
+        + "[detectors]\n"
+        + "".join(f"{name} = false\n" for name in off)
+    )
     forbid = _FORBID.format(what="" if deny else _REDACT)
     (folder / "policies" / "all.cedar").write_text(_PERMIT + forbid)
     (folder / "entities.json").write_text("[]")

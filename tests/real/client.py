@@ -1,32 +1,98 @@
-"""Run in the model server's environment: the openai client, through the gateway. Prints JSON."""
+"""Run in the model server's environment: the openai client, through the gateway. Prints JSON.
+
+Usage: client.py MODE BASE_URL MODEL, with MODE one of `all`, `denied`, `hold`.
+"""
 
 import json
 import sys
 
 import openai
 
-base, model = sys.argv[1:3]
+mode, base, model = sys.argv[1:4]
 client = openai.OpenAI(base_url=base + "/v1", api_key="not-a-secret", max_retries=0, timeout=60)
-out = {"models": [m.id for m in client.models.list()]}
-for prompt in ("pii", "plain", "utf8"):
-    messages = [{"role": "user", "content": prompt}]
-    reply = client.chat.completions.create(
-        model=model, messages=messages, max_tokens=48, temperature=0
+KEY = "my key is sk-" + "aB3dE5fG7hJ9kL1mN2pQ4rS6" * 2
+# Text without end: the end token is forbidden.
+ENDLESS = {"max_tokens": 480, "temperature": 0, "logit_bias": {"1": -100}}
+out = {}
+
+
+def user(prompt):
+    return [{"role": "user", "content": prompt}]
+
+
+def refused(call, *args, **kwargs):
+    """What the client is told instead of a reply."""
+    try:
+        call(*args, **kwargs)
+    except openai.APIStatusError as error:
+        return {"status": error.status_code, "body": error.body}
+    return None
+
+
+def read(stream, field):
+    """The pieces of a stream, and the error that it ended with, if any."""
+    pieces = []
+    try:
+        for chunk in stream:
+            pieces += [field(choice) or "" for choice in chunk.choices]
+    except openai.APIError as error:
+        return {"pieces": pieces, "error": type(error).__name__, "body": error.body}
+    except Exception as error:  # noqa: BLE001 - what the HTTP library raises where a connection breaks
+        return {"pieces": pieces, "error": type(error).__name__, "body": None}
+    return {"pieces": pieces, "error": None, "body": None}
+
+
+def chat_text(choice):
+    return choice.delta.content
+
+
+def completion_text(choice):
+    return choice.text
+
+
+if mode == "all":
+    out["models"] = [m.id for m in client.models.list()]
+    for prompt in ("pii", "plain", "utf8"):
+        asked = {"model": model, "max_tokens": 48, "temperature": 0}
+        reply = client.chat.completions.create(messages=user(prompt), **asked)
+        out[f"chat {prompt}"] = reply.choices[0].message.content
+        stream = client.chat.completions.create(messages=user(prompt), stream=True, **asked)
+        out[f"chat {prompt} streamed"] = read(stream, chat_text)
+        reply = client.completions.create(prompt=prompt, logprobs=2, **asked)
+        out[f"completion {prompt}"] = reply.choices[0].text
+        out[f"completion {prompt} logprobs"] = reply.choices[0].logprobs is not None
+        stream = client.completions.create(prompt=prompt, stream=True, **asked)
+        out[f"completion {prompt} streamed"] = read(stream, completion_text)
+    echo = client.completions.create(prompt="pii", echo=True, model=model, max_tokens=48)
+    out["completion echoed"] = echo.choices[0].text
+    vectors = client.embeddings.create(
+        model=model, input=["plain", "utf8"], encoding_format="float"
     )
-    out[prompt] = reply.choices[0].message.content
-    chunks = list(
-        client.chat.completions.create(
-            model=model, messages=messages, max_tokens=48, temperature=0, stream=True
-        )
+    out["embeddings"] = [len(item.embedding) for item in vectors.data]
+    for route, call, asked in (
+        ("chat", client.chat.completions.create, {"messages": user(KEY)}),
+        ("completion", client.completions.create, {"prompt": KEY}),
+        ("embeddings", client.embeddings.create, {"input": ["fine", KEY]}),
+        ("responses", client.responses.create, {"input": KEY}),
+    ):
+        out[f"refused {route}"] = refused(call, model=model, **asked)
+    # Guarded, and not served by this model server: its own answer comes through.
+    out["not served"] = refused(client.responses.create, model=model, input="hello")
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    out["picture"] = refused(client.chat.completions.create, model=model, messages=user([picture]))
+elif mode == "denied":
+    asked = {"model": model, "max_tokens": 48, "temperature": 0}
+    out["chat"] = refused(client.chat.completions.create, messages=user("pii"), **asked)
+    out["completion"] = refused(client.completions.create, prompt="pii", **asked)
+    stream = client.chat.completions.create(messages=user("pii"), stream=True, **asked)
+    out["chat streamed"] = read(stream, chat_text)
+    stream = client.completions.create(prompt="utf8 plain", stream=True, model=model, **ENDLESS)
+    out["mid-stream"] = read(stream, completion_text)
+else:
+    stream = client.chat.completions.create(
+        messages=user("plain"), stream=True, model=model, **ENDLESS
     )
-    out[prompt + "-stream"] = [c.choices[0].delta.content or "" for c in chunks if c.choices]
-    out[prompt + "-finish"] = [c.choices[0].finish_reason for c in chunks if c.choices][-1]
-try:
-    client.chat.completions.create(
-        model=model,
-        messages=[{"role": "user", "content": "my key is sk-" + "aB3dE5fG7hJ9kL1mN2pQ4rS6" * 2}],
-    )
-    out["denied"] = None
-except openai.PermissionDeniedError as error:
-    out["denied"] = error.body
+    first = next(stream)
+    print("first", flush=True)  # noqa: T201 - the test waits for it
+    out = read(stream, chat_text)
 json.dump(out, sys.stdout)
