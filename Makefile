@@ -161,12 +161,31 @@ kustomize: .venv-deploy/.done ## Render deploy/kustomize from the chart again
 test-deploy: image .venv-deploy/.done ## Charts, kustomize, compose: valid for Kubernetes 1.33 and 1.37, checkov, run by podman (3 minutes)
 	$(BIN)/python -m pytest -m deploy -rs tests/image
 
+.PHONY: wheel test-wheel sbom audit
+.venv-supply/.done: requirements/supply.txt | $(VENV)/bin/pip
+	$(PYTHON) -m venv .venv-supply
+	.venv-supply/bin/pip install -qq --disable-pip-version-check --require-hashes -r requirements/supply.txt
+	touch $@
+
+wheel: $(VENV)/.dev ## Build dist/lucid_agent-*.whl, the same bytes each time
+	rm -rf build dist
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/pip wheel -qq --disable-pip-version-check --no-deps --no-build-isolation -w dist .
+
+test-wheel: wheel .venv-supply/.done ## The wheel in an empty environment, by pip and by pipx: the demo holds (2 minutes)
+	$(BIN)/python -m pytest -m wheel -rs tests/wheel
+
+sbom: wheel .venv-supply/.done ## A bill of materials (CycloneDX) of what is shipped: dist/lucid-agent.cdx.json
+	.venv-supply/bin/python deploy/sbom.py dist/lucid-agent.cdx.json
+
+audit: .venv-supply/.done ## Known vulnerabilities in what is shipped: exit 0 none, 1 some, 3 could not be checked
+	.venv-supply/bin/python deploy/audit.py requirements/runtime.txt
+
 proto: $(VENV)/.dev ## Generate the stream's message code again
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. attestation/wire/observer.proto
 
 requirements: ## Pin and hash again (needs uv on the PATH)
-	uv pip compile -q pyproject.toml --extra observer --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/runtime.txt
-	uv pip compile -q pyproject.toml --extra observer --group pyproject.toml:dev -c requirements/runtime.txt --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/dev.txt
+	uv pip compile -q pyproject.toml --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/runtime.txt
+	uv pip compile -q pyproject.toml --group pyproject.toml:dev -c requirements/runtime.txt --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/dev.txt
 	uv pip compile -q requirements/real.in --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/real.txt
 	uv pip compile -q requirements/fuse-build.in -c requirements/dev.txt --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/fuse-build.txt
 	uv pip compile -q requirements/fuse.in -c requirements/runtime.txt --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/fuse.txt
@@ -178,4 +197,4 @@ requirements: ## Pin and hash again (needs uv on the PATH)
 	done
 
 clean: ## Remove environments and caches
-	rm -rf .venv-deploy .image .venv .venv-auditors .venv-real .venv-peers .venv-fuzz .venv-fuse .fuzz .kernel .mypy_cache .pytest_cache .ruff_cache .hypothesis build ./*.egg-info
+	rm -rf .venv-supply dist .venv-deploy .image .venv .venv-auditors .venv-real .venv-peers .venv-fuzz .venv-fuse .fuzz .kernel .mypy_cache .pytest_cache .ruff_cache .hypothesis build ./*.egg-info

@@ -53,6 +53,10 @@ build bud --quiet --isolation chroot --pull-never --no-cache --format docker --i
 stored="containers-storage:[overlay@$store+$run]$tag"
 skopeo copy --quiet "$stored" "dir:$run/image"
 python3 deploy/image/anonymous.py "$run/image"
+layer=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["layers"][0]["digest"][7:])' \
+  "$run/image/manifest.json")
+rm -rf .image/status.d  # which packages the image is made of, for `make sbom`
+tar --extract --file "$run/image/$layer" --directory .image --strip-components=3 var/lib/dpkg/status.d
 skopeo copy --quiet "dir:$run/image" "$stored"
 build rmi --prune --force >/dev/null  # what the tag named before
 build images --format '{{.Digest}}' "$tag"

@@ -1,0 +1,1 @@
+"""What is handed out: the wheel, its bill of materials, what is known against it."""
