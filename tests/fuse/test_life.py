@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from agent.tee_search import SIMULATED_FILE_SYSTEM, file_system_of, mounts
@@ -58,7 +59,9 @@ def command(mount: Path, state: Path, *options: str) -> list[str]:
 def served(mount: Path, state: Path, *options: str) -> Iterator[Process]:
     process = Process(command(mount, state, *options))
     try:
-        wait_until(lambda: bool(process.output) or not process.alive, SECONDS, "served")
+        wait_until(
+            lambda: "simulated" in process.tail().lower() or not process.alive, SECONDS, "served"
+        )
         assert process.alive, process.tail()
         yield process
     finally:
@@ -204,6 +207,19 @@ def test_a_signal_ends_the_command_too(mount: Path, state: Path) -> None:
         )  # fmt: skip
         process.end()
         assert not Path(f"/proc/{child.stdout.strip()}").exists()
+
+
+def test_serving_does_not_grow(mount: Path, state: Path) -> None:
+    with served(mount, state) as process:
+        tree, server = KernelTree(mount), psutil.Process(process.process.pid)
+        for _ in range(100):  # whatever is made once is made
+            fetch_quote(tree, DATA)
+        before = server.num_fds(), server.num_threads(), server.memory_info().rss
+        for _ in range(1000):
+            fetch_quote(tree, DATA)
+        after = server.num_fds(), server.num_threads(), server.memory_info().rss
+        assert after[:2] == before[:2]
+        assert after[2] - before[2] < 2 * 1024 * 1024
 
 
 # -- what can be wrong ---------------------------------------------------------------------------
