@@ -58,8 +58,8 @@ test-reload: $(VENV)/.dev ## A new policy bundle every 200 ms under 1,000 reques
 	$(BIN)/python -m pytest -m reload tests/reload
 
 # Packages of the configured Debian mirror are unpacked below .kernel; nothing is installed.
-test-kernel: $(VENV)/.dev ## The client against the real configfs-tsm code, in a virtual machine (about 1 minute)
-	$(BIN)/python -m pytest -m kernel -rs tests/kernel
+test-kernel: $(VENV)/.dev ## The client against the real configfs-tsm code, in a virtual machine (2 minutes)
+	$(BIN)/python -m pytest -m kernel -rs -o faulthandler_timeout=1200 tests/kernel
 
 # pyfuse3 is compiled against libfuse3, so it stays out of .venv.
 .venv-fuse/.done: requirements/fuse.txt requirements/fuse-build.txt requirements/dev.txt pyproject.toml | $(VENV)/bin/pip
