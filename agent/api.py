@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from agent import health
+from agent.authzen_api import PATHS as AUTHZEN_PATHS
 from agent.errors import FatalError
 from agent.local_api import Request, Response
 from agent.metrics import CONTENT_TYPE, exposition
@@ -36,8 +37,12 @@ class Api:
         parts: Scraped,
         challenge: Challenge,
         policy: Callable[[Request], Awaitable[Response]],
+        authzen: Callable[[Request], Awaitable[Response]],
     ) -> None:
-        """`policy` answers what is below `/v1/policy` and `/v1/decisions`."""
+        """`policy` answers what is below `/v1/policy` and `/v1/decisions`, `authzen` what AuthZEN
+        defines.
+        """
+        self._authzen = authzen
         self._parts = parts
         self._policy = policy
         self._challenge = challenge
@@ -63,6 +68,8 @@ class Api:
                 return await self._fresh_passport(request.body)
             case _, path if path.startswith(("/v1/policy", "/v1/decisions")):
                 return await self._policy(request)
+            case _, path if path in AUTHZEN_PATHS:
+                return await self._authzen(request)
             case _, path if path in KNOWN:
                 return Response.error(
                     405, "method_not_allowed", f"{path} does not know this method"
@@ -117,6 +124,7 @@ KNOWN = {
     "/v1/passport",
     "/v1/policy",
     "/v1/decisions",
+    *AUTHZEN_PATHS,
 }
 
 

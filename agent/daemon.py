@@ -24,6 +24,7 @@ import trio
 from agent import hang, health, local_api, logs, setup
 from agent.api import Api, Probes
 from agent.attester import Attester, Issued, Stated
+from agent.authzen_api import AuthzenApi
 from agent.boottime import ClockWatch, boot_ns
 from agent.config import Config
 from agent.custody import Custody
@@ -142,7 +143,11 @@ class Daemon:
                         keep_alive, "pulse", self.pulse.run, self.faults, rng=self._rng
                     )
                 )
-                api = Api(self, self._challenge, PolicyApi(self, may_push=config.policy.push))
+                authzen = AuthzenApi(
+                    snapshot=self._current_snapshot, gate=self._gate, recorder=self.journal
+                )
+                policy = PolicyApi(self, may_push=config.policy.push)
+                api = Api(self, self._challenge, policy, authzen)
                 await self._serve_api(services, listener, api)
                 await setup.check_auditors(self.auditors, self.policies.newest.bundle, wait=True)
                 async with trio.open_nursery() as front:

@@ -12,8 +12,8 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +25,12 @@ from agent.supervise import Faults
 
 MAX_BODY: Final = 16 * 1024  # bytes: a challenge is small
 # Bytes that some routes may receive instead; a policy bundle has up to 8 MiB.
-MAX_BODIES: Final = {"/v1/policy": 9 * 1024 * 1024, "/v1/policy/shadow": 9 * 1024 * 1024}
+MAX_BODIES: Final = {
+    "/v1/policy": 9 * 1024 * 1024,
+    "/v1/policy/shadow": 9 * 1024 * 1024,
+    "/access/v1/evaluation": 1024 * 1024,  # with the text that is to be looked at
+    "/access/v1/evaluations": 1024 * 1024,
+}
 MAX_CONNECTIONS: Final = 64
 NOBODY: Final = 65_534
 REQUEST_SECONDS: Final = 10.0  # to receive a request; answering may take longer (a quote)
@@ -33,13 +38,17 @@ REQUEST_SECONDS: Final = 10.0  # to receive a request; answering may take longer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One request: `path` without the query. `uid`: the user at the other end, by the kernel."""
+    """One request: `path` without the query. `uid`: the user at the other end, by the kernel.
+
+    `headers`: by name in lower case; of several of one name, the last.
+    """
 
     method: str
     path: str
     body: bytes
     query: str = ""
     uid: int = -1
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +58,11 @@ class Response:
     status: int
     body: bytes
     content_type: str = "application/json"
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def with_header(self, name: str, value: str) -> Response:
+        """The same with one header more."""
+        return replace(self, headers=(*self.headers, (name, value)))
 
     @classmethod
     def json(cls, value: object, *, status: int = 200) -> Response:
@@ -174,6 +188,7 @@ async def _talk(stream: trio.SocketStream, handler: Handler, uid: int) -> None:
                 ("content-type", response.content_type),
                 ("content-length", str(len(response.body))),
                 ("cache-control", "no-store"),
+                *response.headers,
             ],
         )
         parts = [connection.send(head)]
@@ -204,7 +219,10 @@ async def _receive(stream: trio.SocketStream, connection: h11.Connection) -> Req
         elif isinstance(event, h11.EndOfMessage) and head is not None:
             path, _, query = head.target.decode("ascii").partition("?")
             method = head.method.decode("ascii")
-            return Request(method=method, path=path, body=bytes(body), query=query)
+            headers = {
+                name.decode("ascii"): value.decode("latin-1") for name, value in head.headers
+            }
+            return Request(method=method, path=path, body=bytes(body), query=query, headers=headers)
         else:
             return None
 

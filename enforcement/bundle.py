@@ -29,7 +29,7 @@ from enforcement.annotations import PolicyInfo, nearest, understand
 from enforcement.bundle_files import LIMITS, bundle_digest, read_files
 from enforcement.bundle_signature import NOBODY, Trust, check_signature
 from enforcement.detectors import DETECTORS
-from enforcement.manifest import FILE, Manifest, StreamTable, parse_manifest
+from enforcement.manifest import FILE, AuthzenTable, Manifest, StreamTable, parse_manifest
 from enforcement.outcome import Phase
 from enforcement.policies import CedarError, Entities, Schema
 from enforcement.policy_source import PolicySource, PolicyTooDeepError, parse_policies
@@ -55,6 +55,7 @@ class Bundle:
         anonymous: clients that show nothing are let in.
         detectors: labels of the built-in detectors that are on.
         auditors: names of the auditors that give claims, and the labels that each marks in texts.
+        authzen: what the names in AuthZEN requests mean.
         policies: by id, in the order of files and of the policies in them.
         entities: Cedar's JSON form, checked against the schema.
         files: what it was read from, by path.
@@ -69,6 +70,7 @@ class Bundle:
     stream: StreamTable
     detectors: frozenset[str]
     auditors: Mapping[str, frozenset[str]]
+    authzen: AuthzenTable
     policies: Mapping[str, PolicyInfo]
     entities: str
     files: Mapping[str, bytes]
@@ -116,6 +118,7 @@ class Bundle:
             stream=manifest.stream,
             detectors=manifest.detectors,
             auditors=MappingProxyType(dict(manifest.auditors)),
+            authzen=manifest.authzen,
             policies=MappingProxyType(policies),
             entities=entities,
             files=MappingProxyType(dict(files)),

@@ -16,6 +16,7 @@ from enforcement.outcome import Phase
 from enforcement.problems import Problem
 from enforcement.vocabulary import (
     AUDITOR,
+    AUTHZEN,
     BUILTIN_CLAIMS,
     LIMITS,
     MERGES,
@@ -30,9 +31,13 @@ FILE: Final = "bundle.toml"
 MAX_HOLD_BACK: Final = 65_536  # characters
 
 _NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-_TABLES: Final = frozenset({"stream", "detectors", "claims", "auditors"})
+_TABLES: Final = frozenset({"stream", "detectors", "claims", "auditors", "authzen"})
 _AUDITOR_NAME: Final = r"[a-z0-9][a-z0-9._-]{0,63}"
 _AUDITOR: Final = re.compile(AUDITOR + _AUDITOR_NAME)
+# A place in an AuthZEN request (`enforcement/authzen.py`).
+_AUTHZEN: Final = re.compile(
+    AUTHZEN + r"(?:subject|action|resource|context)(?:\.[A-Za-z0-9_-]{1,64}){1,4}"
+)
 LABEL: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
 MAX_AUDITORS: Final = 32  # of one bundle
 MAX_LABELS: Final = 64  # of one auditor
@@ -77,6 +82,14 @@ class AuditorTable(_Table, frozen=True):
     )
 
 
+class AuthzenTable(_Table, frozen=True):
+    """`[authzen]`: what the names in AuthZEN requests mean here; `"*"` is for every other name."""
+
+    subjects: dict[str, Literal["User", "Agent", "APIKey"]] = msgspec.field(default_factory=dict)
+    actions: dict[str, Literal["invoke", "access_data"]] = msgspec.field(default_factory=dict)
+    resources: dict[str, Literal["Agent", "Service"]] = msgspec.field(default_factory=dict)
+
+
 class ManifestTable(_Table, frozen=True):
     """The keys above the tables."""
 
@@ -99,6 +112,7 @@ class Manifest:
     detectors: frozenset[str]
     vocabulary: Vocabulary
     auditors: Mapping[str, frozenset[str]]  # labels that each marks, by its name
+    authzen: AuthzenTable
 
 
 class _Reader:
@@ -168,6 +182,7 @@ def parse_manifest(content: bytes) -> tuple[Manifest | None, list[Problem]]:
     detectors = _detectors(raw.get("detectors", {}), reader)
     claims = _claims(raw.get("claims", {}), reader)
     auditors = _auditors(raw.get("auditors", {}), claims, reader)
+    authzen = reader.table(raw.get("authzen", {}), AuthzenTable, "authzen")
     if stream is not None and stream.mode == "window":
         least = max_match_length(detectors)
         if stream.hold_back < least:
@@ -177,7 +192,7 @@ def parse_manifest(content: bytes) -> tuple[Manifest | None, list[Problem]]:
                 f"match ({least} characters), so a match could leave in part",
                 f"write {least} or more, or switch detectors off",
             )
-    if head is None or stream is None:
+    if head is None or stream is None or authzen is None:
         return None, reader.problems
     return Manifest(
         name=head.name,
@@ -187,6 +202,7 @@ def parse_manifest(content: bytes) -> tuple[Manifest | None, list[Problem]]:
         detectors=detectors,
         vocabulary=Vocabulary(claims),
         auditors=auditors,
+        authzen=authzen,
     ), reader.problems
 
 
@@ -237,6 +253,11 @@ def _source_problem(name: str, kind: ClaimType, sources: tuple[str, ...]) -> str
                 return f"no built-in detector gives `{name}`; {nearest(name, BUILTIN_CLAIMS)}"
             if kind is not BUILTIN_CLAIMS[name]:
                 return f"the built-in claim `{name}` is a {BUILTIN_CLAIMS[name].value}"
+        elif source.startswith(AUTHZEN):
+            if not _AUTHZEN.fullmatch(source):
+                return f"{source!r} is no place in an AuthZEN request; e.g. authzen:resource.id"
+            if len(sources) > 1:
+                return "a claim that an AuthZEN request gives has no other source"
         elif not _AUDITOR.fullmatch(source):
             return f"unknown source {source!r}; write `builtin` or `auditor:<name>`"
     if name in BUILTIN_CLAIMS and "builtin" not in sources:

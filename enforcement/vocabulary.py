@@ -19,6 +19,7 @@ from attestation.records import ClaimValue
 from enforcement.cedar_text import I64_MAX, SCALE
 from enforcement.outcome import Phase
 
+AUTHZEN: Final = "authzen:"  # before the place in an AuthZEN request, in `sources`
 AUDITOR: Final = "auditor:"  # before the name of an auditor, in `sources`
 NAME_PATTERN: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 # Cedar's reserved words (grammar: IDENT excludes them), and what its JSON form gives a meaning to.
@@ -115,7 +116,7 @@ class Claim:
     """One claim of the vocabulary.
 
     Attributes:
-        sources: `builtin` or `auditor:<name>`, each once.
+        sources: `builtin` or `auditor:<name>`, each once; or `authzen:<path>`, alone.
         merge: what the claim is where several of them give it; None for one source.
     """
 

@@ -38,7 +38,7 @@ class Inside:
 
     def api(self, path: str) -> tuple[int, Any]:
         """One question to the local API, without its socket: status and JSON, or text."""
-        api = Api(self.daemon, self.daemon._challenge, _no_policy)
+        api = Api(self.daemon, self.daemon._challenge, _no_policy, _no_policy)
         answer = _now(api(Request(method="GET", path=path, body=b"")))
         text = answer.body.decode()
         return answer.status, json.loads(text) if "json" in answer.content_type else text
