@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check test-auditors test-real test-crash test-reload test-leaks test-soak test-kernel test-fuse install-fuse bench bench-snp bench-tdx fuzz fuzz-keep proto requirements clean
+.PHONY: help demo test check test-auditors test-real test-crash test-reload test-leaks test-soak test-kernel test-fuse install-fuse bench bench-snp bench-tdx bench-daemon fuzz fuzz-keep proto requirements clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -99,7 +99,7 @@ test-real: $(VENV)/.dev .venv-real/.done ## A real model server and the openai c
 test-auditors: $(VENV)/.dev .venv-auditors/.done ## The example auditor that wraps Presidio, asked by the agent (1 minute)
 	$(BIN)/python -m pytest -m auditors -rs tests/auditors
 
-bench: $(VENV)/.dev bench-snp bench-tdx ## bench-snp, bench-tdx, then nginx, the bare gateway and everything on (3 minutes; needs nginx and wrk)
+bench: $(VENV)/.dev bench-snp bench-tdx bench-daemon ## bench-snp, bench-tdx, then nginx, the bare gateway and everything on (3 minutes; needs nginx and wrk)
 	$(BIN)/python -m benchmarks --write
 
 .venv-peers/.done: requirements/peers.txt | $(VENV)/bin/pip
@@ -109,6 +109,9 @@ bench: $(VENV)/.dev bench-snp bench-tdx ## bench-snp, bench-tdx, then nginx, the
 
 bench-snp: $(VENV)/.dev .venv-peers/.done ## Verifying SNP reports beside its floor and a peer (about 1 minute)
 	$(BIN)/python -m benchmarks.snp --write
+
+bench-daemon: $(VENV)/.dev ## Start to READY=1, idle memory and idle CPU of the daemon (2 minutes)
+	$(BIN)/python -m benchmarks.daemon --write
 
 bench-tdx: $(VENV)/.dev ## Verifying TDX quotes beside dcap-qvl (half a minute)
 	$(BIN)/python -m benchmarks.tdx --write

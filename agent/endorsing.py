@@ -8,9 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import httpx
 import trio
 
 from agent.attester import Complete
@@ -23,6 +22,9 @@ from attestation.snp.endorse import Endorser
 from attestation.tdx.abi import Quote
 from attestation.tdx.pcs import PcsClient
 from attestation.tdx.pcs_judge import Machine
+
+if TYPE_CHECKING:
+    import httpx
 
 PATIENCE: Final = 0.8  # of `quote_seconds`; the rest is for verifying what came (a guess)
 _REQUESTS: Final = 4  # of the PCS client, one after another
@@ -38,6 +40,8 @@ async def endorsing(config: Config, platform: TeePlatform) -> AsyncIterator[Comp
         intel = platform.machine if isinstance(platform.machine, SimulatedIntel) else None
         yield None if intel is None else _simulated(intel)
         return
+    import httpx  # noqa: PLC0415 - an agent that asks nobody saves its 3 MB
+
     async with trio.open_nursery() as nursery, httpx.AsyncClient() as client:
         snp = _endorser(config, platform, nursery, client)
         tdx = _pcs(config, nursery, client)

@@ -225,9 +225,20 @@ class Lifecycle:
 
     def look(self) -> Standing:
         """What holds now; announces it if it is something else than the last time."""
-        now = self._clock()
+        self.beat()
+        return self._standing()
+
+    def beat(self) -> None:
+        """Only look whether there is something to announce. Done all the time, so it is cheap."""
+        now, known = self._clock(), self._facts
         found = [trouble for source in self._sources if (trouble := source()) is not None]
-        facts = replace(self._facts, now_ns=now, troubles=tuple(found))
+        facts = Facts(
+            now_ns=now,
+            begun=known.begun,
+            stopping=known.stopping,
+            passport_ends_ns=known.passport_ends_ns,
+            troubles=tuple(found),
+        )
         state, before = derive(facts), self._state
         moved = state is not before
         if moved:
@@ -241,10 +252,8 @@ class Lifecycle:
             self.transitions[state] += 1
         news = self._note(found, now) or moved
         self.open_until_ns = self._open_until(facts)
-        standing = self._standing()
         if news:
-            self._changed(standing, before)
-        return standing
+            self._changed(self._standing(), before)
 
     def _note(self, found: Iterable[Trouble], now: int) -> bool:
         """Keep since when each trouble has been there; whether there are others than before."""

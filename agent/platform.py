@@ -10,7 +10,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-import psutil
 import structlog
 
 from agent.config import Config
@@ -84,7 +83,7 @@ class TeePlatform:
 
 def _another_lives(pid: int) -> bool:
     """In a container every agent is process 1: what bears our own number is a dead one's."""
-    return pid != os.getpid() and psutil.pid_exists(pid)
+    return pid != os.getpid() and Path(f"/proc/{pid}").exists()
 
 
 def find_platform(config: Config, *, now: datetime) -> TeePlatform:

@@ -1,4 +1,4 @@
-"""The daemon's pulse: a few times a second it looks whether the facts have changed by themselves.
+"""The daemon's pulse: every second it looks whether the facts have changed by themselves.
 
 It notices what no event tells: a passport that has ended, a clock that jumped, a loop that was held
 up. What it finds it says to the life cycle, the renewal and the service manager. It decides
@@ -18,7 +18,8 @@ from agent.histogram import QUICK, Histogram
 from agent.lifecycle import Lifecycle
 from agent.notify import Notifier
 
-PULSE_SECONDS: Final = 0.25
+PULSE_SECONDS: Final = 1.0
+LAG_SAMPLES: Final = 2  # of the loop's lag for each beat
 STATUS_SECONDS: Final = 5.0  # what the service manager shows is this old at most
 EXTEND_SECONDS: Final = 10.0  # while starting: how often more time is asked for
 EXTENSION_SECONDS: Final = 60
@@ -69,9 +70,10 @@ class Pulse:
     async def run(self) -> None:
         """Beat until cancelled."""
         while True:
-            due = trio.current_time() + self._seconds
-            await trio.sleep_until(due)
-            self.loop_lag.observe(max(trio.current_time() - due, 0.0))
+            for _ in range(LAG_SAMPLES):
+                due = trio.current_time() + self._seconds / LAG_SAMPLES
+                await trio.sleep_until(due)
+                self.loop_lag.observe(max(trio.current_time() - due, 0.0))
             self.beat()
 
     def beat(self) -> None:
@@ -84,7 +86,7 @@ class Pulse:
                 if kind == "suspend"
                 else f"the wall clock was set by {seconds:+.0f} s"
             )
-        self._lifecycle.look()
+        self._lifecycle.beat()
         self._tell(trio.current_time())
 
     def _tell(self, now: float) -> None:

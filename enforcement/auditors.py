@@ -73,6 +73,9 @@ class AuditorService:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep connections until cancelled."""
         try:
+            if not self.clients:  # nothing to sweep
+                task_status.started()
+                await trio.sleep_forever()
             await self._watch.run(task_status=task_status)
         finally:
             for client in self.clients.values():

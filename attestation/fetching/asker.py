@@ -8,13 +8,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-import httpx
 import trio
 
 from attestation.errors import UncheckableError
+
+if TYPE_CHECKING:
+    import httpx
 
 REQUEST_SECONDS: Final = 10.0
 LONGEST_WAIT_SECONDS: Final = 120.0
@@ -106,6 +108,8 @@ class Asker:
             _LaterError: it may work later.
             UncheckableError: it will not.
         """
+        import httpx  # noqa: PLC0415 - an agent that asks nobody saves its 3 MB
+
         async with self._turn:
             await trio.sleep(max(self._next_request - trio.current_time(), 0))
             self._next_request = trio.current_time() + self._service.spacing

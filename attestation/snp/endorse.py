@@ -10,9 +10,8 @@ import random
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import httpx
 import trio
 
 from attestation.errors import UncheckableError
@@ -23,6 +22,9 @@ from attestation.snp.collect import split_certificates
 from attestation.snp.kds import BASE_URL, KdsClient
 from attestation.snp.kds_judge import RootJudge
 from attestation.snp.table import CertTable, TableEntry
+
+if TYPE_CHECKING:
+    import httpx
 
 _REMEDY: Final = "configure the host to supply its certificate table with the report"
 

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-import httpx
 import trio
 
 from attestation.errors import AttestationError, UncheckableError
@@ -25,6 +24,9 @@ from attestation.fetching.asker import Asker, Service, check_url
 from attestation.fetching.flights import Flights
 from attestation.fetching.kept import Kept, read
 from attestation.snp.abi import EndorsementKey, ProductLine, Tcb
+
+if TYPE_CHECKING:
+    import httpx
 
 BASE_URL: Final = "https://kdsintf.amd.com"
 MAX_ANSWER: Final = 64 * 1024

@@ -17,10 +17,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
-import httpx
 import trio
 
 from attestation.errors import AttestationError, UncheckableError, VerificationError
@@ -31,6 +30,9 @@ from attestation.tdx.crl import parse_list
 from attestation.tdx.endorsements import MAX_COLLATERAL_SIZE, Endorsements
 from attestation.tdx.names import INTEL, Vendor
 from attestation.tdx.pcs_judge import Judged, Machine, judge
+
+if TYPE_CHECKING:
+    import httpx
 
 BASE_URL: Final = "https://api.trustedservices.intel.com"
 ROOT_CRL_URL: Final = "https://certificates.trustedservices.intel.com/IntelSGXRootCA.der"

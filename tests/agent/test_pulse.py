@@ -130,7 +130,7 @@ async def test_a_loop_that_is_held_up_shows_in_the_lag(
         bench = Bench()
         await bench.run(nursery)
         counted = sum(bench.pulse.loop_lag.counts)
-        assert counted >= 15
+        assert counted >= 8
         autojump_clock.jump(2.0)  # nobody came to run for two seconds
         await trio.sleep(0.3)
         assert bench.pulse.loop_lag.counts[-1] == 1
