@@ -227,7 +227,7 @@ class StreamGuard:
         findings.coverage = Coverage(
             seen=seen,
             released=seen if self._observe else editor.released,
-            windows=self._judge.evaluations,
+            windows=editor.scans,
             fields=editor.fields,
             complete=complete,
         )

@@ -82,6 +82,7 @@ CHAT_REQUEST: Final = Obj(
     chat_template_kwargs=FREE,
     reasoning=FREE,
     thinking_token_budget=SCALAR,
+    moderation=FREE,
     web_search_options=Refused(HOSTED, "tools that the model server runs are refused"),
     more=True,
 )
@@ -91,6 +92,7 @@ REPLY_HEAD: Final = {
     "created": SCALAR,
     "usage": USAGE,
     "timings": NUMBERS,
+    **each(FREE, "metadata moderation"),
     **INTERNALS,
 }
 

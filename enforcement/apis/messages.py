@@ -132,6 +132,8 @@ MESSAGES_REPLY: Final = Obj(
     content=Many(BLOCK),
     stop_sequence=TEXT,
     usage=USAGE,
+    context_management=FREE,
+    container=FREE,
     more=True,
 )
 
@@ -158,6 +160,7 @@ EVENTS: Final[dict[str, Obj]] = {
         each(NAME, "type"),
         delta=Obj(each(NAME, "stop_reason"), stop_sequence=TEXT, more=True),
         usage=USAGE,
+        context_management=FREE,
         more=True,
     ),
     "message_stop": Obj(each(NAME, "type"), more=True),

@@ -106,7 +106,7 @@ _SAID: Final[dict[str, Shape]] = {
         " store presence_penalty frequency_penalty",
     ),
     **each(TEXT, "user safety_identifier prompt_cache_key"),
-    **each(FREE, "metadata reasoning text prompt_cache_options"),
+    **each(FREE, "metadata reasoning text prompt_cache_options moderation access_programs"),
     "instructions": _INPUT,
     "tools": Many(_TOOL),
     "tool_choice": CHOICE_OF_TOOL,
@@ -115,13 +115,16 @@ _SAID: Final[dict[str, Shape]] = {
 RESPONSES_REQUEST: Final = Obj(
     SAMPLING,
     _SAID,
-    each(STORED, "previous_response_id conversation prompt previous_input_messages"),
+    each(
+        STORED,
+        "previous_response_id conversation prompt previous_input_messages context_management",
+    ),
     background=Refused(
         "background_not_supported", "replies that are fetched later are not seen; refused"
     ),
     input=_INPUT,
     include=FREE,
-    context_management=STORED,
+    background_options=FREE,
     more=True,
 )
 
@@ -129,8 +132,12 @@ RESPONSES_REPLY: Final = Obj(
     _SAID,
     each(NAME, "id object status previous_response_id"),
     each(SCALAR, "created_at completed_at background"),
-    each(DROPPED, "conversation kv_transfer_params ec_transfer_params"),
-    each(FREE, "usage error incomplete_details input_messages output_messages prompt"),
+    each(DROPPED, "conversation image kv_transfer_params ec_transfer_params"),
+    each(
+        FREE,
+        "usage error incomplete_details input_messages output_messages prompt tool_usage billing"
+        " prompt_cache_diagnostics content_filters input_transformations",
+    ),
     output=Many(ITEM),
     more=True,
 )

@@ -29,6 +29,7 @@ class Editor:
 
     Attributes:
         tail: bytes that wait for what follows, or for the end.
+        scans: how often detectors looked: at windows, and at texts that came whole.
         seen, released: bytes of text that came, and that left (or wait in `tail`).
         fields: texts that were read.
     """
@@ -52,6 +53,7 @@ class Editor:
         self._held = 0
         self._edited = False
         self._over = False
+        self.scans = 0
         self._other_seen = 0
         self._other_released = 0
         self._other_fields = 0
@@ -140,6 +142,7 @@ class Editor:
     def _whole_texts(self, texts: list[Text]) -> None:
         """Texts that do not go on: read, decided and masked at once."""
         self._other_fields += len(texts)
+        self.scans += len(texts)
         found: list[tuple[Text, list[Span]]] = []
         for text in texts:
             self._other_seen += len(text.value.encode())
@@ -188,6 +191,7 @@ class Editor:
 
     def _release(self, window: Window, *, everything: bool = False) -> list[str]:
         spans = window.spans()
+        self.scans += 1
         self._judge.found(spans)
         self._judge.ask()
         before = window.waiting

@@ -29,7 +29,6 @@ class Judge:
         redact: every label that a verdict so far wanted masked, those that only auditors know
             included.
         how: they are redacted, by the strictest of the verdicts so far.
-        evaluations: how often the policy was asked.
     """
 
     def __init__(self, asked: Asked, findings: Findings, *, observe: bool) -> None:
@@ -43,7 +42,6 @@ class Judge:
         self.verdict: Verdict | None = None
         self.redact: frozenset[str] = frozenset()
         self.how = PLAIN
-        self.evaluations = 0
 
     @property
     def masks(self) -> frozenset[str]:
@@ -76,7 +74,6 @@ class Judge:
         claims = self._base | found
         findings.claims = claims if self._audit is None else self._audit.add_to(claims)
         verdict = asked.decide(findings.phase, findings.claims)
-        self.evaluations += 1
         spent = (asked.clock() - start) // 1000
         findings.latency["policy"] = findings.latency.get("policy", 0) + spent
         before = self.verdict

@@ -29,9 +29,15 @@ _REDACT = '@decision("redact")\n@redact("api_key,card,email,iban,phone,ssn")\n'
 
 
 def write_bundle(
-    folder: Path, *, mode: str, hold_back: int, deny: bool, off: tuple[str, ...] = ()
+    folder: Path,
+    *,
+    mode: str,
+    hold_back: int,
+    deny: bool,
+    off: tuple[str, ...] = (),
+    drop: bool = False,
 ) -> Path:
-    """`off`: detectors that are switched off."""
+    """`off`: detectors that are switched off. `drop`: nothing stands in the place of a secret."""
     (folder / "policies").mkdir(parents=True)
     (folder / "bundle.toml").write_text(
         _TOML.format(mode=mode, hold_back=hold_back)
@@ -39,7 +45,8 @@ def write_bundle(
         + "[detectors]\n"
         + "".join(f"{name} = false\n" for name in off)
     )
-    forbid = _FORBID.format(what="" if deny else _REDACT)
+    how = '@redact_with("drop")\n' if drop else ""
+    forbid = _FORBID.format(what="" if deny else _REDACT + how)
     (folder / "policies" / "all.cedar").write_text(_PERMIT + forbid)
     (folder / "entities.json").write_text("[]")
     return folder

@@ -1,6 +1,6 @@
 """Run in the model server's environment: the openai client, through the gateway. Prints JSON.
 
-Usage: client.py MODE BASE_URL MODEL, with MODE one of `all`, `denied`, `hold`.
+Usage: client.py MODE BASE_URL MODEL, with MODE one of `all`, `denied`, `fields`, `hold`.
 """
 
 import json
@@ -80,6 +80,32 @@ if mode == "all":
     out["not served"] = refused(client.responses.create, model=model, input="hello")
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     out["picture"] = refused(client.chat.completions.create, model=model, messages=user([picture]))
+elif mode == "fields":
+    # Every field that the client's own types have, for a comparison with the gateway's tables.
+    from openai.types import chat, completion_create_params, responses
+    from openai.types.chat import (
+        chat_completion,
+        chat_completion_chunk,
+    )
+    from openai.types.chat import (
+        completion_create_params as c,
+    )
+    from openai.types.responses import response_create_params
+
+    out = {
+        "chat request": sorted(c.CompletionCreateParamsBase.__annotations__),
+        "chat reply": sorted(chat_completion.ChatCompletion.model_fields),
+        "chat choice": sorted(chat_completion.Choice.model_fields),
+        "chat message": sorted(chat.ChatCompletionMessage.model_fields),
+        "chat chunk": sorted(chat_completion_chunk.ChatCompletionChunk.model_fields),
+        "completion request": sorted(
+            completion_create_params.CompletionCreateParamsBase.__annotations__
+        ),
+        "responses request": sorted(
+            response_create_params.ResponseCreateParamsBase.__annotations__
+        ),
+        "responses reply": sorted(responses.Response.model_fields),
+    }
 elif mode == "denied":
     asked = {"model": model, "max_tokens": 48, "temperature": 0}
     out["chat"] = refused(client.chat.completions.create, messages=user("pii"), **asked)

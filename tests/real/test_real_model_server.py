@@ -18,6 +18,8 @@ from typing import Any
 import httpx
 import pytest
 
+from enforcement.apis.chat import CHAT_REPLY, CHAT_REQUEST, CHUNK, COMPLETION_REQUEST
+from enforcement.apis.responses import RESPONSES_REPLY, RESPONSES_REQUEST
 from tests.leaks.bundles import write_bundle
 from tests.processes import (
     ROOT,
@@ -218,6 +220,27 @@ def test_every_decision_reaches_the_observer_and_the_chain_verifies(
     stored = json.dumps(decisions)
     assert EMAIL not in stored
     assert CARD not in stored
+
+
+def test_every_field_of_the_clients_own_types_is_in_the_tables(
+    running: tuple[AgentProcess, ObserverProcess],
+) -> None:
+    message = CHAT_REPLY.fields["choices"].item.fields["message"]  # type: ignore[attr-defined]
+    choice = CHAT_REPLY.fields["choices"].item  # type: ignore[attr-defined]
+    tables = {
+        "chat request": CHAT_REQUEST,
+        "chat reply": CHAT_REPLY,
+        "chat choice": choice,
+        "chat message": message,
+        "chat chunk": CHUNK,
+        "completion request": COMPLETION_REQUEST,
+        "responses request": RESPONSES_REQUEST,
+        "responses reply": RESPONSES_REPLY,
+    }
+    fields = told(client("fields", running[0]))
+    assert set(fields) == set(tables)
+    missing = {name: set(fields[name]) - set(tables[name].fields) for name in tables}
+    assert not any(missing.values()), missing
 
 
 # -- denied, and broken off ------------------------------------------------------------------------
