@@ -57,7 +57,7 @@ def fetch_quote(
     Args:
         report_data: exactly 64 bytes.
         privlevel: SEV-SNP: the VMPL that the report is asked for, 0 to 3. None: the kernel's
-            floor; it refuses every level below, and without an answer it asks for 0.
+            floor where that is above 0; the kernel itself would ask for 0, and be refused.
         attempts: how many transactions at most.
         sleep: waits a number of seconds between two of them.
         wanted: asked before each further transaction; False: nobody waits for the quote any more.

@@ -24,6 +24,7 @@ from agent.platform import simulated_machine
 from agent.simulate_tee import serve, watch_parent
 from attestation.simulated.tree import SimulatedTree
 from attestation.tee import tee_from_spelling
+from attestation.tsm import MAX_PRIVLEVEL
 
 _FAULT: Final = re.compile(r"([A-Za-z]+)(?:x([0-9]{1,6}))?")
 
@@ -72,6 +73,13 @@ def _default_state() -> Path:
     " given several times.",
 )
 @click.option(
+    "--privlevel-floor",
+    type=click.IntRange(0, MAX_PRIVLEVEL),
+    default=0,
+    metavar="VMPL",
+    help="SEV-SNP: play a guest below VMPL 0, as under an SVSM; levels below this are refused.",
+)
+@click.option(
     "--end-with-parent",
     is_flag=True,
     help="End when the process that started this one ends, however it does.",
@@ -85,6 +93,7 @@ def simulate_tee(
     state: Path | None,
     latency: float,
     faults: tuple[str, ...],
+    privlevel_floor: int,
     end_with_parent: bool,
     as_json: bool,
     command: tuple[str, ...],
@@ -132,6 +141,7 @@ def simulate_tee(
             tree.faults.plan(_planned(faults))
         except ValueError as wrong:
             raise click.BadParameter(str(wrong), param_hint="--fault") from None
+        tree.floor = privlevel_floor
         if latency:
             tree.faults.before_read = functools.partial(_wait, latency)
         said = {

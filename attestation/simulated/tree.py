@@ -105,11 +105,13 @@ class SimulatedTree:
 
     Attributes:
         provider: what `provider` reads; None: no provider is registered.
+        floor: the lowest privilege level that is given; above 0 in a guest below VMPL 0.
         faults: what to do wrong.
     """
 
     def __init__(self, machine: SimulatedMachine) -> None:
         self.provider: str | None = machine.provider
+        self.floor = 0
         self.faults = Faults()
         self._machine = machine
         without = frozenset() if machine.auxblob() is not None else _OF_SEV_SNP
@@ -197,7 +199,7 @@ class SimulatedTree:
                 case "generation":
                     return b"%d\n" % found.write_generation
                 case "privlevel_floor":
-                    return b"0\n"
+                    return b"%d\n" % self.floor
                 case "provider":
                     if self.provider is None:
                         raise _error(errno.ENXIO, entry, attribute)
@@ -211,8 +213,7 @@ class SimulatedTree:
         except KeyError:
             raise _error(errno.ENOENT, entry) from None
 
-    @staticmethod
-    def _privlevel(entry: str, data: bytes) -> int:
+    def _privlevel(self, entry: str, data: bytes) -> int:
         text = data.partition(b"\0")[0]
         if not (match := _UNSIGNED.match(text)):
             raise _error(errno.EINVAL, entry, "privlevel")
@@ -225,7 +226,7 @@ class SimulatedTree:
             raise _error(errno.EINVAL, entry, "privlevel")
         if level >> 32:
             raise _error(errno.ERANGE, entry, "privlevel")
-        if level > MAX_PRIVLEVEL:
+        if not self.floor <= level <= MAX_PRIVLEVEL:
             raise _error(errno.EINVAL, entry, "privlevel")
         return level
 
@@ -241,8 +242,8 @@ class SimulatedTree:
             self.faults.racing_writers -= 1
             found.commit(os.urandom(REPORT_DATA_SIZE))
         found.outblob = None  # the kernel frees the old one before it asks for the new one
-        if len(found.inblob) != REPORT_DATA_SIZE:
-            raise _error(errno.EINVAL, entry, attribute)
+        if len(found.inblob) != REPORT_DATA_SIZE or found.privlevel < self.floor:
+            raise _error(errno.EINVAL, entry, attribute)  # a level below is the firmware's refusal
         data = found.inblob
         if self.faults.foreign:
             self.faults.foreign -= 1

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from attestation.configfs_tsm import fetch_quote
+from attestation.configfs_tsm import fetch_quote, find_provider
 from attestation.errors import QuoteError
 from attestation.kernel_tree import KernelTree, sweep
 from attestation.simulated.tree import SimulatedTree
@@ -114,6 +114,108 @@ def test_report_data_of_another_length_are_a_mistake_of_the_caller(
         fetch(tree, bytes(size))
     with pytest.raises(ValueError, match="attempt"):
         fetch(tree, attempts=0)
+
+
+# --- privilege levels
+
+
+def level(quote: Quote) -> int:
+    return int.from_bytes(quote.outblob[0x30:0x34], "little")
+
+
+def test_without_a_floor_no_level_is_written(tree: SimulatedTree) -> None:
+    written: list[str] = []
+    write = tree.write
+
+    def noted(entry: str, attribute: str, data: bytes) -> None:
+        written.append(attribute)
+        write(entry, attribute, data)
+
+    tree.write = noted  # type: ignore[method-assign]  # a spy
+    assert level(fetch(tree)) == 0
+    assert written == ["inblob"]
+
+
+def test_below_vmpl_0_the_kernels_floor_is_asked_for(tree: SimulatedTree) -> None:
+    tree.floor = 2
+    assert level(fetch(tree)) == 2
+    assert level(fetch_quote(tree, DATA, privlevel=3, sleep=Sleeps())) == 3
+    with pytest.raises(QuoteError) as caught:
+        fetch_quote(tree, DATA, privlevel=1, sleep=Sleeps())
+    assert (caught.value.code, caught.value.final) == ("quote.privlevel", True)
+    assert "floor, 2" in str(caught.value)
+    assert tree.entries() == []
+
+
+def test_a_level_that_the_kernel_refuses_is_final(tree: SimulatedTree) -> None:
+    def raised(entry: str, attribute: str) -> None:
+        if attribute == "generation":
+            tree.floor = 3  # after the client has asked for it
+
+    tree.faults.before_read = raised
+    with pytest.raises(QuoteError, match="refuses privilege level 1") as caught:
+        fetch_quote(tree, DATA, privlevel=1, sleep=Sleeps())
+    assert (caught.value.code, caught.value.errno) == ("quote.privlevel", errno.EINVAL)
+
+
+@pytest.mark.parametrize("wrong", [-1, 4, 99])
+def test_a_level_that_does_not_exist_is_a_mistake_of_the_caller(
+    tree: SimulatedTree, wrong: int
+) -> None:
+    with pytest.raises(ValueError, match="0 to 3"):
+        fetch_quote(tree, DATA, privlevel=wrong)
+
+
+# --- who is told, and who still wants it
+
+
+def test_each_failed_transaction_is_told(tree: SimulatedTree) -> None:
+    inject(tree, "outblob", errno.EBUSY, errno.EIO, errno.EINVAL)
+    told: list[tuple[str, int | None]] = []
+    with pytest.raises(QuoteError):
+        fetch_quote(tree, DATA, sleep=Sleeps(), failed=lambda *what: told.append(what))
+    assert told == [
+        ("quote.busy", errno.EBUSY),
+        ("quote.busy", errno.EIO),
+        ("quote.refused", errno.EINVAL),
+    ]
+
+
+def test_a_quote_that_nobody_wants_any_more_is_not_asked_for_again(tree: SimulatedTree) -> None:
+    inject(tree, "outblob", *[errno.EBUSY] * FINAL)
+    with pytest.raises(QuoteError, match="tried 2 times"):
+        fetch_quote(tree, DATA, sleep=Sleeps(), wanted=iter([True, False]).__next__)
+    assert len(tree.faults.errors["outblob"]) == FINAL - 2
+    assert tree.entries() == []
+
+
+# --- the provider alone
+
+
+def test_the_provider_is_told_without_a_quote(tree: SimulatedTree) -> None:
+    inject(tree, "outblob", errno.EIO)
+    assert find_provider(tree) == "sev_guest"
+    assert tree.faults.errors["outblob"]  # no quote was made
+    assert tree.entries() == []
+
+
+@pytest.mark.parametrize(
+    ("numbers", "code", "final"),
+    [
+        ((errno.ENXIO,), "quote.no_tee", True),
+        ((errno.ENOTTY,), "quote.no_tee", True),
+        ((errno.EACCES,), "quote.permission", True),
+        ((errno.EBUSY,), "quote.busy", False),
+    ],
+)
+def test_a_provider_that_is_not_told_is_an_error(
+    tree: SimulatedTree, numbers: tuple[int, ...], code: str, final: bool
+) -> None:
+    inject(tree, "provider", *numbers)
+    with pytest.raises(QuoteError) as caught:
+        find_provider(tree)
+    assert (caught.value.code, caught.value.final) == (code, final)
+    assert tree.entries() == []
 
 
 # --- what is tried again

@@ -175,6 +175,12 @@ def test_faults_and_latency_are_as_asked_for(mount: Path, state: Path) -> None:
         assert [code for code, _ in failed] == ["quote.busy", "quote.busy", "quote.empty"]
 
 
+def test_it_plays_a_guest_below_vmpl_0(mount: Path, state: Path) -> None:
+    with served(mount, state, "--privlevel-floor", "2"):
+        quote = fetch_quote(KernelTree(mount), DATA)
+        assert int.from_bytes(quote.outblob[0x30:0x34], "little") == 2
+
+
 def run_with(mount: Path, state: Path, *command_line: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [*command(mount, state), "--", *command_line],
