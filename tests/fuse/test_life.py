@@ -97,6 +97,19 @@ def test_it_ends_while_a_program_has_a_file_open(mount: Path, state: Path) -> No
         assert error_of(os.close, descriptor) == "ENOTCONN"  # and yet it is closed
 
 
+def test_it_ends_while_a_quote_is_in_the_works(mount: Path, state: Path) -> None:
+    with served(mount, state, "--latency", "600") as process:
+        script = (
+            f"cd '{mount}' && mkdir e && head -c 64 /dev/zero > e/inblob && echo go; cat e/outblob"
+        )
+        reader = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, text=True)
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "go\n"
+        assert process.end() == 0
+        assert reader.communicate(timeout=SECONDS)[0] == ""
+        assert reader.returncode == 1
+
+
 def test_killed_it_leaves_no_dead_mount(mount: Path, state: Path) -> None:
     with served(mount, state) as process:
         process.end(signal.SIGKILL)
@@ -205,14 +218,17 @@ def test_a_command_has_the_tree_as_long_as_it_runs(mount: Path, state: Path) -> 
     assert "/nonexistent cannot be run" in done.stderr
 
 
+def sleepers(server: psutil.Process) -> list[psutil.Process]:
+    return [child for child in server.children() if child.name() == "sleep"]
+
+
 def test_a_signal_ends_the_command_too(mount: Path, state: Path) -> None:
     with served(mount, state, "--", "sleep", "600") as process:
-        child = subprocess.run(
-            ["pgrep", "-P", str(process.process.pid), "sleep"],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
+        server = psutil.Process(process.process.pid)
+        wait_until(lambda: bool(sleepers(server)), SECONDS, "the command runs")
+        (child,) = sleepers(server)
         process.end()
-        assert not Path(f"/proc/{child.stdout.strip()}").exists()
+        assert not child.is_running()
 
 
 def test_serving_does_not_grow(mount: Path, state: Path) -> None:

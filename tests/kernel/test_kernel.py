@@ -14,7 +14,7 @@ from tests.vm import BuildError, Lab, open_lab
 pytestmark = pytest.mark.kernel
 
 SECONDS = 1200  # a guess: on two idle cores it takes a minute and a half
-CACHE = Path(os.environ.get("LUCID_KERNEL_CACHE", ".kernel")).absolute()
+CACHE = Path(os.environ.get("KERNEL_TEST_CACHE", ".kernel")).absolute()
 
 
 @pytest.fixture(scope="module")
