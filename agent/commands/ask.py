@@ -5,16 +5,18 @@ A probe runs every few seconds: nothing is imported here that a question does no
 
 from __future__ import annotations
 
+import http.client
 import json
+import socket
 import sys
 from typing import Any, Final
 
 import click
-import httpx
 
-from agent.commands.common import fail
+from agent.commands.failing import fail
 
 DEFAULT_SOCKET: Final = "/run/lucid/agent.sock"
+SECONDS: Final = 5.0
 SILENT: Final = 3  # exit code where the running agent could not be asked
 
 _socket_option = click.option(
@@ -27,17 +29,35 @@ _socket_option = click.option(
 )
 
 
-def _ask(socket_path: str, route: str) -> httpx.Response:
-    transport = httpx.HTTPTransport(uds=socket_path)
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket; a client library would take five times as long to import."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("agent", timeout=SECONDS)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect to the socket instead of to a host."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(SECONDS)
+        self.sock.connect(self._path)
+
+
+def _ask(socket_path: str, route: str) -> tuple[int, dict[str, Any]]:
+    """The status and the JSON of one answer. Ends with SILENT where there is none."""
+    connection = _UnixConnection(socket_path)
     try:
-        with httpx.Client(transport=transport, timeout=5) as client:
-            return client.get(f"http://agent{route}")
-    except httpx.HTTPError as error:
+        connection.request("GET", route)
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    except (OSError, http.client.HTTPException, ValueError) as error:
         fail(
             SILENT,
             f"no agent answers on {socket_path}: {error}",
             "is the agent running? --socket names the socket ([api] socket)",
         )
+    finally:
+        connection.close()
 
 
 @click.command()
@@ -48,7 +68,7 @@ def status(socket_path: str, *, as_json: bool) -> None:
 
     Exits 0 if it is ready, 1 if not, 3 if no agent answers.
     """
-    data = _ask(socket_path, "/v1/status").json()
+    _code, data = _ask(socket_path, "/v1/status")
     if as_json:
         click.echo(json.dumps(data, indent=2))
     else:
@@ -96,7 +116,7 @@ def _print_status(data: dict[str, Any]) -> None:
 @click.option("--live", is_flag=True, help="Ask only whether the process is alive.")
 def healthcheck(socket_path: str, *, live: bool) -> None:
     """For probes: exit 0 if the agent is ready (or alive with --live), 1 if not, 3 if silent."""
-    response = _ask(socket_path, "/healthz" if live else "/readyz")
-    if response.status_code != 200:
-        click.echo(response.json().get("reason", "not ready"), err=True)
+    code, data = _ask(socket_path, "/healthz" if live else "/readyz")
+    if code != 200:
+        click.echo(data.get("reason", "not ready"), err=True)
         sys.exit(1)

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 import msgspec
 
-from agent.commands.common import config_option, fail, load
+from agent.commands.common import config_option, load
+from agent.commands.failing import fail
 from agent.config import Config
 from agent.credentials import DIRECTORY
 from agent.errors import FatalError

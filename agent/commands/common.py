@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import sys
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import click
 
+from agent.commands.failing import fail
 from agent.config import Config, ConfigError, load_config
 from agent.errors import ExitCode, FatalError
 
@@ -29,14 +29,6 @@ config_option = click.option(
 def version() -> str:
     """The installed version."""
     return importlib.metadata.version("lucid-agent")
-
-
-def fail(code: int, message: str, remedy: str = "") -> NoReturn:
-    """Say what is wrong and what to do, and end with this exit code."""
-    click.echo(f"lucid-agent: {message}", err=True)
-    if remedy:
-        click.echo(f"  {remedy}", err=True)
-    sys.exit(code)
 
 
 def load(path: Path | None, *, tee: str | None = None) -> Config:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from agent.commands.common import fail
+from agent.commands.failing import fail
 from agent.errors import ExitCode
 from agent.first_run import ExistsError, Written, write
 

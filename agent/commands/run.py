@@ -10,7 +10,8 @@ import click
 import trio
 
 from agent import logs
-from agent.commands.common import config_option, fail, first_fatal, load, version
+from agent.commands.common import config_option, first_fatal, load, version
+from agent.commands.failing import fail
 from agent.custody import protect
 from agent.daemon import Daemon
 from agent.errors import FatalError

@@ -17,7 +17,8 @@ from typing import Any, Final
 import click
 import trio
 
-from agent.commands.common import fail, first_fatal
+from agent.commands.common import first_fatal
+from agent.commands.failing import fail
 from agent.errors import ExitCode, FatalError
 from agent.notify import Notifier
 from agent.platform import simulated_machine

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Build the image with buildah, as root or not, without a daemon: build.sh TAG
+# Build the image with buildah, as root, without a daemon: build.sh TAG
 #
 #   BASE               the image to build in, by digest; default: one made by base.sh
 #   SOURCE_DATE_EPOCH  the time of every file; default: that of the last commit

@@ -35,6 +35,8 @@ UNUSED = frozenset({
     "aifc.py", "asynchat.py", "asyncore.py", "cgi.py", "cgitb.py", "chunk.py", "imghdr.py",
     "mailcap.py", "nntplib.py", "pipes.py", "smtpd.py", "sndhdr.py", "sunau.py", "telnetlib.py",
     "uu.py", "xdrlib.py",
+    "_pydecimal.py", "_pyio.py", "bdb.py", "cProfile.py", "modulefinder.py", "pdb.py",
+    "pickletools.py", "profile.py", "pstats.py", "timeit.py", "trace.py", "webbrowser.py",
     "ftplib.py", "imaplib.py", "mailbox.py", "poplib.py", "smtplib.py", "xml", "xmlrpc",
 })  # fmt: skip
 UNUSED_EXTENSIONS = re.compile(
@@ -46,7 +48,8 @@ UNUSED_EXTENSIONS = re.compile(
 UNUSED_IN_WHEELS = re.compile(
     r".*\.(pyx|pxd|pxi|c|h|cpp|hpp|pyi)"
     r"|(.*/)?(test|tests|_tests)|sqlalchemy/testing"
-    r"|sqlalchemy/dialects/(mssql|mysql|oracle|postgresql)"
+    r"|sqlalchemy/dialects/(mssql|mysql|oracle|postgresql)|grpc/(beta|framework)"
+    r"|sqlalchemy/ext/(automap|baked|declarative|horizontal_shard|hybrid|indexable|serializer)(\.py)?"
     r"|pycparser.*"
 )
 OURS = frozenset({"agent", "attestation", "enforcement", "lucid", "observer"})

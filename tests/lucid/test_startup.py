@@ -38,6 +38,20 @@ def test_help_and_version_import_nothing_that_they_do_not_use(module: str, argum
     assert imported == ""
 
 
+def test_a_probe_imports_no_more_than_its_question_needs() -> None:
+    code = (
+        "import sys; from agent.cli import main\n"
+        "try: main(['healthcheck', '--socket=/nowhere'])\n"
+        "except SystemExit as end: assert end.code == 3, end\n"
+        f"print(*sorted({FORBIDDEN - {'ssl'}!r} & {{n.partition('.')[0] for n in sys.modules}}))"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code], check=True, timeout=60, capture_output=True, text=True
+    )
+    assert said.stdout == "\n"
+    assert "no agent answers on /nowhere" in said.stderr
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_of_the_table_is_there(name: str) -> None:
     assert isinstance(main, LazyGroup)

@@ -1,0 +1,65 @@
+"""`status` and `healthcheck`: what they make of every answer, and of none."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from agent.cli import main
+
+
+@contextmanager
+def answering(path: Path, reply: bytes) -> Iterator[None]:
+    """A socket that gives this reply to one request."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve() -> None:
+            peer, _ = listener.accept()
+            with peer:
+                peer.recv(65_536)
+                peer.sendall(reply)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield
+        thread.join()
+
+
+def reply(code: int, body: str) -> bytes:
+    return f"HTTP/1.1 {code} X\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "words"),
+    [
+        (reply(200, '{"ready": true, "reason": "serving"}'), 0, ""),
+        (reply(503, '{"ready": false, "reason": "no quote yet"}'), 1, "no quote yet"),
+        (reply(500, "{}"), 1, "not ready"),
+        (reply(200, "nonsense"), 3, "no agent answers"),
+        (b"nonsense\r\n\r\n", 3, "no agent answers"),
+        (b"", 3, "no agent answers"),
+    ],
+)
+def test_a_probe_ends_with_what_it_was_told(
+    tmp_path: Path, answer: bytes, code: int, words: str
+) -> None:
+    path = tmp_path / "agent.sock"
+    with answering(path, answer):
+        done = CliRunner().invoke(main, ["healthcheck", "--socket", str(path)])
+    assert done.exit_code == code
+    assert words in done.stderr
+
+
+@pytest.mark.parametrize("command", ["healthcheck", "status"])
+def test_where_nobody_answers_the_exit_code_is_3(tmp_path: Path, command: str) -> None:
+    done = CliRunner().invoke(main, [command, "--socket", str(tmp_path / "none.sock")])
+    assert done.exit_code == 3
+    assert "is the agent running?" in done.stderr
