@@ -189,7 +189,7 @@ test-wheel: wheel .venv-supply/.done ## The wheel in an empty environment, by pi
 sbom: wheel .venv-supply/.done ## A bill of materials (CycloneDX) of what is shipped: dist/lucid-agent.cdx.json
 	.venv-supply/bin/python deploy/sbom.py dist/lucid-agent.cdx.json
 
-audit: .venv-supply/.done ## Known vulnerabilities in what is shipped: exit 0 none, 1 some, 3 could not be checked
+audit: .venv-supply/.done ## Known vulnerabilities in what is shipped (fails as well where it could not be checked)
 	.venv-supply/bin/python deploy/audit.py requirements/runtime.txt
 
 proto: $(VENV)/.dev ## Generate the stream's message code again

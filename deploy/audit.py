@@ -1,4 +1,4 @@
-"""Are there known vulnerabilities in what is shipped? `make audit`.
+"""Are there known vulnerabilities in what is shipped? `make audit`, which fails for 1 and 3 alike.
 
     python3 audit.py REQUIREMENTS.txt…      (pip-audit beside this interpreter, or on the PATH)
 
