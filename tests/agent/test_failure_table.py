@@ -19,7 +19,9 @@ from typing import Final
 import httpx
 import pytest
 import trio
+from click.testing import CliRunner
 
+from agent.cli import main
 from agent.errors import EXIT_CODES
 from agent.lifecycle import State
 from attestation.errors import AttestationError, QuoteError, UncheckableError
@@ -333,3 +335,14 @@ def test_the_document_has_the_states_and_exit_codes_of_the_code() -> None:
     assert [(int(code), what, may == "yes") for code, what, may in codes] == [
         (code.value, what, restart) for code, (what, restart) in EXIT_CODES.items()
     ]
+
+
+def test_the_help_and_the_unit_file_have_the_exit_codes_of_the_code() -> None:
+    shown = CliRunner().invoke(main, ["--help"]).output
+    for code, (what, _) in EXIT_CODES.items():
+        assert re.search(rf"^ +{code.value}  {re.escape(what)}", shown, re.MULTILINE), code
+    unit = (DOCUMENT.parents[1] / "systemd" / "lucid-agent.service").read_text(encoding="utf-8")
+    found = re.search(r"^RestartPreventExitStatus=(.*)$", unit, re.MULTILINE)
+    assert found is not None
+    final = [code.value for code, (_, restart) in EXIT_CODES.items() if code and not restart]
+    assert [int(code) for code in found[1].split()] == final
