@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check test-auditors test-real test-crash test-reload test-leaks test-soak test-kernel test-fuse install-fuse bench bench-snp bench-tdx bench-daemon fuzz fuzz-keep proto requirements clean
+.PHONY: help demo test check test-auditors test-real test-crash test-reload test-leaks test-soak test-kernel test-fuse install-fuse bench bench-snp bench-tdx bench-daemon bench-policy fuzz fuzz-keep proto requirements clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -99,7 +99,7 @@ test-real: $(VENV)/.dev .venv-real/.done ## A real model server and the openai c
 test-auditors: $(VENV)/.dev .venv-auditors/.done ## The example auditor that wraps Presidio, asked by the agent (1 minute)
 	$(BIN)/python -m pytest -m auditors -rs tests/auditors
 
-bench: $(VENV)/.dev bench-snp bench-tdx bench-daemon ## bench-snp, bench-tdx, then nginx, the bare gateway and everything on (3 minutes; needs nginx and wrk)
+bench: $(VENV)/.dev bench-snp bench-tdx bench-policy bench-daemon ## bench-snp, bench-tdx, bench-policy, then nginx, the bare gateway and everything on (3 minutes; needs nginx and wrk)
 	$(BIN)/python -m benchmarks --write
 
 .venv-peers/.done: requirements/peers.txt | $(VENV)/bin/pip
@@ -118,6 +118,17 @@ bench-commands: $(VENV)/.dev ## How long `lucid --help` and a probe take (20 s)
 
 bench-tdx: $(VENV)/.dev ## Verifying TDX quotes beside dcap-qvl (half a minute)
 	$(BIN)/python -m benchmarks.tdx --write
+
+# OPA's own Go engine as a library; its wheel says Python 3.14 and needs no more than ctypes.
+.venv-policy/.done: requirements/policy-peers.txt requirements/policy-opa.txt | $(VENV)/bin/pip
+	$(PYTHON) -m venv .venv-policy
+	.venv-policy/bin/pip install -qq --disable-pip-version-check --require-hashes -r requirements/policy-peers.txt
+	.venv-policy/bin/pip download -qq --disable-pip-version-check --require-hashes --no-deps --dest .venv-policy/wheel --python-version 3.14 --only-binary=:all: -r requirements/policy-opa.txt
+	$(PYTHON) -m zipfile -e .venv-policy/wheel/opa_golib_python_bindings-*.whl .venv-policy/opa
+	touch $@
+
+bench-policy: $(VENV)/.dev .venv-policy/.done ## Decisions beside plain Cedar, Cedarling and OPA's Go engine (half a minute)
+	$(BIN)/python -m benchmarks.policy --write
 
 # Coverage-guided fuzzing, in an environment of its own. FUZZ_SECONDS, for each, may be set.
 FUZZ_SECONDS ?= 90
@@ -203,10 +214,11 @@ requirements: ## Pin and hash again (needs uv on the PATH)
 	uv pip compile -q requirements/fuse.in -c requirements/runtime.txt --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/fuse.txt
 	uv pip compile -q requirements/auditors.in --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/auditors.txt
 	uv pip compile -q requirements/peers.in --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/peers.txt
+	uv pip compile -q requirements/policy-peers.in --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/policy-peers.txt
 	uv pip compile -q requirements/fuzz.in --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/fuzz.txt
 	for name in deploy supply; do \
 	  uv pip compile -q requirements/$$name.in --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/$$name.txt; \
 	done
 
 clean: ## Remove environments and caches
-	rm -rf .venv-supply dist .venv-deploy .image .venv .venv-auditors .venv-real .venv-peers .venv-fuzz .venv-fuse .fuzz .kernel .mypy_cache .pytest_cache .ruff_cache .hypothesis build ./*.egg-info
+	rm -rf .venv-supply dist .venv-deploy .image .venv .venv-auditors .venv-real .venv-peers .venv-policy .venv-fuzz .venv-fuse .fuzz .kernel .mypy_cache .pytest_cache .ruff_cache .hypothesis build ./*.egg-info

@@ -16,6 +16,7 @@ from enforcement.policies import Answer, Fault, Ruling
 
 MAX_ERROR: Final = 200  # characters of one error text
 
+_NOTHING: Final[Mapping[str, ClaimValue]] = MappingProxyType({})
 _ATTRIBUTE: Final = re.compile(r"does not have the attribute `([A-Za-z_][A-Za-z0-9_]*)`")
 
 
@@ -137,10 +138,13 @@ def _plain(
 def _claims_read(
     policies: Iterable[PolicyInfo], part: PhasePart, question: Question
 ) -> Mapping[str, ClaimValue]:
+    read = [policy for policy in policies if policy.reads.claims or policy.reads.all_claims]
+    if not read:
+        return _NOTHING
     seen = part.claims_seen(question)
     names = tuple(seen)
     found: dict[str, ClaimValue] = {}
-    for policy in policies:
+    for policy in read:
         for name in policy.reads.of(names):
             value = seen[name]
             if value is not None:

@@ -74,21 +74,17 @@ class Scope:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Side:
-    """A principal or resource as far as scopes tell it from others.
+# A principal or resource as far as scopes tell it from others: its type, and whether some policy
+# names it after `==`. All named ones of a type share a slice.
+_Side = tuple[str, bool]
+_Key = tuple[Uid, _Side, _Side]
 
-    `named`: some policy has it after `==`. All named ones of a type share a slice.
-    """
 
-    type: str
-    named: bool
-
-    def meets(self, uid: Uid | None, kind: str | None) -> bool:
-        """Whether a scope of these can match."""
-        if uid is not None:
-            return self.named and uid[0] == self.type
-        return kind is None or kind == self.type
+def _meets(side: _Side, uid: Uid | None, kind: str | None) -> bool:
+    """Whether a scope that is bound to this entity or type can match."""
+    if uid is not None:
+        return side[1] and uid[0] == side[0]
+    return kind is None or kind == side[0]
 
 
 class _NoAnswerError(Exception):
@@ -141,7 +137,7 @@ class PolicyIndex:
         self._principals = {scope.principal for scope in scopes} - {None}
         self._resources = {scope.resource for scope in scopes} - {None}
         self._stores: Stores = {} if stores is None else stores
-        self._slices: dict[tuple[Uid, _Side, _Side], PolicyStore] = {}
+        self._slices: dict[_Key, PolicyStore] = {}
         self.whole = self._store(frozenset(self._policies))
         self._remembered = functools.lru_cache(maxsize=cache_size)(self._ask)
 
@@ -197,8 +193,8 @@ class PolicyIndex:
         """The evaluator for one kind of request."""
         key = (
             action,
-            _Side(principal[0], principal in self._principals),
-            _Side(resource[0], resource in self._resources),
+            (principal[0], principal in self._principals),
+            (resource[0], resource in self._resources),
         )
         found = self._slices.get(key)
         if found is not None:
@@ -212,7 +208,7 @@ class PolicyIndex:
     ) -> None:
         """Build the slices for these actions and these types of principals and resources now."""
         sides = [
-            [_Side(kind, named) for kind in kinds for named in (False, True)[: 1 + bool(known)]]
+            [(kind, named) for kind in kinds for named in (False, True)[: 1 + bool(known)]]
             for kinds, known in (
                 (sorted(principals), self._principals),
                 (sorted(resources), self._resources),
@@ -230,8 +226,8 @@ class PolicyIndex:
             name
             for name, scope in self._scopes.items()
             if (scope.actions is None or action in scope.actions)
-            and principal.meets(scope.principal, scope.principal_type)
-            and resource.meets(scope.resource, scope.resource_type)
+            and _meets(principal, scope.principal, scope.principal_type)
+            and _meets(resource, scope.resource, scope.resource_type)
         )
 
     def _store(self, ids: Ids) -> PolicyStore:

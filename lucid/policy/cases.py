@@ -64,6 +64,7 @@ class _Fields(_Strict, frozen=True):
     action: Literal["invoke", "access_data"] | None = None
     resource: str | None = None
     trace_id: str | None = None
+    groups: list[str] | None = None  # from a token, beside those of entities.json
     platform: dict[str, Any] | None = None
     claims: dict[str, Any] = {}
 
@@ -212,6 +213,7 @@ def _request(entry: _Written, defaults: _Defaults, vocabulary: Vocabulary) -> Po
         claims=claim_values(claims, phase, vocabulary),
         trace_id=entry.trace_id or defaults.trace_id or "0" * 32,
         platform=Platform(**msgspec.structs.asdict(platform)),
+        groups=tuple(entry.groups if entry.groups is not None else defaults.groups or ()),
     )
 
 

@@ -185,7 +185,8 @@ def _shadowed(policy: PolicyInfo, others: Iterable[PolicyInfo]) -> Problem | Non
                 "it",
                 "shadowed",
             )
-        if policy.outcome is Outcome.PROCEED and other.outcome is Outcome.PROCEED:
+        both_permit = policy.outcome is Outcome.PROCEED and other.outcome is Outcome.PROCEED
+        if both_permit and not policy.obliges:  # what it obliges to holds beside the other
             first = (other.file, other.line) < (policy.file, policy.line)
             if policy.est.get("conditions") or first or not _covers(policy, other):
                 return _at(

@@ -59,8 +59,19 @@ def run_cases(bundle: Bundle, cases: Iterable[Case]) -> list[Result]:
 
 
 def obligations_of(verdict: Verdict) -> dict[str, Any]:
-    """What a verdict obliges the door to do, as it is recorded."""
-    return {"redact": sorted(verdict.redact)} if verdict.redact else {}
+    """What a verdict obliges the door to do, in the words of the annotations."""
+    found: dict[str, Any] = {}
+    if verdict.redact:
+        found["redact"] = sorted(verdict.redact)
+    if verdict.redact_with:
+        found["redact_with"] = {label: str(how) for label, how in verdict.redact_with.items()}
+    if verdict.obliges.max_tokens is not None:
+        found["max_tokens"] = verdict.obliges.max_tokens
+    if verdict.obliges.rates:
+        found["rate"] = sorted({str(rate) for rate in verdict.obliges.rates})
+    if verdict.obliges.require_hardware:
+        found["require_hardware"] = True
+    return found
 
 
 def coverage(bundle: Bundle, results: Iterable[Result]) -> dict[str, int]:
@@ -119,11 +130,15 @@ def _list(words: Iterable[str]) -> str:
     return "[" + ", ".join(sorted(words)) + "]"
 
 
-def _plain(obligations: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: sorted(map(str, value)) if isinstance(value, list | tuple) else value
-        for name, value in obligations.items()
-    }
+def _plain(obligations: Mapping[str, Any]) -> dict[str, list[str]]:
+    """One form for what may be written in several: `rate: 10/minute` and `rate: [10/minute]`."""
+    found = {}
+    for name, value in obligations.items():
+        if isinstance(value, Mapping):
+            found[name] = sorted(f"{key}={item}" for key, item in value.items())
+        else:
+            found[name] = sorted(map(str, value if isinstance(value, list | tuple) else [value]))
+    return found
 
 
 def _clean(text: str) -> str:

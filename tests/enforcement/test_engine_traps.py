@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cedarpy
 import pytest
 
 from attestation.records import ClaimValue
+from enforcement import policies
 from enforcement.annotations import understand
 from enforcement.bundle import Bundle
 from enforcement.detectors import DETECTORS
@@ -24,11 +24,11 @@ from tests.enforcement.bundles import CLAIMS, PERMIT, ask, engine, problems, wri
 FORBID = "forbid (principal, action, resource)"
 
 
-def unchecked(folder: Path, policies: str) -> Engine:
+def unchecked(folder: Path, text: str) -> Engine:
     """An engine over policies that the validator never saw: the second line of defence."""
     bundle = Bundle.load(write(folder))
     infos = {}
-    sources, complaints = parse_policies("unchecked.cedar", policies)
+    sources, complaints = parse_policies("unchecked.cedar", text)
     assert not complaints
     for source in sources:
         info, complaints = understand(source, labels=DETECTORS)
@@ -236,6 +236,12 @@ class _Panic(BaseException):
 _Panic.__name__ = "PanicException"
 
 
+def _answers(decision: str, **diagnostics: list[str]) -> list[str]:
+    """What the binding's native half says."""
+    said = {"reason": [], "errors": [], **diagnostics}
+    return [json.dumps({"decision": decision, "diagnostics": said})]
+
+
 def _raising(error: BaseException) -> Callable[..., Any]:
     def call(*_: object, **__: object) -> None:
         raise error
@@ -252,10 +258,14 @@ def _raising(error: BaseException) -> Callable[..., Any]:
         _raising(RecursionError()),
         _raising(_Panic()),
         lambda *_, **__: None,
-        lambda *_, **__: cedarpy.AuthzResult({"decision": "Maybe"}),
-        lambda *_, **__: cedarpy.AuthzResult({"decision": "NoDecision"}),
-        lambda *_, **__: cedarpy.AuthzResult({}),
-        lambda *_, **__: cedarpy.AuthzResult({"decision": "Allow", "diagnostics": None}),
+        lambda *_, **__: [],
+        lambda *_, **__: ["not JSON"],
+        lambda *_, **__: _answers("Maybe"),
+        lambda *_, **__: _answers("NoDecision"),
+        lambda *_, **__: _answers("Allow") * 2,
+        lambda *_, **__: ["{}"],
+        lambda *_, **__: ['{"decision": "Allow"}'],
+        lambda *_, **__: ['{"decision": "Allow", "diagnostics": null}'],
     ],
 )
 def test_whatever_the_binding_does_wrong_denies_and_is_not_remembered(
@@ -263,7 +273,7 @@ def test_whatever_the_binding_does_wrong_denies_and_is_not_remembered(
 ) -> None:
     machine = engine(tmp_path, PERMIT)
     with monkeypatch.context() as patch:
-        patch.setattr(cedarpy, "is_authorized", fake)
+        patch.setattr(policies, "authorize", fake)
         verdict = machine.decide(ask())
     assert_denied(verdict, "no_decision")
     assert "secret" not in " ".join(verdict.errors)
@@ -271,15 +281,13 @@ def test_whatever_the_binding_does_wrong_denies_and_is_not_remembered(
 
 
 def test_an_allow_with_errors_denies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = cedarpy.AuthzResult(
-        {"decision": "Allow", "diagnostics": {"reason": ["allow"], "errors": ["something odd"]}}
-    )
-    monkeypatch.setattr(cedarpy, "is_authorized", lambda *_, **__: answer)
+    answer = _answers("Allow", reason=["allow"], errors=["something odd"])
+    monkeypatch.setattr(policies, "authorize", lambda *_: answer)
     assert_denied(engine(tmp_path, PERMIT).decide(ask()), "engine_error")
 
 
 def test_an_interrupt_is_not_swallowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cedarpy, "is_authorized", _raising(KeyboardInterrupt()))
+    monkeypatch.setattr(policies, "authorize", _raising(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         engine(tmp_path, PERMIT).decide(ask())
 

@@ -161,6 +161,7 @@ def test_validate_does_not_warn_of_what_may_apply(tmp_path: Path, condition: str
     [
         (ALL_AND_WARN, ["allow", "w"]),
         (f'@id("twice") permit ({INVOKE});', ["twice"]),
+        (f'@id("bound") @max_tokens("5") permit ({INVOKE});', []),
         (f'@id("some") permit ({INVOKE}) when {{ context.claims.pii_found }};', ["some"]),
         (f'@id("one") @phase("request") forbid ({INVOKE});', []),
         ('@id("u") forbid (principal == Lucid::User::"u", action, resource);', []),
@@ -213,6 +214,23 @@ def test_a_failing_case_says_what_was_expected_and_what_came(tmp_path: Path) -> 
     text = run("test", folder)
     assert "FAIL tests/cases.yaml:7  wrong" in text.stdout
     assert "expected deny, got proceed (allow)" in text.stdout
+
+
+def test_obligations_are_written_as_their_annotations(tmp_path: Path) -> None:
+    text = f'@id("a") @max_tokens("512") @rate("10/minute") @require_hardware permit ({INVOKE});'
+    expect = "{outcome: proceed, obligations: {max_tokens: 512, rate: 10/minute, %s}}"
+    for last, code in (("require_hardware: true", 0), ("redact: [email]", 1)):
+        cases = f"- name: x\n  expect: {expect % last}\n"
+        assert run("test", bundle(tmp_path, text, cases=cases)).exit_code == code
+
+
+def test_groups_of_a_token_count_in_a_case(tmp_path: Path) -> None:
+    text = '@id("a") permit (principal in Lucid::Group::"staff", action, resource);'
+    cases = (
+        "- {name: x, principal: 'User::\"u\"', groups: [staff], expect: {outcome: proceed}}\n"
+        "- {name: y, principal: 'User::\"u\"', expect: {outcome: deny}}\n"
+    )
+    assert run("test", bundle(tmp_path, text, cases=cases)).exit_code == 0
 
 
 def test_coverage_names_the_policies_that_decided_nothing(tmp_path: Path) -> None:
