@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check test-auditors test-real test-crash test-reload test-leaks test-soak test-kernel test-fuse install-fuse bench bench-snp bench-tdx bench-daemon bench-policy fuzz fuzz-keep proto requirements clean
+.PHONY: help demo test check test-auditors test-real test-crash test-reload test-leaks test-soak test-kernel deb test-systemd test-deb test-fuse install-fuse bench bench-snp bench-tdx bench-daemon bench-policy fuzz fuzz-keep proto requirements clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -56,6 +56,16 @@ test-leaks: $(VENV)/.dev ## Hunt for secrets that leave: 40,000 exchanges (LEAK_
 
 test-reload: $(VENV)/.dev ## A new policy bundle every 200 ms under 1,000 requests/s, one in three broken (half a minute)
 	$(BIN)/python -m pytest -m reload tests/reload
+
+deb: $(VENV)/.dev ## The Debian package, in build/deb (needs debhelper)
+	$(BIN)/python -m deb.build build/deb
+
+# A small Debian is made below .systemd, once, from the configured mirror; needs root.
+test-systemd: $(VENV)/.dev ## The real unit files under a real systemd, by systemd-nspawn (3 minutes)
+	$(BIN)/python -m pytest -o faulthandler_timeout=900 -m systemd -rs tests/systemd
+
+test-deb: $(VENV)/.dev ## The Debian package: lintian, install, upgrade, purge (3 minutes)
+	$(BIN)/python -m pytest -o faulthandler_timeout=900 -m deb -rs tests/systemd
 
 # Packages of the configured Debian mirror are unpacked below .kernel; nothing is installed.
 test-kernel: $(VENV)/.dev ## The client against the real configfs-tsm code, in a virtual machine (2 minutes)

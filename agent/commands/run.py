@@ -41,8 +41,10 @@ def run(path: Path | None, tee: str | None) -> None:
         notifier=Notifier.from_environment(os.environ),
         custody=protect(),
     )
+    fatal: FatalError | None = None
     try:
         trio.run(daemon.run)
     except* FatalError as group:
-        error = first_fatal(group)
-        fail(error.code, str(error), error.remedy)
+        fatal = first_fatal(group)
+    if fatal is not None:  # not inside `except*`, which would make a group of the exit, too
+        fail(fatal.code, str(fatal), fatal.remedy)

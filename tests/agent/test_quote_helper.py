@@ -494,3 +494,23 @@ def test_the_process_holds_nothing_that_it_does_not_use() -> None:
         "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_an_agent_whose_helper_has_no_tee_ends_with_3_and_says_so(
+    tmp_path: Path, tree: SimulatedTree
+) -> None:
+    tree.provider = None
+    bundle = Path(__file__).parents[2] / "lucid" / "data" / "bundle"
+    (tmp_path / "agent.toml").write_text(
+        f'[agent]\nstate_dir = "state"\n[tee]\nhelper = "s"\n[policy]\nbundle = "{bundle}"\n'
+        '[gateway]\nlisten = "127.0.0.1:0"\n[api]\nsocket = "a"\n[identity]\nanonymous = true\n'
+    )
+    with serving(tmp_path / "s", helper(tree).answer):
+        done = subprocess.run(
+            [BIN / "lucid-agent", "run", "--config", tmp_path / "agent.toml"],
+            capture_output=True, text=True, timeout=60, check=False,
+            env={k: v for k, v in os.environ.items() if not k.startswith("LUCID_")},
+        )  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    assert "no TEE" in done.stderr
+    assert "Traceback" not in done.stderr

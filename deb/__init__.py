@@ -1,0 +1,1 @@
+"""The Debian package: a virtual environment below /opt, unit files, configuration."""

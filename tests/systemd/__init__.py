@@ -1,0 +1,1 @@
+"""The real unit files and the Debian package under a real systemd."""
