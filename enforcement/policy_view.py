@@ -11,8 +11,8 @@ from attestation.records import ClaimValue, Coverage, DecisionRecord, TextDigest
 from enforcement.auditing import Audit
 from enforcement.detectors import DETECTORS, Span, claims_from, scan
 from enforcement.outcome import Outcome, Phase, Platform, PolicyRequest, Verdict
+from enforcement.reading import BodyError, is_name
 from enforcement.redact import RedactionIncompleteError, mask
-from enforcement.shapes import BodyError, is_name
 from enforcement.snapshot import Snapshot
 from enforcement.vocabulary import MEDIA_CLAIMS
 

@@ -6,105 +6,24 @@ it stands at, so that it can be masked there, and the kinds of other content, so
 refuse them. What a shape does not name is refused, except that an object marked `more` may hold
 unknown fields without text: null, true, false, numbers, and empty strings, lists and objects.
 
-Numbers of 12 digits and more are read as texts, because a card number is a number too.
+Numbers of 13 digits and more are read as texts, because a card number is a number too.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
 
 from enforcement.detectors import DETECTORS, scan
 from enforcement.json_escapes import unescape
+from enforcement.reading import BodyError, Reading, Streamed, Text, is_name, is_plain_key
 
 MAX_DEPTH: Final = 64  # of free JSON
 MAX_INDEX: Final = 1024  # of a choice, a tool call, a content block
 
-_NAME: Final = re.compile(r"[A-Za-z0-9_.:/+-]{0,128}")
-_PLAIN_KEY: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}")
-_LARGE: Final = 10**12
+_LARGE: Final = 10**12  # the shortest payment cards have 13 digits
 _COPIES: Final = frozenset({"logprobs", "top_logprobs", "prompt_logprobs"})
-
-
-class BodyError(Exception):
-    """A body that is not understood. `code` is stable; the message repeats none of its text.
-
-    `path` leads to the place, outermost first; names of unknown fields are told only where they
-    are plain words.
-    """
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.path: list[str] = []
-
-    def __str__(self) -> str:
-        place = "".join(self.path).removeprefix(".")
-        return f"{place}: {self.args[0]}" if place else str(self.args[0])
-
-
-class Text:
-    """One text and where it stands: `holder[key]`. `is_key`: the text is the key itself."""
-
-    __slots__ = ("holder", "is_key", "key", "value")
-
-    def __init__(self, value: str, holder: Any, key: Any, *, is_key: bool = False) -> None:
-        self.value = value
-        self.holder = holder
-        self.key = key
-        self.is_key = is_key
-
-    def replace(self, value: str) -> None:
-        """Put another text in its place.
-
-        Raises:
-            BodyError: the text is a key, which cannot be edited.
-        """
-        if self.is_key:
-            raise BodyError("redaction_incomplete", "the name of a field cannot be masked")
-        self.holder[self.key] = value
-        self.value = value
-
-
-class Streamed:
-    """A piece of a text that goes on: `holder[key]`, of the text that `channel` names."""
-
-    __slots__ = ("channel", "holder", "is_json", "key", "value")
-
-    def __init__(
-        self, value: str, holder: Any, key: str, channel: tuple[int | str, ...], *, is_json: bool
-    ) -> None:
-        self.value = value
-        self.holder = holder
-        self.key = key
-        self.channel = channel
-        self.is_json = is_json
-
-
-class Reading:
-    """What was read of one body.
-
-    Attributes:
-        texts: every text, in document order.
-        media: kinds of content that are not text: `image`, `audio`, `video`, `file`, and `remote`
-            for what the model server would fetch.
-        copies: places of per-token copies of text (`logprobs`).
-        streamed: pieces of texts that go on in later events.
-        place: the indexes of the choice, tool call or block that is being read.
-    """
-
-    __slots__ = ("copies", "media", "place", "streamed", "texts")
-
-    def __init__(self) -> None:
-        self.texts: list[Text] = []
-        self.media: set[str] = set()
-        self.copies: list[tuple[Any, Any]] = []
-        self.streamed: list[Streamed] = []
-        self.place: tuple[int | str, ...] = ()
 
 
 class Shape:
@@ -172,12 +91,6 @@ class _Piece(Shape):
             raise _wrong("a text")
         channel = (*reading.place, self._name)
         reading.streamed.append(Streamed(value, holder, key, channel, is_json=self._is_json))
-
-
-@lru_cache(maxsize=4096)
-def is_name(value: str) -> bool:
-    """Whether a value looks like an identifier and like nothing that a detector finds."""
-    return _NAME.fullmatch(value) is not None and not scan(value, DETECTORS)
 
 
 class _Name(Shape):
@@ -250,12 +163,6 @@ def _read_free_text(holder: Any, key: Any, value: str, reading: Reading) -> None
             value = holder[key] = plain
     if value:
         reading.texts.append(Text(value, holder, key))
-
-
-@lru_cache(maxsize=4096)
-def is_plain_key(name: str) -> bool:
-    """Whether the name of a field is a plain word and nothing that a detector finds."""
-    return _PLAIN_KEY.fullmatch(name) is not None and not scan(name, DETECTORS)
 
 
 class _Numbers(Shape):
@@ -390,7 +297,7 @@ class Many(Shape):
         try:
             for number, item in enumerate(value):
                 if item is None:
-                    raise _wrong("anything")
+                    raise _wrong("what it must be: it is null")
                 if self._indexed:
                     self._indexed_item(value, number, item, reading)
                 else:
@@ -473,20 +380,3 @@ def piece(name: str, *, is_json: bool = False) -> Shape:
 def each(shape: Shape, names: str) -> dict[str, Shape]:
     """The same shape for several fields, named with spaces between."""
     return dict.fromkeys(names.split(), shape)
-
-
-def text_paths(shape: Shape, prefix: str = "") -> Iterator[tuple[str, Shape]]:
-    """Every leaf of a table with its path (`messages[].content`), for documents and tests."""
-    if isinstance(shape, Obj):
-        for name, inner in shape.fields.items():
-            yield from text_paths(inner, f"{prefix}.{name}" if prefix else name)
-    elif isinstance(shape, Many):
-        yield from text_paths(shape.item, f"{prefix}[]")
-    elif isinstance(shape, Tagged):
-        for tag, inner in shape.shapes.items():
-            yield from text_paths(inner, f"{prefix}<{tag}>")
-    elif isinstance(shape, Either):
-        for option in shape.options:
-            yield from text_paths(option, prefix)
-    else:
-        yield prefix, shape

@@ -19,9 +19,9 @@ from enforcement.auditing import Audit, Question
 from enforcement.denial import describe_denial, policy_refusal
 from enforcement.outcome import Verdict
 from enforcement.policy_view import Asked, Findings
+from enforcement.reading import BodyError
 from enforcement.redact import RedactionIncompleteError, Redactor
 from enforcement.routes import Route
-from enforcement.shapes import BodyError
 from enforcement.sse import MalformedStreamError, SseDecoder
 from enforcement.streams import StreamApi, open_stream
 from enforcement.streams.editor import Editor
@@ -70,6 +70,7 @@ class StreamGuard:
         self._verdict: Verdict | None = None
         self._blind = ""  # in `observe`: why the rest was not read
         self._left = False
+        self._released = 0  # bytes of text, by the calls that gave something
         self._record: DecisionRecord | None = None
         self.denied = False
         self.headers = headers
@@ -119,7 +120,10 @@ class StreamGuard:
             return self._deny(denial.verdict)
         except _UNGUARDABLE as error:
             return self._deny(_unguardable(error))
-        self._left = self._left or bool(out)
+        if out:
+            self._left = True
+            if self._buffered is None:
+                self._released = self._editor.left
         return out
 
     def _event(self, event: sse.Event) -> bytes:
@@ -226,7 +230,7 @@ class StreamGuard:
         seen = editor.seen
         findings.coverage = Coverage(
             seen=seen,
-            released=seen if self._observe else editor.released,
+            released=seen if self._observe else editor.left if complete else self._released,
             windows=editor.scans,
             fields=editor.fields,
             complete=complete,

@@ -16,8 +16,9 @@ import msgspec
 from attestation.records import TextDigest
 from enforcement.apis.common import ERROR
 from enforcement.detectors import scan
+from enforcement.reading import BodyError, Reading, Text, is_plain_key
 from enforcement.routes import Route
-from enforcement.shapes import TEXT, BodyError, Reading, Shape, Text, is_plain_key
+from enforcement.shapes import TEXT, Shape
 
 __all__ = [
     "BodyError",

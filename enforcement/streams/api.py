@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from enforcement.shapes import MAX_INDEX, BodyError, Reading, Text
+from enforcement.reading import BodyError, Reading, Text
+from enforcement.shapes import MAX_INDEX
 from enforcement.sse import Event, MalformedStreamError
 
 Channel = tuple[int | str, ...]  # which text: indexes of choice, call or block, and its name
@@ -25,7 +26,6 @@ class Part:
         begins: it begins something new, so what waited before it was not the end of the reply.
         alive: it only keeps the connection alive, and waits for nothing.
         last: nothing may follow.
-        error: it is the upstream's own error.
     """
 
     value: dict[str, Any] | None
@@ -36,7 +36,6 @@ class Part:
     begins: bool = False
     alive: bool = False
     last: bool = False
-    error: bool = False
 
 
 class Quick(NamedTuple):

@@ -8,7 +8,8 @@ import msgspec
 
 from enforcement import sse
 from enforcement.apis.chat import CHUNK
-from enforcement.shapes import MAX_INDEX, Reading
+from enforcement.reading import Reading
+from enforcement.shapes import MAX_INDEX
 from enforcement.sse import Event, MalformedStreamError
 from enforcement.streams.api import Channel, Part, Quick, parse_event, require_characters
 
@@ -95,7 +96,7 @@ class ChatStream:
             holder[key] = None
         choices = value.get("choices")
         if not choices:
-            return Part(value=value, reading=reading, error=value.get("error") is not None)
+            return Part(value=value, reading=reading)
         self._head = value
         ends: list[Channel] = []
         speaks = False

@@ -12,8 +12,8 @@ from typing import Final
 
 from attestation.records import TextDigest
 from enforcement.detectors import Span, scan
+from enforcement.reading import Streamed, Text
 from enforcement.redact import mask
-from enforcement.shapes import Streamed, Text
 from enforcement.sse import Event, MalformedStreamError
 from enforcement.streams.api import Channel, Part, Quick, StreamApi
 from enforcement.streams.judge import Judge
@@ -30,7 +30,7 @@ class Editor:
     Attributes:
         tail: bytes that wait for what follows, or for the end.
         scans: how often detectors looked: at windows, and at texts that came whole.
-        seen, released: bytes of text that came, and that left (or wait in `tail`).
+        seen, left: bytes of text that came, and that left; what waits in `tail` has not.
         fields: texts that were read.
     """
 
@@ -57,6 +57,7 @@ class Editor:
         self._other_seen = 0
         self._other_released = 0
         self._other_fields = 0
+        self._before_tail = 0
         self.tail = b""
 
     def event(self, event: Event) -> bytes:
@@ -78,6 +79,8 @@ class Editor:
 
     def _part(self, part: Part) -> bytes:
         self._over = part.last
+        if part.ends and not self.tail:
+            self._before_tail = self._released
         reading = part.reading
         if reading.media:
             raise MalformedStreamError("content other than text in a stream")
@@ -132,6 +135,8 @@ class Editor:
         Raises:
             DeniedError: by the policy.
         """
+        if not self.tail:
+            self._before_tail = self._released
         self._flush(())
         self._judge.ask()
         tail, self.tail = self.tail, b""
@@ -244,8 +249,12 @@ class Editor:
         return self._other_seen + sum(w.digest().size for w in self._windows.values())
 
     @property
-    def released(self) -> int:
-        """Bytes of text that left, or wait in `tail`."""
+    def left(self) -> int:
+        """Bytes of text that left."""
+        return self._before_tail if self.tail else self._released
+
+    @property
+    def _released(self) -> int:
         return self._other_released + sum(w.released_size for w in self._windows.values())
 
     @property

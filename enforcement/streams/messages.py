@@ -8,7 +8,8 @@ import msgspec
 
 from enforcement import sse
 from enforcement.apis.messages import EVENTS
-from enforcement.shapes import MAX_INDEX, Reading
+from enforcement.reading import Reading
+from enforcement.shapes import MAX_INDEX
 from enforcement.sse import Event, MalformedStreamError
 from enforcement.streams.api import Channel, Part, Quick, index_of, parse_event, require_characters
 
@@ -79,7 +80,7 @@ class MessagesStream:
         elif name == "ping":
             part.alive = True
         elif name == "error":
-            part.error = part.last = True
+            part.last = True
             part.ends = ((),)
         return part
 

@@ -12,7 +12,8 @@ import msgspec
 
 from enforcement import sse
 from enforcement.apis.responses import EVENTS
-from enforcement.shapes import MAX_INDEX, Reading
+from enforcement.reading import Reading
+from enforcement.shapes import MAX_INDEX
 from enforcement.sse import Event, MalformedStreamError
 from enforcement.streams.api import Channel, Part, Quick, index_of, parse_event, require_characters
 
@@ -96,7 +97,6 @@ class ResponsesStream:
                 self._filled.add(output)
         else:
             part.ends = _ends(name, output, inner)
-            part.error = name == "error"
         return part
 
     def _remember(self, channel: Channel, value: dict[str, Any]) -> None:

@@ -311,6 +311,19 @@ def test_failure_8_the_record_says_what_was_not_looked_at() -> None:
     assert "not_scanned:image" in record.reasons
 
 
+def test_failure_8_what_was_held_when_a_stream_was_denied_was_not_released() -> None:
+    for mode in ("window", "buffer"):
+        made, _ = guard(DENY, mode=mode)
+        left = made.feed(event(LONG))
+        left += made.feed(event(f"more {EMAIL} ") + event(LONG))
+        if not made.denied:
+            made.finish()
+        assert made.denied
+        shown = "".join(texts(left).values())
+        assert made.record.coverage.released == len(shown.encode())
+        assert bool(shown) == (mode == "window")
+
+
 def test_failure_8_a_stream_that_was_cut_is_not_complete() -> None:
     made, _ = guard(MASK)
     made.feed(stream_of(EMAIL)[:2000])

@@ -1,0 +1,101 @@
+"""What is read of one JSON body: its texts and where they stand, and what else it holds."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any, Final
+
+from enforcement.detectors import DETECTORS, scan
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_.:/+-]{0,128}")
+_PLAIN_KEY: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}")
+
+
+class BodyError(Exception):
+    """A body that is not understood. `code` is stable; the message repeats none of its text.
+
+    `path` leads to the place, outermost first; names of unknown fields are told only where they
+    are plain words.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.path: list[str] = []
+
+    def __str__(self) -> str:
+        place = "".join(self.path).removeprefix(".")
+        return f"{place}: {self.args[0]}" if place else str(self.args[0])
+
+
+class Text:
+    """One text and where it stands: `holder[key]`. `is_key`: the text is the key itself."""
+
+    __slots__ = ("holder", "is_key", "key", "value")
+
+    def __init__(self, value: str, holder: Any, key: Any, *, is_key: bool = False) -> None:
+        self.value = value
+        self.holder = holder
+        self.key = key
+        self.is_key = is_key
+
+    def replace(self, value: str) -> None:
+        """Put another text in its place.
+
+        Raises:
+            BodyError: the text is a key, which cannot be edited.
+        """
+        if self.is_key:
+            raise BodyError("redaction_incomplete", "the name of a field cannot be masked")
+        self.holder[self.key] = value
+        self.value = value
+
+
+class Streamed:
+    """A piece of a text that goes on: `holder[key]`, of the text that `channel` names."""
+
+    __slots__ = ("channel", "holder", "is_json", "key", "value")
+
+    def __init__(
+        self, value: str, holder: Any, key: str, channel: tuple[int | str, ...], *, is_json: bool
+    ) -> None:
+        self.value = value
+        self.holder = holder
+        self.key = key
+        self.channel = channel
+        self.is_json = is_json
+
+
+class Reading:
+    """What was read of one body.
+
+    Attributes:
+        texts: every text, in document order.
+        media: kinds of content that are not text: `image`, `audio`, `video`, `file`, and `remote`
+            for what the model server would fetch.
+        copies: places of per-token copies of text (`logprobs`).
+        streamed: pieces of texts that go on in later events.
+        place: the indexes of the choice, tool call or block that is being read.
+    """
+
+    __slots__ = ("copies", "media", "place", "streamed", "texts")
+
+    def __init__(self) -> None:
+        self.texts: list[Text] = []
+        self.media: set[str] = set()
+        self.copies: list[tuple[Any, Any]] = []
+        self.streamed: list[Streamed] = []
+        self.place: tuple[int | str, ...] = ()
+
+
+@lru_cache(maxsize=4096)
+def is_name(value: str) -> bool:
+    """Whether a value looks like an identifier and like nothing that a detector finds."""
+    return _NAME.fullmatch(value) is not None and not scan(value, DETECTORS)
+
+
+@lru_cache(maxsize=4096)
+def is_plain_key(name: str) -> bool:
+    """Whether the name of a field is a plain word and nothing that a detector finds."""
+    return _PLAIN_KEY.fullmatch(name) is not None and not scan(name, DETECTORS)
