@@ -220,4 +220,4 @@ def _say(said: dict[str, Any], *, as_json: bool, err: bool) -> None:
     say(f"SIMULATED TEE: its quotes prove nothing. It plays {display}.")
     say(f"tree:  {said['mount']} (provider {said['provider']})")
     say(f"root:  {said['root']} (for --simulated-root)")
-    say("Ends, and unmounts, at SIGTERM or Ctrl-C.")
+    say(f"Ends, and unmounts, {'with its command, or ' if err else ''}at SIGTERM or Ctrl-C.")
