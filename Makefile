@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check test-auditors test-real test-crash test-reload test-leaks test-soak test-kernel deb test-systemd test-deb test-fuse install-fuse bench bench-snp bench-tdx bench-daemon bench-policy fuzz fuzz-keep proto requirements clean
+.PHONY: help demo test check test-auditors test-real test-crash test-reload test-leaks test-soak test-kernel deb test-systemd test-deb test-fuse install-fuse bench bench-snp bench-tdx bench-daemon bench-policy bench-detectors bench-sse bench-peers fuzz fuzz-keep proto requirements clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -109,8 +109,24 @@ test-real: $(VENV)/.dev .venv-real/.done ## A real model server and the openai c
 test-auditors: $(VENV)/.dev .venv-auditors/.done ## The example auditor that wraps Presidio, asked by the agent (1 minute)
 	$(BIN)/python -m pytest -m auditors -rs tests/auditors
 
-bench: $(VENV)/.dev bench-snp bench-tdx bench-policy bench-daemon ## bench-snp, bench-tdx, bench-policy, then nginx, the bare gateway and everything on (3 minutes; needs nginx and wrk)
+bench: $(VENV)/.dev bench-snp bench-tdx bench-policy bench-daemon bench-detectors ## All benchmarks but bench-peers: SNP, TDX, policy, daemon, detectors, streams, nginx beside the gateway (5 minutes; needs nginx and wrk)
+	$(BIN)/python -m benchmarks.sse --write
 	$(BIN)/python -m benchmarks --write
+
+bench-detectors: $(VENV)/.dev ## What it costs to look through a text (15 seconds)
+	$(BIN)/python -m benchmarks.detectors --write
+
+bench-sse: $(VENV)/.dev ## 20,000 stream chunks a second in window mode (1 minute; needs nginx)
+	$(BIN)/python -m benchmarks.sse --write
+
+# LiteLLM's proxy with its content filter, in an environment of its own (850 MB).
+.venv-litellm/.done: requirements/litellm.txt | $(VENV)/bin/pip
+	$(PYTHON) -m venv .venv-litellm
+	.venv-litellm/bin/pip install -qq --disable-pip-version-check --require-hashes -r requirements/litellm.txt
+	touch $@
+
+bench-peers: $(VENV)/.dev .venv-litellm/.done ## Leaks, first tokens and speed beside LiteLLM's content filter (3 minutes, first time 5; needs nginx and wrk)
+	$(BIN)/python -m benchmarks.filters --write
 
 .venv-peers/.done: requirements/peers.txt | $(VENV)/bin/pip
 	$(PYTHON) -m venv .venv-peers
@@ -226,9 +242,10 @@ requirements: ## Pin and hash again (needs uv on the PATH)
 	uv pip compile -q requirements/peers.in --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/peers.txt
 	uv pip compile -q requirements/policy-peers.in --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/policy-peers.txt
 	uv pip compile -q requirements/fuzz.in --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/fuzz.txt
+	uv pip compile -q requirements/litellm.in --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/litellm.txt
 	for name in deploy supply; do \
 	  uv pip compile -q requirements/$$name.in --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --upgrade -o requirements/$$name.txt; \
 	done
 
 clean: ## Remove environments and caches
-	rm -rf .venv-supply dist .venv-deploy .image .venv .venv-auditors .venv-real .venv-peers .venv-policy .venv-fuzz .venv-fuse .fuzz .kernel .mypy_cache .pytest_cache .ruff_cache .hypothesis build ./*.egg-info
+	rm -rf .venv-supply dist .venv-deploy .image .venv .venv-auditors .venv-real .venv-peers .venv-litellm .venv-policy .venv-fuzz .venv-fuse .fuzz .kernel .mypy_cache .pytest_cache .ruff_cache .hypothesis build ./*.egg-info

@@ -23,7 +23,7 @@ KEY: Final = "sk-" + "aB3dE5fG7hJ9kL1mN2pQ4rS6tU8vW0xY"
 SECRETS: Final = (MAIL, CARD, KEY)
 SPOKEN: Final = f"Write to {MAIL} or pay with {CARD}; the key is {KEY}. That is all I know of it."
 PIECE: Final = 4  # characters of a chunk, about a token
-FIRST_TOKEN: Final = "first"
+WORDS: Final = ("of", "course", "there", "is", "nothing", "to", "be", "hidden", "in", "this")
 TOKENS: Final = 200  # of the script `slow`, one every TICK
 TICK: Final = 0.01
 
@@ -214,7 +214,7 @@ class Speaker(BaseHTTPRequestHandler):
     @staticmethod
     def _slow() -> Iterator[dict[str, Any]]:
         for number in range(TOKENS):
-            delta = {"content": f"{FIRST_TOKEN} " if not number else "word "}
+            delta = {"content": WORDS[number % len(WORDS)] + " "}
             choice = {"index": 0, "delta": delta, "finish_reason": None}
             yield {
                 "id": "x",

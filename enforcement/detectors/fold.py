@@ -13,6 +13,7 @@ OTHER, everything else.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import re
 import unicodedata
 from bisect import bisect_right
@@ -119,10 +120,11 @@ def _fold_run(error: UnicodeError) -> tuple[bytes, int]:
     run, table = text[start:end], _TABLE
     if end - start == 1 and run in _STOPS and _inside_a_name(text, start):
         return b".", end
-    if end - start < 8 or not run.isprintable():  # surrogates are not printable
-        return bytes([table[ord(character)] for character in run]), end
-    wide = run.encode("utf-16-be")
-    if len(wide) != 2 * len(run):
+    wide = b""
+    if end - start >= 8:
+        with contextlib.suppress(UnicodeEncodeError):  # a lone surrogate
+            wide = run.encode("utf-16-be")
+    if len(wide) != 2 * len(run):  # short, or beyond the first 65,536 characters
         return bytes([table[ord(character)] for character in run]), end
     folded = bytearray(wide[::2].translate(_PAGES))
     place = folded.find(0)

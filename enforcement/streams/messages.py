@@ -68,7 +68,9 @@ class MessagesStream:
         part = Part(value=value, reading=reading, name=name)
         if name == "content_block_delta":
             part.speaks = not reading.streamed
-            if value["delta"]["type"] == "signature_delta":  # signs the thinking before it
+            if not isinstance(value.get("delta"), dict):
+                raise MalformedStreamError("a delta event without a delta")
+            if value["delta"].get("type") == "signature_delta":  # signs the thinking before it
                 part.ends = ((index, "thinking"),)
         elif name == "content_block_start":
             part.begins = True
