@@ -78,7 +78,7 @@ def field_finder(names: tuple[bytes, ...]) -> re.Pattern[bytes]:
     A match begins with the CR LF before the line and ends before the one after it.
     Group 1 is the name, group 2 the value, still with blanks behind it.
     """
-    return re.compile(rb"\r\n(" + b"|".join(names) + rb"|lucid-[^:]*):[ \t]*([^\r]*)")
+    return re.compile(rb"\r\n(" + b"|".join(names) + rb"|lucid[-_][^:]*):[ \t]*([^\r]*)")
 
 
 def split_fields(block: bytes) -> list[Header]:
@@ -221,6 +221,10 @@ class RequestHead:
     def take_upgrade(self, _match: re.Match[bytes]) -> bool:
         raise HttpError("http_upgrade", "protocol upgrades are not served; use HTTP/1.1")
 
+    def take_look_alike(self, _match: re.Match[bytes]) -> bool:
+        # Servers that hand fields on as variables (CGI) read `_` as `-`, and so another length.
+        raise HttpError("http_header_name", "a header name imitates one that frames the message")
+
     def take_request_id(self, match: re.Match[bytes]) -> bool:
         value = self._head[match.start(2) : match.end()].rstrip(b" \t")
         if self.request_id is not None or not _SANE_ID.fullmatch(value):
@@ -239,6 +243,8 @@ class RequestHead:
 _REQUEST_FIELDS: Final[dict[bytes, Callable[[RequestHead, re.Match[bytes]], bool]]] = {
     b"content-length": RequestHead.take_length,
     b"transfer-encoding": RequestHead.take_coding,
+    b"content_length": RequestHead.take_look_alike,
+    b"transfer_encoding": RequestHead.take_look_alike,
     b"host": RequestHead.take_host,
     b"connection": RequestHead.take_connection,
     b"expect": RequestHead.take_expect,

@@ -77,6 +77,12 @@ HEADS: dict[str, tuple[bytes, str]] = {
     "NUL in a value": (P + b"X: a\x00b\r\n\r\n", "http_control_character"),
     "NUL in a name": (P + b"X\x00: a\r\n\r\n", "http_header_name"),
     "delete in a value": (P + b"X: \x7f\r\n\r\n", "http_control_character"),
+    "underscored length": (P + b"Content_Length: 4\r\n\r\n", "http_header_name"),
+    "underscored coding": (P + b"transfer_Encoding: chunked\r\n\r\n", "http_header_name"),
+    "underscored length beside a length": (
+        P + b"Content-Length: 2\r\nContent_length: 4\r\n\r\n{}",
+        "http_header_name",
+    ),
     "no colon": (P + b"Content-Length 4\r\n\r\n", "http_header"),
     "empty name": (P + b": 4\r\n\r\n", "http_header_name"),
     "name that is no token": (P + b"Content-Length\xa0: 4\r\n\r\n", "http_header_name"),
