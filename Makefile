@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check test-auditors test-real test-crash test-reload test-leaks test-soak test-kernel deb test-systemd test-deb test-fuse install-fuse bench bench-snp bench-tdx bench-daemon bench-policy bench-detectors bench-sse bench-peers fuzz fuzz-keep proto requirements clean
+.PHONY: help demo test check test-auditors test-real test-crash test-reload test-leaks test-soak test-kernel deb test-systemd test-deb deb test-systemd test-deb test-fuse install-fuse bench bench-snp bench-tdx bench-daemon bench-policy bench-detectors bench-sse bench-peers fuzz fuzz-keep proto requirements clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -63,6 +63,9 @@ deb: $(VENV)/.dev ## The Debian package, in build/deb (needs debhelper)
 # A small Debian is made below .systemd, once, from the configured mirror; needs root.
 test-systemd: $(VENV)/.dev ## The real unit files under a real systemd, by systemd-nspawn (3 minutes)
 	$(BIN)/python -m pytest -o faulthandler_timeout=900 -m systemd -rs tests/systemd
+
+test-systemd-vm: $(VENV)/.dev ## The same units on a kernel of their own, in QEMU (not proved yet: LIMITATIONS.md)
+	$(BIN)/python -m pytest -o faulthandler_timeout=900 -m vm -rs tests/systemd
 
 test-deb: $(VENV)/.dev ## The Debian package: lintian, install, upgrade, purge (3 minutes)
 	$(BIN)/python -m pytest -o faulthandler_timeout=900 -m deb -rs tests/systemd

@@ -19,7 +19,7 @@ import pytest
 from tests.systemd.conftest import CACHE
 from tests.vm import BuildError, Guest, Lab, open_lab
 
-pytestmark = pytest.mark.systemd
+pytestmark = pytest.mark.vm
 
 HERE = Path(__file__).parent / "vm"
 KERNEL_CACHE = Path(os.environ.get("LUCID_KERNEL_CACHE", ".kernel")).absolute()
@@ -63,7 +63,12 @@ def initrd(root: Path, shared: Path, lab: Lab) -> Iterator[Path]:
     subprocess.run(["cp", "-a", root, place], check=True)
     for name in WITHOUT:
         shutil.rmtree(place / name, ignore_errors=True)
-    subprocess.run(["dpkg-deb", "-x", shared / "now.deb", place], check=True)
+    files = subprocess.run(
+        ["dpkg-deb", "--fsys-tarfile", shared / "now.deb"], check=True, capture_output=True
+    ).stdout
+    subprocess.run(  # not dpkg-deb -x: /lib stays the link that it is
+        ["tar", "-x", "--keep-directory-symlink", "-C", place], input=files, check=True
+    )
     guest = Guest(place)
     guest.add_busybox(lab)
     guest.add_modules(lab, "fs/configfs/configfs", "drivers/virt/coco/tsm")
