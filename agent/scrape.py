@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Final, Protocol
 
 from agent import logs
 from agent.attester import Attester
@@ -19,6 +19,8 @@ from agent.notify import Notifier
 from agent.process import Process
 from agent.pulse import Pulse
 from agent.supervise import Faults
+
+_TASKS: Final = ("api", "policy", "pulse", "reload", "stream")
 
 
 class Scraped(Parts, Protocol):
@@ -72,7 +74,7 @@ def _life(parts: Scraped) -> Iterator[Family]:
         "lucid_task_faults",
         "Faults of the agent itself that a task survived.",
         ("task",),
-        {("stream",): 0, ("pulse",): 0, ("reload",): 0, ("api",): 0} | parts.faults.counts,
+        {(task,): 0 for task in _TASKS} | parts.faults.counts,
     )
 
 

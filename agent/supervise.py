@@ -42,14 +42,12 @@ class Faults:
 
     def __init__(self) -> None:
         self.counts: dict[tuple[str, ...], int] = {}
-        self.last: dict[str, str] = {}
 
     def note(self, task: str, error: BaseException) -> str:
         """Count and log a fault; gives what may be said of it."""
         text = f"{type(first_of(error)).__name__} at {place_of(error)}"
         key = (task,)
         self.counts[key] = self.counts.get(key, 0) + 1
-        self.last[task] = text
         _LOG.error("task.fault", task=task, fault=text, faults=self.counts[key])
         return text
 
