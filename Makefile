@@ -136,6 +136,10 @@ bench-peers: $(VENV)/.dev .venv-litellm/.done ## Leaks, first tokens and speed b
 	.venv-peers/bin/pip install -qq --disable-pip-version-check --require-hashes -r requirements/peers.txt
 	touch $@
 
+.PHONY: bench-auditors
+bench-auditors: $(VENV)/.dev ## What auditors cost a request (about 2 minutes; needs nginx and wrk)
+	$(BIN)/python -m benchmarks.auditors --write
+
 bench-snp: $(VENV)/.dev .venv-peers/.done ## Verifying SNP reports beside its floor and a peer (about 1 minute)
 	$(BIN)/python -m benchmarks.snp --write
 

@@ -215,6 +215,7 @@ class Daemon:
             gate=self._gate,
             recorder=self.journal,
             identify=self.identities.identifier,
+            watch=self.auditors.watch if config.auditors else None,
             passport=self._current_passport,
         )
         self.gateway_metrics = self.gateway.metrics

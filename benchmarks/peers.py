@@ -230,9 +230,18 @@ def observer(directory: Path) -> Iterator[int]:
 
 @contextlib.contextmanager
 def full_agent(
-    directory: Path, upstream_port: int, observer_port: int, *, bundle: Path | None = None
+    directory: Path,
+    upstream_port: int,
+    observer_port: int,
+    *,
+    bundle: Path | None = None,
+    more: str = "",
+    name: str = "gateway, everything on",
 ) -> Iterator[Peer]:
-    """The real daemon with policy, journal and stream, on a simulated TEE."""
+    """The real daemon with policy, journal and stream, on a simulated TEE.
+
+    `more`: further tables of its configuration.
+    """
     port = free_port()
     bundle = bundle or Path(__file__).resolve().parents[1] / "lucid" / "data" / "bundle"
     api = directory / "agent.sock"
@@ -257,6 +266,7 @@ anonymous = true
 target = "127.0.0.1:{observer_port}"
 [api]
 socket = "{api}"
+{more}
 """
     )
     binary = os.environ.get("AGENTBIN") or str(Path(sys.executable).parent / "lucid-agent")
@@ -268,4 +278,4 @@ socket = "{api}"
             if time.monotonic() > end or process.poll() is not None:
                 raise RuntimeError("the agent did not become ready")
             time.sleep(0.2)
-        yield Peer("gateway, everything on", port, process.pid, api)
+        yield Peer(name, port, process.pid, api)

@@ -10,8 +10,9 @@ forgets to ask fails closed: the auditors' claims are missing then.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 from attestation.records import ClaimValue
 from enforcement.detectors import Span
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
     from enforcement.exchange import Ruling
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class Question(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Texts that auditors are to look at.
 
     Attributes:
@@ -44,8 +44,7 @@ class Question:
     final: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Audit:
+class Audit(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the auditors said. Checked against the vocabulary and the texts; never half an answer.
 
     Attributes:
@@ -58,12 +57,12 @@ class Audit:
         latency_us: microseconds by auditor.
     """
 
-    claims: Mapping[str, ClaimValue] = field(default_factory=dict)
+    claims: Mapping[str, ClaimValue] = msgspec.field(default_factory=dict)
     missing: frozenset[str] = frozenset()
     spans: tuple[tuple[Span, ...], ...] = ()
     unmaskable: frozenset[str] = frozenset()
-    status: Mapping[str, str] = field(default_factory=dict)
-    latency_us: Mapping[str, int] = field(default_factory=dict)
+    status: Mapping[str, str] = msgspec.field(default_factory=dict)
+    latency_us: Mapping[str, int] = msgspec.field(default_factory=dict)
 
     def add_to(self, claims: dict[str, ClaimValue]) -> dict[str, ClaimValue]:
         """The built-in claims with the auditors': a flag is set if anyone sets it, lists unite."""

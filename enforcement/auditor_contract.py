@@ -26,7 +26,6 @@ from __future__ import annotations
 import bisect
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import msgspec
@@ -42,6 +41,7 @@ MAX_STATUS: Final = 512  # characters about one auditor in a record
 MAX_ENTRIES: Final = 256  # of one vocabulary
 SEPARATOR: Final = "\n"
 
+_encode: Final = msgspec.json.Encoder().encode
 _SURROGATES: Final = re.compile("[\ud800-\udfff]")
 _CODE: Final = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 _IDENTIFIER: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.:/+-]{0,63}")
@@ -68,25 +68,26 @@ class AnswerError(Exception):
 # -- what is sent ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A question as it is sent: the parts that are the same for every auditor, encoded once.
 
     Attributes:
         starts: for each text of the question's phase, where it begins in its part.
         length: code points of that part.
+        size: code points of all parts.
+        before, after: what stands around an auditor's configuration.
     """
 
     part: Literal["input", "output"]
     starts: tuple[int, ...]
     length: int
     size: int
-    _before: bytes
-    _after: bytes
+    before: bytes
+    after: bytes
 
     def body(self, config: bytes) -> bytes:
         """The request's body for one auditor; `config`: its `auditor_config` as JSON."""
-        return b"%b%b%b" % (self._before, config, self._after)
+        return b"%b%b%b" % (self.before, config, self.after)
 
 
 def outgoing(question: Question) -> Outgoing:
@@ -96,26 +97,35 @@ def outgoing(question: Question) -> Outgoing:
     for text in texts:
         starts.append(place)
         place += len(text) + len(SEPARATOR)
-    data: dict[str, Any] = {"input": _joined(question.input)}
+    given = _joined(question.input)
+    size = len(given)
+    data: dict[str, Any] = {"input": given}
     if question.output is not None:
-        data["output"] = _joined(question.output)
-    size = sum(map(len, data.values()))
+        data["output"] = written = _joined(question.output)
+        size += len(written)
     kind, name = question.principal
     data["metadata"] = {
         "model_id": _encodable(question.model),
         "session_id": question.request_id,
         "user_id": _encodable(f"{kind}::{name}"),
     }
-    before = msgspec.json.encode({"data": data, "phase": question.phase.value})[:-1]
-    context = {"trace_id": question.trace_id, "agent_id": question.agent_id, "workspace_id": ""}
+    # The configuration of each auditor stands at the very end, so that the rest is made once.
+    message = {
+        "data": data,
+        "phase": question.phase.value,
+        "lucid_context": {
+            "trace_id": question.trace_id,
+            "agent_id": question.agent_id,
+            "workspace_id": "",
+        },
+    }
     return Outgoing(
         part="input" if question.output is None else "output",
         starts=tuple(starts),
         length=max(place - len(SEPARATOR), 0),
         size=size,
-        _before=b'%b,"lucid_context":%b,"auditor_config":'
-        % (before, msgspec.json.encode(context)[:-1]),
-        _after=b"}}",
+        before=_encode(message)[:-2] + b',"auditor_config":',
+        after=b"}}",
     )
 
 
@@ -164,8 +174,7 @@ class _Answer(msgspec.Struct):
 _ANSWER: Final = msgspec.json.Decoder(_Answer)
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
+class Said(msgspec.Struct, frozen=True, gc=False):
     """What one auditor said, checked.
 
     Attributes:
@@ -174,7 +183,7 @@ class Said:
     """
 
     claims: Mapping[str, ClaimValue]
-    spans: Mapping[int, list[Span]] = field(default_factory=dict)
+    spans: Mapping[int, list[Span]] = msgspec.field(default_factory=dict)
     note: str = ""
 
 

@@ -31,6 +31,7 @@ class Door:
         admission: who decides about requests. `Gateway` brings the policy; nothing else in this
             package makes a Door.
         pages: targets that are answered here, by exact path.
+        watch: one that somebody else runs and closes; None: the door has its own.
     """
 
     def __init__(
@@ -40,10 +41,12 @@ class Door:
         upstream: Address,
         admission: Admission,
         pages: dict[str, Page] | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.metrics = GatewayMetrics()
         self._pages = pages or {}
-        watch = Watch()
+        self._own_watch = watch is None
+        watch = watch or Watch()
         self._shared = Shared(
             limits=limits,
             metrics=self.metrics,
@@ -70,7 +73,8 @@ class Door:
         shared = self._shared
         try:
             async with trio.open_nursery() as nursery:
-                await nursery.start(shared.watch.run)
+                if self._own_watch:
+                    await nursery.start(shared.watch.run)
                 with self._accepting:
                     async with trio.open_nursery() as accepting:
                         for listener in listen_sockets:
@@ -84,7 +88,8 @@ class Door:
             for listener in listen_sockets:
                 listener.close()
             shared.pool.close()
-            shared.watch.close()
+            if self._own_watch:
+                shared.watch.close()
 
     def stop_accepting(self) -> None:
         """Begin to drain: no new connections, idle ones are closed, open exchanges go on."""

@@ -25,6 +25,7 @@ from enforcement.pages import PASSPORT_PATH, passport_page
 from enforcement.recorder import Recorder
 from enforcement.snapshot import Snapshot
 from enforcement.upstream import Address
+from enforcement.wire import Watch
 
 __all__ = ["GateState", "Gateway", "GatewayConfig", "GatewayMetrics", "Limits"]
 
@@ -47,6 +48,7 @@ class Gateway:
         identify: who asks, by a request's headers (names in lower case), or None.
         passport: the present passport as a CWT, served at `/.well-known/lucid/passport`.
         clock: monotonic nanoseconds, for latencies in records.
+        watch: of sockets, where somebody else runs one already.
 
     Raises:
         ValueError: the upstream is not `http://HOST:PORT`.
@@ -62,6 +64,7 @@ class Gateway:
         identify: Callable[[Sequence[Header]], Caller | None],
         passport: Callable[[], bytes | None],
         clock: Callable[[], int] = time.monotonic_ns,
+        watch: Watch | None = None,
     ) -> None:
         self._door = Door(
             limits=config.limits,
@@ -74,6 +77,7 @@ class Gateway:
                 clock=clock,
             ),
             pages={PASSPORT_PATH: passport_page(passport)},
+            watch=watch,
         )
 
     @property

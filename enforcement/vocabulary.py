@@ -27,6 +27,9 @@ RESERVED_NAMES: Final = frozenset(
     {"true", "false", "if", "then", "else", "in", "is", "like", "has", "__cedar"}
 )
 I64_MIN: Final = -(2**63)
+# Up to here, a float times 10 000 is so exact that what is this near to a whole number is it.
+_SIMPLE: Final = 1000
+_NEAR: Final = 1e-6
 
 
 class ClaimType(StrEnum):
@@ -273,6 +276,13 @@ def scaled(claim: Claim, value: object) -> int:
         raise ClaimError(f"claim {claim.name} is not a finite number")
     if abs(value) > I64_MAX:
         raise ClaimError(f"claim {claim.name} is outside {I64_MIN} to {I64_MAX}")
+    if abs(value) <= _SIMPLE:  # spares the decimals where they would say the same
+        product = value * SCALE
+        whole = round(product)
+        if abs(product - whole) < _NEAR:
+            number = claim.check(whole)
+            assert isinstance(number, int)
+            return number
     exact = Decimal(repr(value)) * SCALE
     number = claim.check(int(exact.to_integral_value(rounding=ROUND_HALF_EVEN)))
     assert isinstance(number, int)

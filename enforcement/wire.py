@@ -272,7 +272,8 @@ class Watch:
     def remove(self, wire: Wire) -> None:
         """Stop to watch; called before the socket is closed."""
         del self._wires[wire.fd]
-        self._epoll.unregister(wire.fd)
+        if not self._epoll.closed:  # a watch that is shared may end before one that uses it
+            self._epoll.unregister(wire.fd)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Watch until cancelled.
