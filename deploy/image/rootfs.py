@@ -36,8 +36,8 @@ UNUSED = frozenset({
     "mailcap.py", "nntplib.py", "pipes.py", "smtpd.py", "sndhdr.py", "sunau.py", "telnetlib.py",
     "uu.py", "xdrlib.py",
     "_pydecimal.py", "_pyio.py", "bdb.py", "cProfile.py", "modulefinder.py", "pdb.py",
-    "pickletools.py", "profile.py", "pstats.py", "timeit.py", "trace.py", "webbrowser.py",
-    "ftplib.py", "imaplib.py", "mailbox.py", "poplib.py", "smtplib.py", "xml", "xmlrpc",
+    "pickletools.py", "profile.py", "pstats.py", "trace.py", "webbrowser.py",
+    "ftplib.py", "imaplib.py", "mailbox.py", "poplib.py", "smtplib.py", "xmlrpc",
 })  # fmt: skip
 UNUSED_EXTENSIONS = re.compile(
     r"(_curses|_dbm|_gdbm|_tkinter|_test|_xx|_ctypes_test|_lsprof|audioop|nis|ossaudiodev|readline|xx"
@@ -100,6 +100,7 @@ def _skeleton(out: Path) -> None:
         folder.mkdir(parents=True)
         os.chown(folder, USER, USER)
         folder.chmod(mode)
+    (out / "run/lucid-quote").mkdir()  # the helper's: root without capabilities writes only here
     (out / "tmp").mkdir()
     (out / "tmp").chmod(0o1777)
 

@@ -307,7 +307,7 @@ def as_pod(manifests: str) -> str:
     for container in spec["containers"]:
         for name in ("restartPolicy", "startupProbe", "readinessProbe", "livenessProbe"):
             container.pop(name, None)
-        container["image"] = IMAGE
+        container |= {"image": IMAGE, "imagePullPolicy": "Never"}
     del spec["serviceAccountName"]
     pod = {
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "release"}, "spec": spec,
@@ -343,6 +343,44 @@ def test_the_sidecar_pod_decides_a_request_and_the_observer_shows_it(
             assert container["HostConfig"]["ReadonlyRootfs"] is True
             assert container["EffectiveCaps"] in ([], None)
             assert container["Config"]["User"].startswith("65532")
+    finally:
+        podman("kube", "down", str(file))
+
+
+def test_the_helper_is_asked_by_the_agent_and_by_nobody_else(
+    podman: Podman, rendered: dict[str, Any], tmp_path: Path
+) -> None:
+    """The hardware's pod, with a folder for the kernel's tree: the helper fails to get a quote from
+    it, and the agent says so in the helper's words. Between them are two users without rights; the
+    model's container does not have the helper's socket.
+    """
+    tree = tmp_path / "configfs"
+    (tree / "tsm" / "report").mkdir(parents=True)
+    tmp_path.chmod(0o755)
+    file = tmp_path / "pod.yaml"
+    text = as_pod(rendered["minimal"]["manifests"]).replace(
+        '"path": "/sys/kernel/config"', f'"path": "{tree}"'
+    )
+    # A kernel without configfs has no folder there to mount it on.
+    text = text.replace('"mountPath": "/sys/kernel/config"', '"mountPath": "/tree"')
+    text = text.replace('"--user",', '"--report-path", "/tree/tsm/report", "--user",')
+    assert text.count("/tree") == 2
+    file.write_text(text)
+    podman("kube", "play", str(file))
+    try:
+        end = time.monotonic() + 60
+        words = ""
+        while "the platform gave no quote" not in words and time.monotonic() < end:
+            time.sleep(0.5)
+            words = podman.try_("exec", "release-agent", "lucid-agent", "status", "--json").stdout
+        assert "the platform gave no quote" in json.loads(words)["reason"]
+        assert "no quote" in podman.try_("logs", "release-quote-helper").stderr
+        assert list((tree / "tsm" / "report").iterdir()) == []  # nothing is left behind
+        for name, has in (("quote-helper", True), ("agent", True), ("model", False)):
+            [container] = podman.json("inspect", f"release-{name}")
+            mounts = {mount["Destination"] for mount in container["Mounts"]}
+            assert ("/run/lucid-quote" in mounts) is has
+            assert container["EffectiveCaps"] in ([], None)
     finally:
         podman("kube", "down", str(file))
 

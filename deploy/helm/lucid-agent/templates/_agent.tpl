@@ -7,26 +7,26 @@
   {{- if eq .Values.mode "sidecar" }}
   restartPolicy: Always
   {{- end }}
-  args: [lucid-agent, quote-helper, --listen, /run/lucid/quote.sock, --user, "65532"]
+  args: [lucid-agent, quote-helper, --listen, /run/lucid-quote/quote.sock, --user, "65532"]
   securityContext:
     {{- include "lucid.restricted" . | replace "runAsNonRoot: true" "runAsNonRoot: false" | replace "65532" "0" | nindent 4 }}
   startupProbe:
     exec:
-      command: [python, -c, "import os, sys; sys.exit(not os.path.exists('/run/lucid/quote.sock'))"]
+      command: [python, -c, "import os, sys; sys.exit(not os.path.exists('/run/lucid-quote/quote.sock'))"]
     periodSeconds: 1
     failureThreshold: 30
   livenessProbe:
     exec:
-      command: [python, -c, "import os, sys; sys.exit(not os.path.exists('/run/lucid/quote.sock'))"]
+      command: [python, -c, "import os, sys; sys.exit(not os.path.exists('/run/lucid-quote/quote.sock'))"]
     periodSeconds: 30
   readinessProbe:
     exec:
-      command: [python, -c, "import os, sys; sys.exit(not os.path.exists('/run/lucid/quote.sock'))"]
+      command: [python, -c, "import os, sys; sys.exit(not os.path.exists('/run/lucid-quote/quote.sock'))"]
     periodSeconds: 30
   resources:
     {{- toYaml .Values.tee.helper.resources | nindent 4 }}
   volumeMounts:
-    - {name: run, mountPath: /run/lucid}
+    - {name: quote, mountPath: /run/lucid-quote}
     - {name: configfs, mountPath: /sys/kernel/config}
 {{- end }}
 - name: agent
@@ -75,6 +75,9 @@
     - {name: observer-certificate, mountPath: /etc/lucid/secrets/observer-certificate, readOnly: true}
     {{- end }}
     - {name: run, mountPath: /run/lucid}
+    {{- if ne .Values.tee.mode "simulated" }}
+    - {name: quote, mountPath: /run/lucid-quote}
+    {{- end }}
     - {name: state, mountPath: /var/lib/lucid}
 {{- end }}
 
@@ -86,6 +89,8 @@
 - name: state
   {{- toYaml (.Values.agent.state | default (dict "emptyDir" (dict "sizeLimit" "2Gi"))) | nindent 2 }}
 {{- if ne .Values.tee.mode "simulated" }}
+- name: quote  # the helper's alone to write: root without capabilities writes only what is root's
+  emptyDir: {medium: Memory, sizeLimit: 1Mi}
 - name: configfs
   hostPath: {path: {{ .Values.tee.helper.configfs }}, type: Directory}
 {{- end }}
