@@ -224,7 +224,7 @@ test-deploy: image .venv-deploy/.done ## Charts, kustomize, compose: valid for K
 	touch $@
 
 wheel: $(VENV)/.dev ## Build dist/lucid_agent-*.whl, the same bytes each time
-	rm -rf build dist
+	rm -rf build/lib dist/lucid_agent-*.whl  # setuptools would pack what is left of an earlier state
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/pip wheel -qq --disable-pip-version-check --no-deps --no-build-isolation -w dist .
 
 test-wheel: wheel .venv-supply/.done ## The wheel in an empty environment, by pip and by pipx: the demo holds (2 minutes)

@@ -35,7 +35,7 @@ container=$(build from --pull-never "$BASE")
 python=$(build run --isolation chroot "$container" -- \
   python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 build rm "$container" >/dev/null
-rm -rf build  # setuptools would pack what is left of an earlier state
+rm -rf build/lib build/image  # setuptools would pack what is left of an earlier state
 mkdir -p build/image/wheels
 "$bin/pip" download --quiet --require-hashes --only-binary=:all: --no-deps --dest build/image/wheels \
   --python-version "$python" --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 \
