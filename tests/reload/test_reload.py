@@ -34,7 +34,7 @@ SECONDS = float(os.environ.get("LUCID_RELOAD_SECONDS", "20"))
 RATE = 1000  # requests a second
 CONNECTIONS = 24
 BUNDLE_SECONDS = 0.2
-MANIFEST = 'name = "reload"\nversion = "1"\n'
+MANIFEST = 'name = "reload"\nversion = "1"\nanonymous = true\n'
 BODY = b'{"model":"m","messages":[{"role":"user","content":"hello"}]}'
 REQUEST = (
     b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
