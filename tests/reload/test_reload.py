@@ -205,10 +205,10 @@ async def test_no_request_fails_or_mixes_bundles_while_they_change(
         assert first.bundle == second.bundle, "an exchange mixed bundles"
         in_force[first.bundle[2]] += 1
     assert last_decisions(tmp_path / "agent" / "state" / "journal.sqlite", 1)
-    # A machine that is busy with other things skips some: a bundle that comes while another one is
-    # loaded or waits for its passport replaces it. What must hold does not depend on how many.
+    # A bundle comes into force with its passport, and a passport follows another by a second at
+    # least (`agent/renewal.py`): of five bundles a second about one decides, the newest.
     assert status["policy"]["reload_failures"] >= bundles.bad / 5
-    assert len(in_force) >= len(bundles.good) / 5
+    assert len(in_force) >= took / 4
     late = sorted(seen.late)
     with capsys.disabled():
         sys.stdout.write(
