@@ -64,7 +64,7 @@ deb: $(VENV)/.dev ## The Debian package, in build/deb (needs debhelper)
 test-systemd: $(VENV)/.dev ## The real unit files under a real systemd, by systemd-nspawn (3 minutes)
 	$(BIN)/python -m pytest -o faulthandler_timeout=900 -m systemd -rs tests/systemd
 
-test-systemd-vm: $(VENV)/.dev ## The same units on a kernel of their own, in QEMU (not proved yet: LIMITATIONS.md)
+test-systemd-vm: $(VENV)/.dev ## The same units on a kernel of their own, with the real configfs-tsm, in QEMU (3 minutes)
 	$(BIN)/python -m pytest -o faulthandler_timeout=900 -m vm -rs tests/systemd
 
 test-deb: $(VENV)/.dev ## The Debian package: lintian, install, upgrade, purge (3 minutes)
