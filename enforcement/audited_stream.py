@@ -27,7 +27,7 @@ from enforcement.stream_guard import StreamGuard
 from enforcement.streams.api import Part
 from enforcement.streams.editor import MAX_WINDOWS
 from enforcement.texts import BodyError, Text, encode_json
-from enforcement.window import MAX_HELD
+from enforcement.window import CONTEXT, MAX_HELD
 
 Path = tuple[str | int, ...]
 
@@ -161,6 +161,8 @@ class AuditedStream:
         """What auditors say to the last `question`; gives what may leave then."""
         self.question = None
         self._audited = True
+        if not self._observe:
+            self._guard.foresee([c.text[max(c.passed - CONTEXT, 0) :] for c in self._channels])
         out = self._guard.answer(audit)
         if self.denied or self._observe:
             return out if self.denied or not self._finishing else out + self._guard.finish()

@@ -8,6 +8,7 @@ would show what is still held.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -182,6 +183,13 @@ class StreamGuard:
         verdict = self._judge.verdict or policy_view.denied(f"aborted:{reason}", evaluated=False)
         self._verdict = _with_reason(verdict, f"aborted:{reason}")
         self._close(complete=False)
+
+    def foresee(self, texts: Iterable[str]) -> None:
+        """Look for the detectors' labels in texts that are still to come.
+
+        Where auditors mark texts, the verdict must be there before the texts are.
+        """
+        self._judge.found(policy_view.scan_all(texts, self._asked.labels))
 
     def answer(self, audit: Audit) -> bytes:
         """What auditors say of the text so far; counts from now on. Gives what may leave now."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from attestation.records import ClaimValue
 from enforcement import policy_view
 from enforcement.auditing import Audit
-from enforcement.detectors import Span
+from enforcement.detectors import DETECTORS, Span
 from enforcement.outcome import Outcome, Verdict, strictest
 from enforcement.policy_view import Asked, Findings
 from enforcement.redact import PLAIN, Redactor, known_labels
@@ -84,5 +84,8 @@ class Judge:
                 demands = ((self.redact, self.how.methods), (verdict.redact, verdict.redact_with))
                 self.how = Redactor(key=asked.salt, methods=strictest(demands))
             self.redact |= verdict.redact
+        if self._audit is None and verdict.redact - DETECTORS and not self._observe:
+            # Only an auditor knows what is to be masked, and none was asked.
+            raise DeniedError(policy_view.denied("redaction_incomplete"))
         if verdict.outcome is Outcome.DENY and not self._observe:
             raise DeniedError(verdict)

@@ -311,6 +311,32 @@ def test_a_silent_auditor_ends_a_stream_whose_policy_masks_what_it_knows() -> No
     assert stream.record.reasons == ("redaction_incomplete",)
 
 
+def test_a_stream_that_no_auditor_is_asked_about_cannot_be_masked_by_their_labels() -> None:
+    auditors = Scripted(marking, phases=frozenset({Phase.REQUEST}))
+    made, _ = exchange(always(Outcome.REDACT, "person"), auditors=auditors, hold_back=2)
+    stream = made.stream(status=200)
+    out = stream.feed(chunk("I am Anna, and this is long enough to leave") * 3)
+    assert stream.denied
+    assert b"Anna" not in out
+    assert stream.record.reasons == ("redaction_incomplete",)
+
+
+def test_what_a_detector_finds_beside_a_mark_counts_before_the_mark_leaves() -> None:
+    def masked_beside_mail(request: PolicyRequest) -> Verdict:
+        if request.claims.get("names") and request.claims.get("pii_found"):
+            labels = frozenset({"person", "email"})
+            return Verdict(outcome=Outcome.REDACT, reasons=("both",), redact=labels)
+        return Verdict(outcome=Outcome.PROCEED, reasons=("base",))
+
+    auditors = Scripted(marking)
+    made, _ = exchange(masked_beside_mail, auditors=auditors, hold_back=256)
+    stream = made.stream(status=200)
+    assert isinstance(stream, AuditedStream)
+    text = "Anna is anna@example.org. "
+    out = b"".join(passed(stream, auditors, [chunk(text), chunk("x" * 600), ending(), DONE]))
+    assert texts(out) == {(0, "content"): "[PERSON] is [EMAIL]. " + "x" * 600}
+
+
 def test_choices_are_separate_texts() -> None:
     stream, auditors = opened(masked_if_named, hold_back=64)
     pieces = [
