@@ -111,7 +111,12 @@ class Policies:
             raise FatalError(ExitCode.STATE, str(error)) from None
         self.newest = self._first()
         self.newest.engine.missing = self.claims_missing
-        self._note(self.newest, by="")
+        try:
+            self._note(self.newest, by="")
+        except OSError as error:
+            raise FatalError(
+                ExitCode.STATE, f"{self._state} cannot be written: {error.strerror}"
+            ) from None
         if self._table.shadow:
             self._load_shadow(Path(self._table.shadow))
 
@@ -240,7 +245,7 @@ class Policies:
         except (KeyError, VaultError, BundleError) as error:
             raise FatalError(
                 ExitCode.USAGE,
-                f"the bundle {pushed.digest} was {pushed.action}ed and cannot be used:\n{error}",
+                f"the bundle {pushed.digest} came by {pushed.action} and cannot be used:\n{error}",
                 remedy=f"change the configured bundle, or move {self._state}/history.json away",
             ) from None
 

@@ -89,8 +89,8 @@ def history(*, agent: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"ok": True, **value}, indent=2))
         return
-    for entry in value["entries"]:
-        mark = "*" if entry["digest"] == value["newest"] else " "
+    for number, entry in enumerate(value["entries"], 1):
+        mark = "*" if number == len(value["entries"]) else " "
         signed = " signed" if entry["signer"] else ""
         by = f" by {entry['by']}" if entry["by"] else ""
         click.echo(
