@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 from lucid.demo.upstream import DemoUpstream
 from tests.processes import AgentProcess
 
@@ -107,8 +105,3 @@ def test_every_rule_of_the_page_is_one_that_the_code_names() -> None:
     absent = {rule for rule in named - {"bundle.toml", "entities.json", "bundle.sig"}
               if f'"{rule}"' not in code}  # fmt: skip
     assert absent == set()
-
-
-@pytest.mark.parametrize("word", ["issue", "/work", "/root"])
-def test_the_page_speaks_of_the_project_alone(word: str) -> None:
-    assert word not in PAGE.read_text(encoding="utf-8")
