@@ -22,7 +22,9 @@ run=$(mktemp -d)
 trap 'rm -rf "$run"' EXIT
 build() { buildah --root "$store" --runroot "$run" --storage-driver overlay "$@"; }
 
-if [ -z "${BASE:-}" ]; then
+if [ -n "${BASE:-}" ]; then
+  build inspect --type image "$BASE" >/dev/null 2>&1 || build pull --quiet "$BASE" >/dev/null
+else
   base_time=1700000000  # fixed, so that the base does not change with every commit
   [ -e .image/base.tar ] || SOURCE_DATE_EPOCH=$base_time deploy/image/base.sh .image/base.tar
   build bud --quiet --isolation chroot --timestamp $base_time --tag localhost/lucid-base \
