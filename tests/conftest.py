@@ -13,6 +13,7 @@ from typing import Any, cast
 import pytest
 import trio
 import trio.testing
+from hypothesis import settings
 
 from attestation.simulated.vendor import SimulatedVendor
 
@@ -26,6 +27,11 @@ def vectors() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no test vectors at {folder} (set LUCID_VECTORS)")
     return folder.resolve()
+
+
+# How long one example takes says more of a busy machine than of the code. `make bench` measures.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -133,6 +133,7 @@ def simulate_tee(
       4  the state directory cannot be used
     """
     state = (state or _default_state()).absolute()
+    fatal: FatalError | None = None
     try:
         if end_with_parent:
             watch_parent()
@@ -156,8 +157,9 @@ def simulate_tee(
         ready = functools.partial(_say, said, as_json=as_json, err=bool(command))
         code = trio.run(functools.partial(_serve, tree, mount, command, ready=ready))
     except* FatalError as group:
-        error = first_fatal(group)
-        fail(error.code, str(error), error.remedy)
+        fatal = first_fatal(group)
+    if fatal is not None:  # not inside `except*`, which would make a group of the exit, too
+        fail(fatal.code, str(fatal), fatal.remedy)
     sys.exit(code)
 
 
