@@ -9,7 +9,7 @@ from random import Random
 
 PIECE = 6  # characters
 # Journals and databases hold hashes, times and ids, in which six given digits happen by chance.
-DIGITS_BY_CHANCE = 9
+DIGITS_BY_CHANCE = 13
 
 _LETTERS = "ghjkmnpqrstvwxyz"  # none of them hexadecimal
 _MIXED = _LETTERS + _LETTERS.upper() + string.digits
@@ -31,8 +31,9 @@ class Secret:
         for start in range(len(self.text) - PIECE + 1):
             piece = self.text[start : start + PIECE]
             if stored and not any(c in _LETTERS or c in _LETTERS.upper() for c in piece):
-                piece = self.text[start : start + DIGITS_BY_CHANCE]
-                if len(piece) < DIGITS_BY_CHANCE:
+                size = DIGITS_BY_CHANCE if self.text.isalnum() else 9
+                piece = self.text[start : start + size]
+                if len(piece) < size:
                     continue
             found.append(piece)
         return found
