@@ -225,6 +225,16 @@ class RequestHead:
         # Servers that hand fields on as variables (CGI) read `_` as `-`, and so another length.
         raise HttpError("http_header_name", "a header name imitates one that frames the message")
 
+    def take_encoding(self, match: re.Match[bytes]) -> bool:
+        # The body is read as it came and encoded again: what it says of itself must be so.
+        if match[2].rstrip(b" \t") not in (b"", b"identity"):
+            raise HttpError(
+                "http_content_encoding",
+                "compressed requests are not read; send it plain",
+                status=415,
+            )
+        return False
+
     def take_request_id(self, match: re.Match[bytes]) -> bool:
         value = self._head[match.start(2) : match.end()].rstrip(b" \t")
         if self.request_id is not None or not _SANE_ID.fullmatch(value):
@@ -249,6 +259,7 @@ _REQUEST_FIELDS: Final[dict[bytes, Callable[[RequestHead, re.Match[bytes]], bool
     b"connection": RequestHead.take_connection,
     b"expect": RequestHead.take_expect,
     b"upgrade": RequestHead.take_upgrade,
+    b"content-encoding": RequestHead.take_encoding,
     b"x-request-id": RequestHead.take_request_id,
     b"traceparent": RequestHead.take_traceparent,
 }

@@ -119,6 +119,10 @@ HEADS: dict[str, tuple[bytes, str]] = {
         G + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n",
         "http_upgrade",
     ),
+    "a body that says it is compressed": (
+        G + b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}",
+        "http_content_encoding",
+    ),
     "websocket upgrade": (G + b"Upgrade: websocket\r\nConnection: upgrade\r\n\r\n", "http_upgrade"),
     "another expectation": (P + b"Expect: 200-ok\r\nContent-Length: 2\r\n\r\n", "http_expectation"),
     "connection names the length": (
