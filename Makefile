@@ -36,7 +36,7 @@ install: $(VENV)/.runtime ## Make .venv with the `lucid-agent`, `lucid` and `luc
 demo: $(VENV)/.runtime ## The whole way on this machine, simulated TEE (DEMO_ARGS=--once to end by itself)
 	$(BIN)/lucid demo $(DEMO_ARGS)
 
-test: $(VENV)/.dev ## The default test suite (about 2 minutes)
+test: $(VENV)/.dev ## The default test suite (about 5 minutes)
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.dev ## ruff, mypy --strict, the import arrows, the unit files
