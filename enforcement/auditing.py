@@ -51,7 +51,8 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         claims: by name, in the vocabulary's form (scores times 10 000).
         missing: required claims that not all of their sources gave; what others said of them
             does not count.
-        spans: for each text of the question's phase, what can be masked in it (code points).
+        spans: for each text of the question's phase, what can be masked in it (code points);
+            empty where nothing can be, or a tuple of empty ones.
         unmaskable: labels whose auditor gave no answer, so that nobody knows where they are.
         status: for the record, by auditor: `ok …` or a stable code.
         latency_us: microseconds by auditor.

@@ -32,7 +32,7 @@ async def test_the_agent_asks_it_and_knows_where_to_mask(tmp_path: Path) -> None
         assert audit.claims["pii_types"] == ("national_id",)
         audit = await example.ask("x", output=("nothing here, 12 apples",))
         assert audit.claims == {"pii_found": False, "pii_types": ()}
-        assert audit.spans == ((),)
+        assert not any(audit.spans)
 
 
 async def test_it_can_be_told_what_to_look_for(tmp_path: Path) -> None:
