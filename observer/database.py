@@ -50,7 +50,10 @@ def _lock_sqlite(database: str | None) -> int:
         os.close(os.open(database, flags, 0o600))
         descriptor = os.open(path, flags, 0o600)
     except OSError as error:
-        raise ConfigError(f"cannot write the database {database}: {error.strerror}") from error
+        remedy = "; make its folder first" if isinstance(error, FileNotFoundError) else ""
+        raise ConfigError(
+            f"cannot write the database {database}: {error.strerror}{remedy}"
+        ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
