@@ -96,7 +96,10 @@ class Api:
             return Response.error(503, "no_passport", "the agent has not been attested yet")
         try:
             token = await self._challenge(nonce, asked.audience)
-        except (AttestationError, FatalError, OSError) as error:
+        except (AttestationError, FatalError) as error:
+            remedy = f"; {error.remedy}" if error.remedy else ""
+            return Response.error(503, "quote_failed", f"{error}{remedy}")
+        except OSError as error:
             return Response.error(503, "quote_failed", str(error))
         return Response(status=200, body=token, content_type=EAT_CWT)
 

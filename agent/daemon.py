@@ -206,6 +206,7 @@ class Daemon:
             lifecycle=self.lifecycle,
             clock=self.clock,
             rng=self._rng,
+            dead=lambda: self.attester.quotes.dead,
         )
         self.renewal.promise = self.freshness.part("renewal")
         self.journal.promise = self.freshness.part("journal")
@@ -328,6 +329,21 @@ class Daemon:
         )
 
     def _policy_trouble(self) -> Trouble | None:
+        newest, in_force, dead = (
+            self.policies.newest.bundle,
+            self.snapshot,
+            self.attester.quotes.dead,
+        )
+        if dead is not None and in_force is not None and in_force.bundle.digest != newest.digest:
+            return Trouble(
+                part=Part.POLICY,
+                weight=Weight.CONCERN,
+                code="policy.waits",
+                reason=f"bundle {newest.name} {newest.version} ({newest.digest.hex()[:16]}…) cannot"
+                " come into force: no passport can state it",
+                next=f"{dead.remedy}; if the bundle in force must not decide any longer, stop the"
+                " agent",
+            )
         if not self.policies.problem:
             return None
         return Trouble(

@@ -22,7 +22,10 @@ EXIT_CODES: Final[dict[ExitCode, tuple[str, bool]]] = {
     ExitCode.OK: ("stopped cleanly, or the thing asked is so", False),
     ExitCode.FAILED: ("failed at run time, or the thing asked is not so", True),
     ExitCode.USAGE: ("wrong configuration, policy bundle or arguments", False),
-    ExitCode.NO_TEE: ("no TEE, or another one than configured; or no agent to ask", False),
+    ExitCode.NO_TEE: (
+        "no TEE, another one than configured, or one that needs a reboot; or no agent to ask",
+        False,
+    ),
     ExitCode.STATE: ("the state directory or the journal cannot be used", False),
 }
 

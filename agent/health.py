@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -92,7 +93,9 @@ def status(parts: Parts) -> dict[str, Any]:
             "hardware_attested": issued.platform.hardware_attested,
             "seconds_left": round(issued.seconds_left(now), 1),
             "valid": parts.renewal.valid,
-            "next_try_seconds": round(parts.renewal.next_seconds, 1),
+            "next_try_seconds": None
+            if math.isinf(parts.renewal.next_seconds)
+            else round(parts.renewal.next_seconds, 1),
             "collateral_ends": issued.collateral_ends.strftime("%Y-%m-%dT%H:%M:%SZ"),
         },
         "policy": None

@@ -3,6 +3,8 @@
 A thread that waits in the kernel cannot be interrupted. When the deadline passes it is abandoned,
 and keeps the only place until the kernel answers: the platform never has two requests of ours,
 which TDX would refuse with EBUSY, and a host that never answers costs one thread, not one a try.
+
+A guest whose key for the firmware is dead is not asked again: no answer can be another one.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ class Quotes:
             the error number or `none`): `("quote.busy", "EBUSY")`. A deadline that passed counts as
             `("quote.timeout", "none")`.
         took: told the seconds that each quote took, failed transactions included.
+        dead: the error after which no quote comes until the guest is rebooted; None: none was met.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Quotes:
         self.took = took
         self.fetched = 0
         self.failures: dict[tuple[str, ...], int] = {}
+        self.dead: QuoteError | None = None
         self._place = trio.CapacityLimiter(1)
         self._lock = threading.Lock()  # failures are counted in the thread
         self._since: float | None = None  # when the thread that is at work began
@@ -74,8 +78,10 @@ class Quotes:
         """A quote over 64 bytes.
 
         Raises:
-            QuoteError: as `fetch_quote`; `quote.timeout`: the deadline passed.
+            QuoteError: as `fetch_quote`; `quote.timeout`: the deadline passed. The error in `dead`
+                where there is one, without asking.
         """
+        self._refuse_if_dead()
         gone = threading.Event()
         started = time.monotonic()
         work = functools.partial(self._work, report_data, gone)
@@ -99,6 +105,7 @@ class Quotes:
         )
 
     def _work(self, report_data: bytes, gone: threading.Event) -> Quote:
+        self._refuse_if_dead()  # whoever was before us may have found it
         self._since = time.monotonic()
         try:
             return self._fetch(
@@ -107,8 +114,16 @@ class Quotes:
                 wanted=lambda: not gone.is_set(),
                 failed=self._failed,
             )
+        except QuoteError as error:
+            if error.needs_reboot:
+                self.dead = error.again()  # without its traceback, which holds our frames
+            raise
         finally:
             self._since = None
+
+    def _refuse_if_dead(self) -> None:
+        if self.dead is not None:
+            raise self.dead.again()
 
     def _failed(self, code: str, number: int | None) -> None:
         name = NO_NUMBER if number is None else errno.errorcode.get(number, str(number))

@@ -4,6 +4,9 @@ One task renews, on the boot-time clock, so a suspended machine renews at once w
 failure ends it once the daemon has been attested, not even one of the program itself: the passport
 that is valid stays, and when it ends the life cycle says so. At the first start a final failure
 (no such TEE) does end the daemon.
+
+Where no quote can come until the guest is rebooted, none is asked for: the passport serves until
+its end, then requests are refused. The daemon stays to say so; started again, it would end at once.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from agent.boottime import LOOK_SECONDS, Clock, sleep_until
 from agent.errors import ExitCode, FatalError
 from agent.lifecycle import Lifecycle, Part, Trouble, Weight
 from agent.supervise import place_of
-from agent.watchdog import Promise, no_promise
+from agent.watchdog import REST, Promise, no_promise
 from attestation.errors import AttestationError, QuoteError
 
 FIRST_RETRY_SECONDS: Final = 1.0
@@ -53,11 +56,15 @@ class Failure:
 
     code: str
     text: str
-    final: bool  # trying again will hardly help
+    remedy: str = ""  # what somebody has to do, where trying again will hardly help
 
 
 class Renewal:
     """Issues and renews; `current` is the newest passport, valid or not.
+
+    Args:
+        dead: the error after which no quote comes until the guest is rebooted, or None. Whoever
+            met it, a challenge perhaps: it is asked for whenever somebody looks.
 
     Attributes:
         failures: tries that failed, by (code,).
@@ -74,6 +81,7 @@ class Renewal:
         rng: random.Random,
         pace: Pace = Pace(),
         look_seconds: float = LOOK_SECONDS,
+        dead: Callable[[], QuoteError | None] = lambda: None,
     ) -> None:
         self._issue = issue
         self._lifecycle = lifecycle
@@ -81,6 +89,7 @@ class Renewal:
         self._rng = rng
         self._pace = pace
         self._look_seconds = look_seconds
+        self._dead = dead
         self._wake = trio.Event()
         self._failure: Failure | None = None
         self._next_ns = 0
@@ -98,11 +107,16 @@ class Renewal:
 
     @property
     def next_seconds(self) -> float:
-        """Seconds until the next try; 0 while one is under way or due."""
+        """Seconds until the next try; 0 while one is under way or due, infinite: there is none."""
+        if self._dead() is not None:
+            return float("inf")
         return max((self._next_ns - self._clock()) / 1e9, 0.0)
 
     def renew_now(self, why: str) -> None:
         """Renew without waiting for half life (a new bundle, a clock that jumped)."""
+        if (dead := self._dead()) is not None:
+            _LOG.warning("passport.cannot_renew", why=why, code=dead.code, remedy=dead.remedy)
+            return
         _LOG.info("passport.renew_now", why=why)
         self._wake.set()
 
@@ -113,7 +127,7 @@ class Renewal:
             FatalError: at the first start, where trying again cannot help.
         """
         retry = self._pace.first_retry
-        while True:
+        while self.current is None or self._dead() is None:
             started = self._clock()
             self.promise(TRY_SECONDS)
             issued = await self._try()
@@ -126,6 +140,8 @@ class Renewal:
             self._lifecycle.look()
             self.promise(wait + LATE_SECONDS)
             await self._sleep(started)
+        self.promise(REST)
+        await trio.sleep_forever()
 
     async def _try(self) -> Issued | None:
         try:
@@ -133,23 +149,24 @@ class Renewal:
         except FatalError as error:
             if self.current is None:
                 raise
-            self._failed(Failure(code="tee.changed", text=str(error), final=True))
+            self._failed(Failure(code="tee.changed", text=str(error), remedy=error.remedy))
         except AttestationError as error:
             final = isinstance(error, QuoteError) and error.final
             if final and self.current is None:
                 raise FatalError(ExitCode.NO_TEE, str(error), remedy=error.remedy) from error
-            self._failed(Failure(code=error.code, text=str(error), final=final))
+            remedy = error.remedy if final else ""
+            self._failed(Failure(code=error.code, text=str(error), remedy=remedy))
         except OSError as error:
-            self._failed(Failure(code="quote.io", text=str(error), final=False))
+            self._failed(Failure(code="quote.io", text=str(error)))
         except Exception as error:  # noqa: BLE001 - a fault of ours must not end a valid passport
             text = f"a fault of the agent itself: {type(error).__name__} at {place_of(error)}"
-            self._failed(Failure(code="internal", text=text, final=False))
+            self._failed(Failure(code="internal", text=text))
         else:
             if issued.expires_ns > self._clock():
                 self._issued(issued)
                 return issued
             text = "what vouches for this platform has ended: a passport would be over already"
-            self._failed(Failure(code="passport.over", text=text, final=False))
+            self._failed(Failure(code="passport.over", text=text))
         return None
 
     def _issued(self, issued: Issued) -> None:
@@ -178,39 +195,58 @@ class Renewal:
     # -- what the life cycle is told --------------------------------------------------------------
 
     def _passport_trouble(self) -> Trouble | None:
-        failure = self._failure
-        if failure is None:
-            return None
-        following = (
-            f"a quote is asked for again in {self.next_seconds:.0f} s"
-            if self._next_ns
-            else "a quote is being asked for"
-        )
-        if self.current is not None:
-            left = self.current.seconds_left(self._clock())
+        dead, failure, left = self._dead(), self._failure, self._seconds_left()
+        following: list[str]
+        if dead is not None and self.current is not None:
+            failure = Failure(code=dead.code, text=str(dead), remedy=dead.remedy)
+            what, following = "no passport any more", [dead.remedy]
             if left > 0:
-                following += f"; without one, requests are refused in {left:.0f} s"
+                following += [
+                    f"requests are refused in {left:.0f} s",
+                    "the agent started again would serve nothing",
+                ]
+        elif failure is not None:
+            what, following = "no new passport", [self._next_try()]
+            if left > 0:
+                following.append(f"without one, requests are refused in {left:.0f} s")
+            if failure.remedy:
+                following.append(failure.remedy)
+        else:
+            return None
         return Trouble(
             part=Part.PASSPORT,
             weight=Weight.CONCERN,
             code=failure.code,
-            reason=f"no new passport: {failure.text} [{failure.code}]",
-            next=following,
+            reason=f"{what}: {failure.text} [{failure.code}]",
+            next="; ".join(following),
         )
+
+    def _next_try(self) -> str:
+        if self._next_ns:
+            return f"a quote is asked for again in {self.next_seconds:.0f} s"
+        return "a quote is being asked for"
 
     def _collateral_trouble(self) -> Trouble | None:
         issued = self.current
         if issued is None or not issued.cut_short:
             return None
+        renewals = (
+            "each renewal asks for newer documents; without any"
+            if self._dead() is None
+            else "no quote comes, so newer ones would not help"
+        )
         return Trouble(
             part=Part.COLLATERAL,
             weight=Weight.CONCERN,
             code="collateral.ending",
             reason="the vendor's documents about this platform end at"
             f" {issued.collateral_ends:%Y-%m-%dT%H:%M:%SZ}, and so does the passport",
-            next="each renewal asks for newer documents; without any, requests are refused in"
-            f" {max(issued.seconds_left(self._clock()), 0):.0f} s",
+            next=f"{renewals}, requests are refused in {max(self._seconds_left(), 0):.0f} s",
         )
+
+    def _seconds_left(self) -> float:
+        """Of the passport; 0 where there was none, negative when it has ended."""
+        return 0.0 if self.current is None else self.current.seconds_left(self._clock())
 
     # -- when to try ------------------------------------------------------------------------------
 
@@ -221,7 +257,7 @@ class Renewal:
         # Never longer than a quarter of what is left, so that an outage shorter than the
         # passport's life never expires it for want of a try.
         delay = backoff * self._rng.uniform(0.9, 1.1)
-        left = self.current.seconds_left(self._clock()) if self.current is not None else 0
+        left = self._seconds_left()
         return max(min(delay, left / 4), self._pace.first_retry) if left > 0 else delay
 
     async def _sleep(self, started_ns: int) -> None:

@@ -122,6 +122,11 @@ def _attestation(parts: Scraped) -> Iterator[Family]:
         "Time until the next quote is asked for; 0 while one is.",
         renewal.next_seconds,
     )
+    yield gauge(
+        "lucid_reboot_needed",
+        "1 if no quote comes until this guest is rebooted.",
+        attester.quotes.dead is not None,
+    )
     yield counter("lucid_passport_renewals", "Passports issued.", renewal.renewals)
     yield counters(
         "lucid_passport_failures",

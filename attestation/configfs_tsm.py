@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
-from attestation.errors import QuoteError
+from attestation.errors import KEY_DISABLED, QuoteError
 from attestation.snp.abi import REPORT_DATA, REPORT_SIZE
 from attestation.tsm import ENTRY_PREFIX, MAX_PRIVLEVEL, REPORT_DATA_SIZE, Quote, TsmTree
 
@@ -316,7 +316,7 @@ def _explain(error: OSError, step: str) -> QuoteError | _RetryError:
         return _RetryError("quote.busy", f"the platform gave no quote; {found}", number)
     if number == errno.ENOTTY:
         return QuoteError(
-            "quote.key_disabled",
+            KEY_DISABLED,
             f"the guest's key for talking to the firmware is disabled; {found}",
             remedy="reboot this guest; nothing else helps",
             final=True,

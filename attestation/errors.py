@@ -6,7 +6,11 @@ Verification raises one of these; it never returns False. Every error carries a 
 
 from __future__ import annotations
 
+from typing import Final
+
 from attestation.checks import Check
+
+KEY_DISABLED: Final = "quote.key_disabled"
 
 
 class AttestationError(Exception):
@@ -64,3 +68,18 @@ class QuoteError(AttestationError):
         super().__init__(code, message, remedy=remedy)
         self.final = final
         self.errno = errno
+
+    @property
+    def needs_reboot(self) -> bool:
+        """Whether this guest gives no quote any more until it is rebooted.
+
+        An SEV-SNP guest whose talk with the firmware failed once zeroes its key (VMPCK), lest two
+        messages are encrypted with one IV. What else is final, somebody may mend meanwhile.
+        """
+        return self.code == KEY_DISABLED
+
+    def again(self) -> QuoteError:
+        """The same error, to be raised once more."""
+        return QuoteError(
+            self.code, str(self), remedy=self.remedy, final=self.final, errno=self.errno
+        )

@@ -43,6 +43,13 @@ class Inside:
         text = answer.body.decode()
         return answer.status, json.loads(text) if "json" in answer.content_type else text
 
+    async def challenge(self) -> tuple[int, Any]:
+        """One challenge to the local API, without its socket: status and what an error says."""
+        api = Api(self.daemon, self.daemon._challenge, _no_policy, _no_policy)
+        body = b'{"nonce": "00112233445566778899aabbccddeeff"}'
+        answer = await api(Request(method="POST", path="/v1/passport", body=body))
+        return answer.status, json.loads(answer.body) if answer.status != 200 else None
+
     def notified(self) -> list[str]:
         """The messages to the service manager so far. The kernel keeps ten for who is slow."""
         while True:

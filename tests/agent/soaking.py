@@ -40,7 +40,7 @@ START: Final = datetime(2026, 6, 1, tzinfo=UTC)
 
 # What hinders a passport, what hinders the recording, what only concerns; and clocks.
 HINDER: Final = (
-    *("busy", "empty", "slow", "dead", "refused"),  # the platform
+    *("busy", "empty", "slow", "no rights", "refused"),  # the platform
     *("vendor down", "vendor slow", "vendor lies", "collateral"),  # the vendor
     "fault",  # the agent itself
 )
@@ -126,6 +126,8 @@ class World:
     seed: int
     days: float
     step: float = STEP  # seconds between two looks at clocks and causes
+    dies: float = float("inf")  # when the guest's key for the firmware does
+    dead: QuoteError | None = None
     machine: Machine = field(default_factory=Machine)
     told: list[tuple[int, State, State]] = field(default_factory=list)
     appeared: dict[Part, list[float]] = field(default_factory=dict)
@@ -147,6 +149,7 @@ class World:
             clock=self.machine.boot,
             rng=random.Random(self.seed + 1),
             look_seconds=self.step,
+            dead=lambda: self.dead,
         )
         self.stream = ScriptedStream(
             JournalStub(),  # type: ignore[arg-type]  # all that is asked of it
@@ -203,8 +206,12 @@ class World:
             raise QuoteError("quote.busy", "busy", errno=16)
         if self.has("empty"):
             raise QuoteError("quote.empty", "the quote is empty")
-        if self.has("dead") and self.renewal.current is not None:
-            raise QuoteError("quote.key_disabled", "the key is dead", final=True)
+        if self.has("no rights") and self.renewal.current is not None:
+            raise QuoteError("quote.permission", "not allowed", final=True)
+        if trio.current_time() >= self.dies:
+            assert self.dead is None, "a dead key is asked no more"
+            self.dead = QuoteError("quote.key_disabled", "dead", remedy="reboot", final=True)
+            raise self.dead.again()
         if self.has("refused"):
             raise OSError(5, "Input/output error")
         if self.has("vendor down"):
@@ -299,6 +306,10 @@ class World:
         blocked = self.has("disk")
         assert standing.ready == (valid and not blocked), f"{standing.line()}: {where}"
         within = RECOVERY_SECONDS
+        if self.dead is not None:
+            assert "[quote.key_disabled]" in standing.reason, where
+            assert blocked or standing.next.startswith("reboot"), where
+            return
         if not valid and not self.hindered_since(within) and trio.current_time() > within:
             raise AssertionError(f"not serving {within:.0f} s after the cause was gone: {where}")
 
@@ -309,13 +320,13 @@ RECOVERY_SECONDS: Final = 60 * 1.1 + QUOTE_SECONDS + 2 * STEP
 assert RECOVERY_SECONDS < LIFETIME / 2
 
 
-def lived_through(seed: int, days: float) -> World:
+def lived_through(seed: int, days: float, *, dies: float = float("inf")) -> World:
     """Run a world on a virtual clock of its own."""
     world: Any = None
 
     async def main() -> None:
         nonlocal world
-        world = World(seed=seed, days=days)
+        world = World(seed=seed, days=days, dies=dies)
         await world.run()
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))

@@ -38,6 +38,12 @@ ROWS: Final[dict[str, tuple[str, ...]]] = {
         "tests.agent.test_renewal:test_at_the_first_start_a_final_failure_ends_the_daemon",
         "tests.agent.test_renewal:test_later_even_a_final_failure_only_degrades",
     ),
+    "the guest's key for the firmware is dead (SEV-SNP, ENOTTY)": (
+        "tests.agent.test_failure_table:test_a_dead_key_is_said_everywhere_and_asked_no_more",
+        "tests.agent.test_renewal:test_a_dead_key_is_asked_no_more_and_the_passport_serves_until_its_end",
+        "tests.agent.test_renewal:test_a_dead_key_at_the_first_start_ends_the_daemon_and_asks_for_a_reboot",
+        "tests.agent.test_soak_virtual:test_a_key_that_dies_ends_in_refusal_and_stays_visible",
+    ),
     "a quote is empty, busy or times out": (
         "tests.agent.test_failure_table:test_quotes_that_fail_at_the_start_are_waited_for",
         "tests.agent.test_failure_table:test_quotes_that_fail_later_degrade_then_expire_then_serve",
@@ -162,6 +168,62 @@ async def test_quotes_that_fail_later_degrade_then_expire_then_serve(
         await inside.until(lambda: daemon.lifecycle.look().state is State.SERVING)
         assert (await inside.chat())[0] == 502
         await inside.until(lambda: any("STATUS=serving" in line for line in inside.notified()))
+
+
+async def test_a_dead_key_is_said_everywhere_and_asked_no_more(
+    tmp_path: Path, simulated_state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(BUNDLE, bundle)
+    dead, asked = [False], [0]
+
+    def spoil() -> None:
+        asked[0] += 1
+        if dead[0]:
+            remedy = "reboot this guest; nothing else helps"
+            raise QuoteError(
+                "quote.key_disabled", "the key is disabled", remedy=remedy, final=True, errno=25
+            )
+
+    async with daemon_inside(
+        tmp_path, simulated_state, monkeypatch, spoil=spoil, bundle=bundle
+    ) as inside:
+        daemon = inside.daemon
+        await inside.until(lambda: daemon.renewal.valid)
+        assert "lucid_reboot_needed 0.0" in inside.api("/metrics")[1]
+        dead[0] = True
+        asked_before = asked[0]
+        status, answer = await inside.challenge()
+        assert status == 503
+        assert "reboot" in answer["error"]["message"]
+        said_alike(inside, State.DEGRADED, "the key is disabled [quote.key_disabled]")
+        assert (await inside.chat())[0] == 502, "decided until the passport ends"
+        # Nothing brings another transaction: a wish, a challenge, the passport's end, a restart of
+        # the device.
+        dead[0] = False
+        daemon.renewal.renew_now("test")
+        assert (await inside.challenge())[0] == 503
+        status, answer = inside.api("/v1/status")
+        assert answer["next"].startswith("reboot this guest")
+        assert answer["passport"]["next_try_seconds"] is None
+        metrics = inside.api("/metrics")[1]
+        assert "lucid_reboot_needed 1.0" in metrics
+        assert "lucid_passport_next_try_seconds +Inf" in metrics
+        # A new bundle cannot come into force, and that is said.
+        (bundle / "policies" / "extra.cedar").write_text(
+            '@id("extra")\nforbid (principal, action, resource) when { false };\n'
+        )
+        await daemon.policies.reload()
+        parts = {trouble["code"]: trouble for trouble in inside.api("/v1/status")[1]["troubles"]}
+        assert "cannot come into force" in parts["policy.waits"]["reason"], parts
+        assert "stop the agent" in parts["policy.waits"]["next"]
+        daemon.lifecycle.issued("pass-ended", daemon.clock())
+        said_alike(inside, State.EXPIRED, "the key is disabled [quote.key_disabled]")
+        assert await inside.chat() == (503, "attestation_expired")
+        await trio.sleep(0.5)  # many retries of the pace of tests
+        assert asked[0] == asked_before + 1
+        await inside.until(lambda: any("STATUS=expired" in line for line in inside.notified()))
+        assert any("reboot this guest" in line for line in inside.notified())
 
 
 # -- the vendor ----------------------------------------------------------------------------------

@@ -89,6 +89,54 @@ async def test_every_failed_transaction_is_counted_by_what_the_kernel_said(
     }
 
 
+async def test_a_dead_key_is_asked_no_more_by_whoever_waits_or_comes(tree: SimulatedTree) -> None:
+    asked: list[str] = []
+    tree.faults.before_read = lambda _entry, attribute: asked.append(attribute)
+    tree.faults.errors["outblob"] = deque([errno.EBUSY, errno.ENOTTY])  # then it would answer again
+    quotes = Quotes(partial(fetch_quote, tree), seconds=SECONDS)
+    errors: list[QuoteError] = []
+
+    async def ask() -> None:
+        with pytest.raises(QuoteError, match="disabled") as caught:
+            await quotes.fetch(DATA)
+        errors.append(caught.value)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(ask)
+    await ask()
+    assert asked.count("outblob") == 2
+    assert quotes.failures == {("quote.busy", "EBUSY"): 1, ("quote.key_disabled", "ENOTTY"): 1}
+    assert len({id(error) for error in errors}) == 6, "each caller has an error of its own"
+    for error in errors:
+        assert (error.code, error.final, error.errno) == ("quote.key_disabled", True, errno.ENOTTY)
+        assert "reboot" in error.remedy
+    assert quotes.dead is not None
+    assert quotes.dead.needs_reboot
+
+
+async def test_a_dead_key_is_known_though_nobody_waited_for_the_answer(
+    tree: SimulatedTree, host: Host
+) -> None:
+    quotes = Quotes(partial(fetch_quote, tree), seconds=0.05)
+    tree.faults.errors["outblob"] = deque([errno.ENOTTY])
+    with pytest.raises(QuoteError, match="no quote within"):
+        await quotes.fetch(DATA)
+    host.answers.release(1)
+    await ended(quotes)
+    assert quotes.dead is not None
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EACCES, errno.ENXIO, errno.EIO])
+async def test_what_somebody_may_mend_is_asked_again(tree: SimulatedTree, number: int) -> None:
+    quotes = Quotes(partial(fetch_quote, tree, attempts=1), seconds=SECONDS)
+    tree.faults.errors["outblob"] = deque([number])
+    with pytest.raises(QuoteError):
+        await quotes.fetch(DATA)
+    assert quotes.dead is None
+    assert (await quotes.fetch(DATA)).outblob[REPORT_DATA] == DATA
+
+
 async def test_requests_of_many_tasks_reach_the_platform_one_by_one(
     tree: SimulatedTree, host: Host
 ) -> None:

@@ -13,6 +13,7 @@ from agent.attester import Issued
 from agent.errors import ExitCode, FatalError
 from agent.lifecycle import Lifecycle, Standing, State
 from agent.renewal import Renewal
+from agent.watchdog import REST
 from attestation.errors import QuoteError, UncheckableError, VerificationError
 from enforcement.outcome import Platform
 
@@ -33,10 +34,13 @@ class Issuer:
         self.lifetime = LIFETIME
         self.clock = clock
         self.times: list[float] = []
+        self.dead: QuoteError | None = None  # what the platform's quotes ended with
 
     async def __call__(self) -> Issued:
         self.times.append(trio.current_time())
         step = self.script.pop(0) if self.script else None
+        if isinstance(step, QuoteError) and step.needs_reboot:
+            self.dead = step
         if step is not None:
             raise step
         now = self.clock()
@@ -60,7 +64,13 @@ async def run_for(
 ) -> Renewal:
     lifecycle = Lifecycle(clock=clock)
     lifecycle.begin()
-    renewal = Renewal(issue=issuer, lifecycle=lifecycle, clock=clock, rng=random.Random(7))
+    renewal = Renewal(
+        issue=issuer,
+        lifecycle=lifecycle,
+        clock=clock,
+        rng=random.Random(7),
+        dead=lambda: issuer.dead,
+    )
     with trio.move_on_after(seconds):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(renewal.run)
@@ -138,9 +148,103 @@ async def test_at_the_first_start_a_final_failure_ends_the_daemon(
 async def test_later_even_a_final_failure_only_degrades(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    issuer = Issuer([None, *(QuoteError("quote.dead", "dead key", final=True) for _ in range(99))])
+    issuer = Issuer([None, *(QuoteError("quote.refused", "no", final=True) for _ in range(99))])
     renewal = await run_for(LIFETIME * 0.7, issuer)
     assert standing(renewal).state is State.DEGRADED
+
+
+def dead_key() -> QuoteError:
+    remedy = "reboot this guest; nothing else helps"
+    return QuoteError("quote.key_disabled", "the key is disabled", remedy=remedy, final=True)
+
+
+async def test_a_dead_key_is_asked_no_more_and_the_passport_serves_until_its_end(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    issuer = Issuer([None, dead_key()])  # a third try would give a passport
+    promised: list[float] = []
+
+    def watch(renewal: Renewal) -> None:
+        renewal.promise = promised.append
+
+    renewal = await run_for(LIFETIME * 0.9, issuer, watch)
+    now = standing(renewal)
+    assert (now.state, now.ready) == (State.DEGRADED, True)
+    assert "the key is disabled [quote.key_disabled]" in now.reason
+    assert now.next.startswith("reboot this guest")
+    assert "requests are refused in 90 s" in now.next
+    assert "asked for again" not in now.next
+    assert promised[-1] == REST, "the watchdog expects nothing more of it"
+    assert renewal.next_seconds == float("inf")
+    renewal = await run_for(LIFETIME * 9, issuer := Issuer([None, dead_key()]))
+    now = standing(renewal)
+    assert (now.state, now.ready) == (State.EXPIRED, False)
+    assert "has ended" in now.reason
+    assert "[quote.key_disabled]" in now.reason
+    assert now.next.startswith("reboot this guest")
+    assert len(issuer.times) == 2
+    assert renewal.failures == {("quote.key_disabled",): 1}
+
+
+async def test_no_wish_wakes_a_dead_key(autojump_clock: trio.testing.MockClock) -> None:
+    issuer = Issuer([None, dead_key()])
+    lifecycle = Lifecycle(clock=clock)
+    lifecycle.begin()
+    renewal = Renewal(
+        issue=issuer,
+        lifecycle=lifecycle,
+        clock=clock,
+        rng=random.Random(7),
+        dead=lambda: issuer.dead,
+    )
+    with trio.move_on_after(LIFETIME * 2):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(renewal.run)
+            while True:
+                await trio.sleep(7)
+                renewal.renew_now("a new policy bundle")
+    assert len(issuer.times) == 2
+
+
+async def test_a_key_whose_death_a_challenge_found_is_known_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    issuer = Issuer()
+
+    def found(renewal: Renewal) -> None:
+        assert standing(renewal).state is State.SERVING
+        issuer.dead = dead_key()
+        now = standing(renewal)
+        assert now.state is State.DEGRADED
+        assert "[quote.key_disabled]" in now.reason
+        assert renewal.next_seconds == float("inf")
+
+    renewal = await run_for(LIFETIME * 2, issuer, found)
+    assert len(issuer.times) == 1
+    assert standing(renewal).state is State.EXPIRED
+
+
+async def test_a_dead_key_at_the_first_start_ends_the_daemon_and_asks_for_a_reboot(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    expected = pytest.RaisesExc(
+        FatalError,
+        match="the key is disabled",
+        check=lambda error: error.code is ExitCode.NO_TEE and "reboot" in error.remedy,
+    )
+    with pytest.RaisesGroup(expected, flatten_subgroups=True):
+        await run_for(10, Issuer([dead_key()]))
+
+
+async def test_what_somebody_has_to_mend_says_so_and_is_tried_again(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    refused = QuoteError("quote.permission", "not allowed", remedy="run it as root", final=True)
+    renewal = await run_for(LIFETIME * 0.9, Issuer([None, *[refused] * 10_000]))
+    assert "run it as root" in standing(renewal).next
+    assert "asked for again" in standing(renewal).next
+    renewal = await run_for(LIFETIME * 0.9, Issuer([None, refused]))
+    assert standing(renewal).state is State.SERVING
 
 
 async def test_own_evidence_that_does_not_verify_gives_no_passport(

@@ -14,7 +14,7 @@ import structlog
 
 from agent.lifecycle import TRANSITIONS, Part, State
 from agent.renewal import FIRST_RETRY_SECONDS
-from tests.agent.soaking import HINDER, MOMENTS, OTHERS, lived_through, schedule
+from tests.agent.soaking import DAY, HINDER, MOMENTS, OTHERS, lived_through, schedule
 
 SEED = int(os.environ.get("LUCID_SOAK_SEED", "20261126"))
 DAYS = 30.0
@@ -52,6 +52,24 @@ def test_thirty_days_of_failures_never_serve_without_a_passport_and_always_recov
     for part, times in world.appeared.items():
         gaps = [b - a for a, b in itertools.pairwise(times)]
         assert min(gaps) >= FIRST_RETRY_SECONDS * 0.9, (part, min(gaps))
+
+
+def test_a_key_that_dies_ends_in_refusal_and_stays_visible() -> None:
+    quiet = structlog.make_filtering_bound_logger(logging.CRITICAL)
+    structlog.configure(wrapper_class=quiet)
+    try:
+        world = lived_through(SEED, 3.0, dies=1.5 * DAY)
+    finally:
+        structlog.reset_defaults()
+    assert world.dead is not None, "checked by the client all along"
+    assert world.renewal.failures[("quote.key_disabled",)] == 1
+    issued = world.renewal.current
+    assert issued is not None
+    closed = [boot for boot, _, after in world.told if after is State.EXPIRED][-1]
+    assert closed >= issued.expires_ns
+    served = [after for boot, _, after in world.told if boot > closed]
+    assert State.SERVING not in served
+    assert world.lifecycle.transitions[State.STOPPING] == 0
 
 
 def test_the_schedule_has_every_kind_and_is_the_same_for_a_seed() -> None:

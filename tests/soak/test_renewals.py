@@ -75,7 +75,7 @@ class Hindrance:
             "empty once": (False, lambda: setattr(faults, "empty", 1)),
             "raced once": (False, lambda: setattr(faults, "racing_writers", 1)),
             "foreign": (True, lambda: setattr(faults, "foreign", 1)),
-            "key disabled": (True, lambda: self._fails(errno.ENOTTY)),
+            "not allowed": (True, lambda: self._fails(errno.EACCES)),
             "refused": (True, lambda: self._fails(errno.EINVAL)),
             "vendor away": (True, lambda: self._raise(UncheckableError("kds.unavailable", "-"))),
             "vendor lies": (True, lambda: self._raise(VerificationError("snp.chain.x", "-"))),
