@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -14,6 +15,7 @@ from agent.authzen_api import PATHS as AUTHZEN_PATHS
 from agent.errors import FatalError
 from agent.local_api import Request, Response
 from agent.metrics import CONTENT_TYPE, exposition
+from agent.quote_line import ChallengeRefusedError
 from agent.scrape import Scraped, scrape
 from attestation.errors import AttestationError
 
@@ -96,6 +98,10 @@ class Api:
             return Response.error(503, "no_passport", "the agent has not been attested yet")
         try:
             token = await self._challenge(nonce, asked.audience)
+        except ChallengeRefusedError as error:
+            status = 429 if error.outcome == "limited" else 503
+            refusal = Response.error(status, f"challenges_{error.outcome}", str(error))
+            return refusal.with_header("retry-after", str(math.ceil(error.retry_seconds)))
         except (AttestationError, FatalError) as error:
             remedy = f"; {error.remedy}" if error.remedy else ""
             return Response.error(503, "quote_failed", f"{error}{remedy}")

@@ -77,7 +77,7 @@ class Issued:
 
 
 class Attester:
-    """Issues passports for one boot. One quote at a time.
+    """Issues passports for one boot. Called one after another (`agent.quote_line`).
 
     Attributes:
         complete: what of certificates a quote needs, given its kind, the quote and what the host
@@ -114,7 +114,6 @@ class Attester:
         self.quotes = Quotes(platform.fetch, seconds=quote_seconds, took=self.quote_seconds.observe)
         self._wall = wall
         self._boot = boot
-        self._turn = trio.Lock()
         self.complete_seconds = Histogram(SLOW)
         self.complete: Complete | None = None
         self.measure: Callable[[bytes], None] | None = None
@@ -130,27 +129,26 @@ class Attester:
                 in time; no passport leaves.
             FatalError: the TEE is not the one that was asked for.
         """
-        async with self._turn:
-            if self.measure is not None:
-                await trio.to_thread.run_sync(self.measure, stated.bundle[2])
-            buffer = self._buffer(stated, nonce)
-            quote = await self.quotes.fetch(report_data(buffer))
-            with trio.move_on_after(self._patience):
-                kind, certificates = self._platform.evidence_of(quote.provider), quote.auxblob
-                if self.complete is not None:
-                    began = trio.current_time()
-                    certificates = await self.complete(kind, quote.outblob, certificates)
-                    self.complete_seconds.observe(trio.current_time() - began)
-                work = functools.partial(
-                    self._issue,
-                    stated,
-                    buffer,
-                    quote,
-                    certificates,
-                    nonce=nonce,
-                    audience=audience,
-                )
-                return await trio.to_thread.run_sync(work, abandon_on_cancel=True)
+        if self.measure is not None:
+            await trio.to_thread.run_sync(self.measure, stated.bundle[2])
+        buffer = self._buffer(stated, nonce)
+        quote = await self.quotes.fetch(report_data(buffer))
+        with trio.move_on_after(self._patience):
+            kind, certificates = self._platform.evidence_of(quote.provider), quote.auxblob
+            if self.complete is not None:
+                began = trio.current_time()
+                certificates = await self.complete(kind, quote.outblob, certificates)
+                self.complete_seconds.observe(trio.current_time() - began)
+            work = functools.partial(
+                self._issue,
+                stated,
+                buffer,
+                quote,
+                certificates,
+                nonce=nonce,
+                audience=audience,
+            )
+            return await trio.to_thread.run_sync(work, abandon_on_cancel=True)
         raise UncheckableError(
             "passport.timeout",
             f"what proves the quote was not to be had within {self._patience:g} seconds",

@@ -36,7 +36,8 @@ from agent.platform import TeePlatform, find_platform
 from agent.policies import Policies
 from agent.policy_api import PolicyApi
 from agent.pulse import Pulse
-from agent.renewal import Renewal
+from agent.quote_line import QuoteLine
+from agent.renewal import LATE_SECONDS, TRY_SECONDS, Renewal
 from agent.stream_status import StreamStatus
 from agent.supervise import Faults, keep_alive
 from agent.watchdog import Freshness
@@ -71,6 +72,7 @@ class Daemon:
         self.clock = boot_ns
         self.faults = Faults()
         self.freshness = Freshness()
+        self.quote_line = QuoteLine()
         self.lifecycle = Lifecycle(
             clock=self.clock,
             require_passport=config.gateway.require_valid_passport,
@@ -207,6 +209,8 @@ class Daemon:
             clock=self.clock,
             rng=self._rng,
             dead=lambda: self.attester.quotes.dead,
+            # A quote and what proves it, and the same for the challenge that was before.
+            try_seconds=max(4 * config.tee.quote_seconds + LATE_SECONDS, TRY_SECONDS),
         )
         self.renewal.promise = self.freshness.part("renewal")
         self.journal.promise = self.freshness.part("journal")
@@ -271,9 +275,10 @@ class Daemon:
 
     async def _issue_current(self) -> Issued:
         """A passport over the newest bundle; bundle and passport take effect together."""
-        loaded = self.policies.newest
-        bundle, engine = loaded.bundle, loaded.engine
-        issued = await self.attester.issue(self._stated(bundle))
+        async with self.quote_line.renewal():
+            loaded = self.policies.newest
+            bundle, engine = loaded.bundle, loaded.engine
+            issued = await self.attester.issue(self._stated(bundle))
         self.snapshot = Snapshot(
             engine=engine,
             bundle=bundle,
@@ -289,9 +294,15 @@ class Daemon:
         return issued
 
     async def _challenge(self, nonce: bytes, audience: str | None) -> bytes:
-        """A fresh passport over a verifier's nonce. It replaces nothing."""
-        stated = self._stated(self._current_snapshot().bundle)
-        return (await self.attester.issue(stated, nonce=nonce, audience=audience)).token
+        """A fresh passport over a verifier's nonce. It replaces nothing, and renewals come first.
+
+        Raises:
+            ChallengeRefusedError: too many come; as `Attester.issue`.
+        """
+        self.attester.quotes.refuse_if_dead()
+        async with self.quote_line.challenge():
+            stated = self._stated(self._current_snapshot().bundle)
+            return (await self.attester.issue(stated, nonce=nonce, audience=audience)).token
 
     def _current_passport(self) -> bytes | None:
         issued = self.renewal.current

@@ -81,7 +81,7 @@ class Quotes:
             QuoteError: as `fetch_quote`; `quote.timeout`: the deadline passed. The error in `dead`
                 where there is one, without asking.
         """
-        self._refuse_if_dead()
+        self.refuse_if_dead()
         gone = threading.Event()
         started = time.monotonic()
         work = functools.partial(self._work, report_data, gone)
@@ -105,7 +105,7 @@ class Quotes:
         )
 
     def _work(self, report_data: bytes, gone: threading.Event) -> Quote:
-        self._refuse_if_dead()  # whoever was before us may have found it
+        self.refuse_if_dead()  # whoever was before us may have found it
         self._since = time.monotonic()
         try:
             return self._fetch(
@@ -121,7 +121,8 @@ class Quotes:
         finally:
             self._since = None
 
-    def _refuse_if_dead(self) -> None:
+    def refuse_if_dead(self) -> None:
+        """Raise the error in `dead`, if there is one."""
         if self.dead is not None:
             raise self.dead.again()
 

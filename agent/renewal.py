@@ -30,9 +30,7 @@ from attestation.errors import AttestationError, QuoteError
 FIRST_RETRY_SECONDS: Final = 1.0
 LONGEST_RETRY_SECONDS: Final = 60.0
 CLOSEST_SECONDS: Final = 1.0
-# Twice 60 s for the quote and what proves it, and as long for a challenge that is before us: the
-# parts have bounds of their own, this is far above all of them.
-TRY_SECONDS: Final = 600.0
+TRY_SECONDS: Final = 600.0  # far above the bounds that the parts of a try have of their own
 LATE_SECONDS: Final = 30.0
 _LOG = logs.get("renewal")
 
@@ -65,6 +63,7 @@ class Renewal:
     Args:
         dead: the error after which no quote comes until the guest is rebooted, or None. Whoever
             met it, a challenge perhaps: it is asked for whenever somebody looks.
+        try_seconds: what a try is bounded by, by its parts; whoever watches is promised so much.
 
     Attributes:
         failures: tries that failed, by (code,).
@@ -82,6 +81,7 @@ class Renewal:
         pace: Pace = Pace(),
         look_seconds: float = LOOK_SECONDS,
         dead: Callable[[], QuoteError | None] = lambda: None,
+        try_seconds: float = TRY_SECONDS,
     ) -> None:
         self._issue = issue
         self._lifecycle = lifecycle
@@ -90,6 +90,7 @@ class Renewal:
         self._pace = pace
         self._look_seconds = look_seconds
         self._dead = dead
+        self._try_seconds = try_seconds
         self._wake = trio.Event()
         self._failure: Failure | None = None
         self._next_ns = 0
@@ -129,7 +130,7 @@ class Renewal:
         retry = self._pace.first_retry
         while self.current is None or self._dead() is None:
             started = self._clock()
-            self.promise(TRY_SECONDS)
+            self.promise(self._try_seconds)
             issued = await self._try()
             if issued is None:
                 wait = self._retry_delay(retry)

@@ -18,6 +18,7 @@ from agent.metrics import Family, counter, counters, gauge, gauges, histogram, i
 from agent.notify import Notifier
 from agent.process import Process
 from agent.pulse import Pulse
+from agent.quote_line import QuoteLine
 from agent.supervise import Faults
 
 _TASKS: Final = ("api", "policy", "pulse", "reload", "stream")
@@ -28,6 +29,7 @@ class Scraped(Parts, Protocol):
 
     config: Config
     attester: Attester
+    quote_line: QuoteLine
     notifier: Notifier
     pulse: Pulse
     faults: Faults
@@ -149,6 +151,15 @@ def _attestation(parts: Scraped) -> Iterator[Family]:
         "lucid_quote_waiting_seconds",
         "How long the platform has had a request of ours; 0 where it has none.",
         attester.quotes.waiting_seconds,
+    )
+    yield counters(
+        "lucid_challenges",
+        "Fresh passports over somebody's nonce that the local API was asked for.",
+        ("outcome",),
+        parts.quote_line.outcomes,
+    )
+    yield gauge(
+        "lucid_challenges_waiting", "Challenges that wait for a quote.", parts.quote_line.waiting
     )
     yield histogram(
         "lucid_endorsement_duration_seconds",

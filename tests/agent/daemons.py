@@ -38,14 +38,14 @@ class Inside:
 
     def api(self, path: str) -> tuple[int, Any]:
         """One question to the local API, without its socket: status and JSON, or text."""
-        api = Api(self.daemon, self.daemon._challenge, _no_policy, _no_policy)
+        api = Api(self.daemon, self.daemon._challenge, no_policy, no_policy)
         answer = _now(api(Request(method="GET", path=path, body=b"")))
         text = answer.body.decode()
         return answer.status, json.loads(text) if "json" in answer.content_type else text
 
     async def challenge(self) -> tuple[int, Any]:
         """One challenge to the local API, without its socket: status and what an error says."""
-        api = Api(self.daemon, self.daemon._challenge, _no_policy, _no_policy)
+        api = Api(self.daemon, self.daemon._challenge, no_policy, no_policy)
         body = b'{"nonce": "00112233445566778899aabbccddeeff"}'
         answer = await api(Request(method="POST", path="/v1/passport", body=body))
         return answer.status, json.loads(answer.body) if answer.status != 200 else None
@@ -79,7 +79,7 @@ class Inside:
         return int(reply[9:12]), json.loads(text)["error"]["code"]
 
 
-async def _no_policy(request: Request) -> Response:
+async def no_policy(request: Request) -> Response:
     raise AssertionError(f"nobody asks for {request.path} here")
 
 

@@ -51,6 +51,10 @@ ROWS: Final[dict[str, tuple[str, ...]]] = {
         "tests.agent.test_renewal:test_tries_become_denser_towards_the_end",
         "tests.agent.test_quoting:test_a_host_that_does_not_answer_costs_a_deadline_and_one_thread",
     ),
+    "the local API is flooded with challenges (`POST /v1/passport`)": (
+        "tests.agent.test_quote_line:test_a_renewal_keeps_its_time_with_a_thousand_challenges_waiting",
+        "tests.agent.test_quote_line:test_a_flood_on_the_local_api_is_refused_at_once_and_told_when_to_come_again",
+    ),
     "the vendor's service (KDS, PCS) is down, slow, or lies": (
         "tests.agent.test_failure_table:test_a_vendor_that_is_down_slow_or_lies_degrades_and_recovers",
         "tests.agent.test_renewal:test_a_vendor_that_cannot_be_reached_at_the_first_start_is_waited_for",

@@ -186,6 +186,25 @@ async def test_a_dead_key_is_asked_no_more_and_the_passport_serves_until_its_end
     assert renewal.failures == {("quote.key_disabled",): 1}
 
 
+async def test_a_try_is_promised_the_time_that_its_parts_may_take(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    promised: list[float] = []
+    lifecycle = Lifecycle(clock=clock)
+    lifecycle.begin()
+    renewal = Renewal(
+        issue=Issuer(),
+        lifecycle=lifecycle,
+        clock=clock,
+        rng=random.Random(7),
+        try_seconds=1230.0,
+    )
+    renewal.promise = promised.append
+    with trio.move_on_after(1):
+        await renewal.run()
+    assert promised[0] == 1230.0
+
+
 async def test_no_wish_wakes_a_dead_key(autojump_clock: trio.testing.MockClock) -> None:
     issuer = Issuer([None, dead_key()])
     lifecycle = Lifecycle(clock=clock)
