@@ -26,7 +26,9 @@ from attestation.tdx.collateral import (
 from attestation.tdx.pck import PckExtensions
 
 _S = TcbStatus
-# What an old module or quoting enclave makes of the platform's own status.
+# What an old module or quoting enclave makes of the platform's own status. Intel's library looks
+# for the one word `OutOfDate`; here every part that is not up to date counts as old, so that no
+# whole is called better than one of its parts.
 _WITH_OLD_PART: Final = {
     _S.UP_TO_DATE: _S.OUT_OF_DATE,
     _S.SW_HARDENING_NEEDED: _S.OUT_OF_DATE,
@@ -42,6 +44,8 @@ _RELAUNCH: Final = {
     _S.CONFIGURATION_NEEDED: _S.TD_RELAUNCH_ADVISED_CONFIGURATION_NEEDED,
     _S.CONFIGURATION_AND_SW_HARDENING_NEEDED: _S.TD_RELAUNCH_ADVISED_CONFIGURATION_NEEDED,
 }
+# What a machine must not have become since a launch.
+_WORSE: Final = frozenset({_S.OUT_OF_DATE, _S.OUT_OF_DATE_CONFIGURATION_NEEDED, _S.REVOKED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +134,14 @@ def assess(
     if report.tee_tcb_svn2 is None:
         return launch
     current = _assess(report.tee_tcb_svn2, qe_report, pck, tcb_info, qe_identity)
-    return replace(launch, status=relaunch(launch.status, current.status))
+    found = replace(launch, status=relaunch(launch.status, current.status))
+    if current.status not in _WORSE:
+        return found
+    return replace(
+        found,
+        date=min(launch.date, current.date),
+        advisories=tuple(sorted({*launch.advisories, *current.advisories})),
+    )
 
 
 def _assess(
@@ -163,7 +174,7 @@ def converge(platform: TcbStatus, parts: Sequence[TcbStatus]) -> TcbStatus:
     """The status of a platform with the statuses of its module and quoting enclave."""
     if _S.REVOKED in (platform, *parts):
         return _S.REVOKED
-    if _S.OUT_OF_DATE in parts:
+    if any(part is not _S.UP_TO_DATE for part in parts):
         return _WITH_OLD_PART.get(platform, platform)
     return platform
 
@@ -171,8 +182,11 @@ def converge(platform: TcbStatus, parts: Sequence[TcbStatus]) -> TcbStatus:
 def relaunch(launch: TcbStatus, current: TcbStatus) -> TcbStatus:
     """The status of a TD by what its machine was at the launch and is now (TD 1.5).
 
-    Source: Intel's quote verification library, `checkForRelaunch`.
+    Source: Intel's quote verification library, `checkForRelaunch`. It keeps the launch's status
+    where the machine is worse now, which a host may have brought about; here that counts.
     """
+    if current in _WORSE:
+        return converge(launch, [current])
     if current not in _RELAUNCH:
         return launch
     if launch is _S.OUT_OF_DATE:
