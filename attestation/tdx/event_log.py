@@ -142,6 +142,8 @@ class _Log:
 
     def __init__(self, data: bytes) -> None:
         self._data, self._at = data, 0
+        # Where nothing but one value follows to the end: looked for once, not after each event.
+        self._padding = min(len(data.rstrip(b"\xff")), len(data.rstrip(b"\0")))
 
     def take(self, size: int) -> bytes:
         end = self._at + size
@@ -155,8 +157,7 @@ class _Log:
 
     def at_padding(self) -> bool:
         """Nothing follows but one value over and over: the rest of the reserved memory."""
-        rest = self._data[self._at :]
-        return not rest.strip(b"\xff") or not rest.strip(b"\0")
+        return self._at >= self._padding
 
 
 def _header(log: _Log) -> dict[int, int]:
