@@ -239,7 +239,7 @@ def _outer(data: bytes, name: str) -> tuple[bytes, bytes, dict[str, Any]]:
     signed = data[len(head) : end]
     try:
         signature = bytes.fromhex(data[end + len(tail) : -2].decode("ascii"))
-        value = json.loads(signed, object_pairs_hook=_once)
+        value = json.loads(signed, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         raise _wrong(f"not JSON: {error}") from None
     if len(signature) != 64 or not isinstance(value, dict):
@@ -247,7 +247,12 @@ def _outer(data: bytes, name: str) -> tuple[bytes, bytes, dict[str, Any]]:
     return signed, signature, value
 
 
-def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+def once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """An object for `json.loads`, in which no name stands twice: readers differ in which they take.
+
+    Raises:
+        ValueError: one does.
+    """
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:

@@ -16,7 +16,7 @@ from typing import Any, Final
 from attestation.crl import RevocationList
 from attestation.errors import MalformedError
 from attestation.tdx.chain import SIGNER, Chain
-from attestation.tdx.collateral import QeIdentity, TcbInfo, split_document
+from attestation.tdx.collateral import QeIdentity, TcbInfo, once, split_document
 from attestation.tdx.crl import parse_list
 
 MAX_COLLATERAL_SIZE: Final = 1024 * 1024
@@ -72,7 +72,7 @@ class Endorsements:
         if len(data) > MAX_COLLATERAL_SIZE:
             raise _wrong(f"it has {len(data)} bytes")
         try:
-            value = json.loads(data)
+            value = json.loads(data, object_pairs_hook=once)
         except (ValueError, RecursionError) as error:
             raise _wrong(f"not JSON: {error}") from None
         if not isinstance(value, dict):

@@ -220,6 +220,21 @@ def test_the_one_file_without_a_part_or_with_another_is_refused() -> None:
             Endorsements.parse(data)
 
 
+def test_the_one_file_names_each_part_once() -> None:
+    good = intel().collateral(NOW)
+    twice = b'{"root_ca_crl": "00", ' + good[1:]
+    with pytest.raises(MalformedError, match="given twice"):
+        Endorsements.parse(twice)
+
+
+def test_a_machine_that_is_worse_than_at_the_launch_is_not_called_what_it_was() -> None:
+    old = bytes((6,)) + TEE_TCB_SVN[1:]
+    changes = TD_1_5 | {"tee_tcb_svn2": old}
+    found = verify(intel().quote(REPORT_DATA, **changes)).assessment
+    assert found.status is TcbStatus.OUT_OF_DATE
+    assert found.date.year == 2024  # of the level that it fell back to
+
+
 def test_documents_signed_by_two_keys_are_accepted_with_both_chains() -> None:
     """Intel changes its signing key: the two documents may be of two keys for a while."""
     of = intel()
