@@ -1,7 +1,8 @@
 """Signed statements of a boot about its journal: checkpoints, and proofs for the stream.
 
 Both are COSE_Sign1 (tag 18, ES256, `kid` = key thumbprint) over a deterministic CBOR array that
-begins with its own label, so that neither is ever taken for the other or for a passport.
+begins with its own label, so that neither is ever taken for the other or for a passport. Each has
+one form: other headers, other encodings and the second form of a signature are refused.
 """
 
 from __future__ import annotations
@@ -31,19 +32,33 @@ class Checkpoint:
     wall_ns: int
 
 
+def _protected(key: ec.EllipticCurvePublicKey) -> dict[int, object]:
+    return {cose.ALG: cose.ES256, cose.KID: cose.thumbprint(key)}
+
+
 def _sign(key: ec.EllipticCurvePrivateKey, statement: list[object]) -> bytes:
-    protected = {cose.ALG: cose.ES256, cose.KID: cose.thumbprint(key.public_key())}
-    return cose.sign1(cbor.encode(statement), key, protected=protected)
+    return cose.sign1(cbor.encode(statement), key, protected=_protected(key.public_key()))
 
 
 def _verify(data: bytes, key: ec.EllipticCurvePublicKey) -> object:
+    cbor.decode(data, max_size=MAX_SIZE, max_depth=4, deterministic=True)
     message = cose.Sign1.parse(data, max_size=MAX_SIZE)
     if not message.tagged or message.unprotected or message.alg != cose.ES256:
         raise VerificationError("checkpoint.form", "not a tagged ES256 statement of this project")
-    if message.protected.get(cose.KID) != cose.thumbprint(key):
+    protected = _protected(key)
+    if message.protected.get(cose.KID) != protected[cose.KID]:
         raise VerificationError("checkpoint.key", "signed by another key than the passport's")
+    if message.protected_raw != cbor.encode(protected):
+        raise VerificationError("checkpoint.form", "the protected header is not a statement's")
     payload = message.verify(key)
+    if not cose.has_low_s(message.signature, cose.ES256):
+        raise VerificationError("checkpoint.form", "the signature is in its second form")
     return cbor.decode(payload, max_size=MAX_SIZE, max_depth=2, deterministic=True)
+
+
+def _is_number(value: int) -> bool:
+    """A number that databases hold; true and false are none."""
+    return not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def sign_checkpoint(
@@ -64,8 +79,8 @@ def verify_checkpoint(data: bytes, key: ec.EllipticCurvePublicKey) -> Checkpoint
             (label, version) == (CHECKPOINT, VERSION)
             and len(boot_id) == 16
             and len(head) == 32
-            and 0 <= seq < 2**63
-            and 0 <= wall_ns < 2**63
+            and _is_number(seq)
+            and _is_number(wall_ns)
         ):
             return Checkpoint(boot_id=boot_id, seq=seq, head=head, wall_ns=wall_ns)
     raise MalformedError("checkpoint.structure", "a signed statement, but not a checkpoint")

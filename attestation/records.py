@@ -169,9 +169,21 @@ class _Fields:
         self._used += 1
         return value
 
+    def sized(self, name: str, size: int) -> bytes:
+        value: bytes = self.take(name, bytes)
+        if len(value) != size:
+            raise MalformedError("record.field", f"{name!r} of the record has {len(value)} bytes")
+        return value
+
+    def number(self, name: str) -> int:
+        value: int = self.take(name, int)
+        if not _is_count(value):
+            raise MalformedError("record.field", f"{name!r} of the record is negative")
+        return value
+
     def strings(self, name: str, count: int | None = None) -> tuple[str, ...]:
         value = self.take(name, list)
-        if not all(isinstance(item, str) for item in value):
+        if not _is_texts(value):
             raise MalformedError("record.field", f"{name!r} of the record is not a list of strings")
         if count is not None and len(value) != count:
             raise MalformedError("record.field", f"{name!r} of the record needs {count} strings")
@@ -180,7 +192,8 @@ class _Fields:
     def table(self, name: str, kind: type | tuple[type, ...]) -> dict[str, Any]:
         value = self.take(name, dict)
         for key, item in value.items():
-            if not isinstance(key, str) or not isinstance(item, kind):
+            bad = isinstance(item, list) and not _is_texts(item)
+            if bad or not isinstance(key, str) or not isinstance(item, kind):
                 raise MalformedError("record.field", f"{name!r} of the record has a bad entry")
         return {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
 
@@ -189,21 +202,28 @@ class _Fields:
             raise MalformedError("record.unknown", "the record has unknown fields")
 
 
+def _is_count(value: object) -> bool:
+    """A number that is not negative; Python takes true for one."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_texts(value: list[Any]) -> bool:
+    return all(isinstance(item, str) for item in value)
+
+
 def _texts(value: list[Any]) -> tuple[TextDigest, ...]:
     for item in value:
-        if not (
-            isinstance(item, list)
-            and len(item) == 2
-            and isinstance(item[0], bytes)
-            and isinstance(item[1], int)
-        ):
-            raise MalformedError("record.field", "'texts' of the record has a bad entry")
+        match item:
+            case [bytes(digest), size] if len(digest) == 32 and _is_count(size):
+                pass
+            case _:
+                raise MalformedError("record.field", "'texts' of the record has a bad entry")
     return tuple(TextDigest(sha256=digest, size=size) for digest, size in value)
 
 
 def _coverage(value: list[Any]) -> Coverage:
     match value:
-        case [int(seen), int(released), int(windows), int(fields), bool(complete)]:
+        case [seen, released, windows, fields, bool(complete)] if all(map(_is_count, value[:4])):
             return Coverage(
                 seen=seen, released=released, windows=windows, fields=fields, complete=complete
             )
@@ -212,7 +232,7 @@ def _coverage(value: list[Any]) -> Coverage:
 
 def _bundle(value: list[Any]) -> tuple[str, str, bytes]:
     match value:
-        case [str(name), str(version), bytes(digest)]:
+        case [str(name), str(version), bytes(digest)] if len(digest) == 32:
             return name, version, digest
     raise MalformedError("record.field", "'bundle' of the record is malformed")
 
@@ -253,10 +273,10 @@ def decode_record(data: bytes) -> Placed:
         raise MalformedError("record.field", "unknown phase or outcome in the record")
     placed = Placed(
         agent=fields.take("agent", str),
-        boot=fields.take("boot", bytes),
-        seq=fields.take("seq", int),
-        wall_ns=fields.take("wall_ns", int),
-        boot_ns=fields.take("boot_ns", int),
+        boot=fields.sized("boot", 16),
+        seq=fields.number("seq"),
+        wall_ns=fields.number("wall_ns"),
+        boot_ns=fields.number("boot_ns"),
         record=record,
     )
     fields.finish()

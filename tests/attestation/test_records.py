@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cbor2 import CBORTag
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attestation import cbor, chain
+from attestation import cbor, chain, cose
 from attestation.checkpoint import (
     sign_checkpoint,
     sign_stream_proof,
@@ -100,6 +102,34 @@ def test_unknown_fields_versions_and_words_are_malformed() -> None:
             decode_record(cbor.encode(plain() | change))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"claims": {"x": [b"bytes"]}},
+        {"claims": {"x": [["nested"]]}},
+        {"claims": {"x": [1]}},
+        {"obligations": {"redact": [{"a": 1}]}},
+        {"texts": [[b"short", 1]]},
+        {"texts": [[bytes(32), -1]]},
+        {"texts": [[bytes(32), True]]},
+        {"texts": [[bytes(32), 1, 2]]},
+        {"coverage": [True, 0, 0, 0, True]},
+        {"coverage": [0, -1, 0, 0, True]},
+        {"bundle": ["n", "1", b"short"]},
+        {"boot": b"short"},
+        {"seq": -1},
+        {"wall_ns": -1},
+        {"boot_ns": -1},
+    ],
+)
+def test_what_no_agent_writes_is_malformed_down_to_the_innermost_value(
+    change: dict[str, Any],
+) -> None:
+    decode_record(cbor.encode(plain()))
+    with pytest.raises(MalformedError):
+        decode_record(cbor.encode(plain() | change))
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200))
 def test_a_strangers_bytes_are_malformed(data: bytes) -> None:
@@ -152,6 +182,40 @@ def test_a_checkpoint_with_one_flipped_bit_is_refused() -> None:
         bent[place] ^= 1 << (place % 8)
         with pytest.raises(AttestationError):
             verify_checkpoint(bytes(bent), KEY.public_key())
+
+
+def other_forms() -> dict[str, bytes]:
+    """The same statement by the same key, otherwise than `sign_checkpoint` makes it."""
+    data = sign_checkpoint(KEY, **WHERE)
+    tag = cbor.decode(data)
+    assert isinstance(tag, CBORTag)
+    raw, _, payload, signature = tag.value
+    header = cbor.decode(raw)
+    assert isinstance(header, dict)
+    order = int("ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551", 16)
+    high = order - int.from_bytes(signature[32:], "big")
+    statement = cbor.decode(payload)
+    assert isinstance(statement, list)
+    signed = partial(cose.sign1, key=KEY, protected=header)
+    return {
+        "a longer head": data[:1] + b"\x98\x04" + data[2:],
+        "another header": cose.sign1(payload, KEY, protected=header | {16: "passport"}),
+        "high s": cbor.encode(
+            CBORTag(18, [raw, {}, payload, signature[:32] + high.to_bytes(32, "big")])
+        ),
+        "true for 1": signed(cbor.encode([*statement[:3], True, *statement[4:]])),
+        "negative": signed(cbor.encode([*statement[:3], -1, *statement[4:]])),
+        "longer": signed(cbor.encode([*statement, 0])),
+        "unprotected": cose.sign1(payload, KEY, protected=header, unprotected={99: 1}),
+        "untagged": cose.sign1(payload, KEY, protected=header, tagged=False),
+    }
+
+
+@pytest.mark.parametrize("form", sorted(other_forms()))
+def test_a_checkpoint_has_one_form(form: str) -> None:
+    verify_checkpoint(sign_checkpoint(KEY, **WHERE), KEY.public_key())
+    with pytest.raises(AttestationError):
+        verify_checkpoint(other_forms()[form], KEY.public_key())
 
 
 def test_statements_are_never_taken_for_one_another() -> None:
