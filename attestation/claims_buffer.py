@@ -84,7 +84,7 @@ class ClaimsBuffer:
             case _:
                 raise MalformedError("claims_buffer.structure", "not a version-1 claims buffer")
         try:
-            return cls(
+            found = cls(
                 purpose=purpose,  # type: ignore[arg-type]  # one of Purpose: checked above
                 key_thumbprint=key_thumbprint,
                 nonce=nonce,
@@ -94,6 +94,9 @@ class ClaimsBuffer:
             )
         except ValueError as error:
             raise MalformedError("claims_buffer.structure", str(error)) from None
+        if found.encode() != data:  # Python takes true for 1
+            raise MalformedError("claims_buffer.structure", "not the one form of a claims buffer")
+        return found
 
 
 def report_data(encoded: bytes) -> bytes:

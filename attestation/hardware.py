@@ -23,6 +23,7 @@ from attestation.snp.table import CertTable
 from attestation.snp.verify import VerifiedReport, verify_report
 from attestation.tdx import appraise as tdx
 from attestation.tdx import names
+from attestation.tdx.collateral import TcbStatus
 from attestation.tdx.endorsements import Endorsements
 from attestation.tdx.policy import TdxPolicy
 from attestation.tdx.verify import VerifiedQuote, verify_quote
@@ -94,6 +95,15 @@ def debug_of(verified: Verified) -> bool:
     if isinstance(verified, VerifiedQuote):
         return verified.quote.report.debug
     return verified.report.debug
+
+
+def revoked_of(verified: Verified) -> bool | None:
+    """Whether the vendor's documents call this platform's TCB revoked; None: there are no such
+    documents (AMD's lists revoke certificates, which ends a verification by itself).
+    """
+    if isinstance(verified, VerifiedQuote):
+        return verified.assessment.status is TcbStatus.REVOKED
+    return None
 
 
 def model_of(verified: Verified) -> str:

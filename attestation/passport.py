@@ -53,6 +53,7 @@ MEDIA_TYPE: Final = "application/eat+cwt"
 MAX_SIZE: Final = 256 * 1024  # bytes; of SEV-SNP one has about 8 KiB, of TDX 40
 MAX_TEXT: Final = 256  # characters of any text claim
 OCTET_STREAM: Final = 42  # CoAP content format
+LAST_SECOND: Final = 253_402_300_799  # the end of year 9999, where calendars stop
 
 BUNDLE, JOURNAL, MODEL, AUDITORS, COUNTERS, TENANT_SALT = (
     -70101,
@@ -213,19 +214,22 @@ class Passport:
             or cbor.encode(protected) != message.protected_raw
         ):
             raise MalformedError("passport.header", "the protected header is not a passport's")
+        # What is read is encoded again and compared byte by byte, so that every claim has the one
+        # form that `issue_passport` gives it (Python takes true for 1), and none is unknown.
         payload = cbor.decode(message.payload, max_size=MAX_SIZE, max_depth=8, deterministic=True)
         reader = _Reader(payload)
         claims = reader.claims()
         key = cose.public_key_from_cose(reader.only(8, "cnf"))
         evidence = Evidence.from_cmw(reader.take(299, list))
-        reader.finish(claims, key, evidence)
+        if cbor.encode(_claims_map(key, evidence, claims)) != message.payload:
+            raise MalformedError(
+                "passport.claims", "claims that are unknown, or that contradict one another"
+            )
         return cls(claims=claims, key=key, evidence=evidence, message=message)
 
 
 class _Reader:
-    """Typed access to the claims map. What it reads is encoded again and compared as a whole, so
-    every claim has the one form that `issue_passport` gives it, and none is unknown.
-    """
+    """Typed access to the claims map."""
 
     def __init__(self, payload: object) -> None:
         if not isinstance(payload, dict):
@@ -252,7 +256,7 @@ class _Reader:
 
     def seconds(self, label: int) -> int:
         value: int = self.take(label, int)
-        if not 0 <= value < 2**40:
+        if not 0 <= value <= LAST_SECOND:
             raise MalformedError("passport.claim", f"claim {label} is no time")
         return value
 
@@ -297,7 +301,7 @@ class _Reader:
             swversion=self.text(271),
             bundle=(name[:MAX_TEXT], version[:MAX_TEXT], digest),
             journal_head=head,
-            journal_seq=seq,
+            journal_seq=int(seq),  # true would be read as 1: encoded again, it is not the same
             model_digest=self.sized(MODEL, 32, 32) if MODEL in self._map else None,
             auditors=self._texts(AUDITORS),
             counters=self._counters(),
@@ -317,7 +321,7 @@ class _Reader:
             isinstance(k, str) and isinstance(v, int) and 0 <= v < 2**63 for k, v in value.items()
         ):
             raise MalformedError("passport.claim", "the counters are not numbers by name")
-        return value
+        return {name: int(count) for name, count in value.items()}
 
     def _results(self) -> tuple[tuple[str, int], ...]:
         match self.take(274, list):
@@ -329,15 +333,7 @@ class _Reader:
         for row in rows:
             match row:
                 case [str(name), int(result)] if result in (1, 2, 3, 4):
-                    found.append((name, result))
+                    found.append((name, int(result)))
                 case _:
                     raise MalformedError("passport.claim", "a measurement result is malformed")
         return tuple(found)
-
-    def finish(
-        self, claims: PassportClaims, key: ec.EllipticCurvePublicKey, evidence: Evidence
-    ) -> None:
-        if self._map != _claims_map(key, evidence, claims):
-            raise MalformedError(
-                "passport.claims", "claims that are unknown, or that contradict one another"
-            )

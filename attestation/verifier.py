@@ -31,6 +31,7 @@ from attestation.hardware import (
     demands_on,
     is_about_chain_and_tcb,
     measurement_of,
+    revoked_of,
     verify_evidence,
 )
 from attestation.passport import DEBUG_DISABLED, HardwareClaims, Passport
@@ -221,8 +222,8 @@ class _Steps:
             if check not in self.verified.checks:
                 self.note("chain_and_tcb", check)
 
-    # 2. What the passport repeats of the report is what the report says, and the guest is not
-    #    open to its host.
+    # 2. What the passport repeats of the report is what the report says, the guest is not open to
+    #    its host, and its vendor has not given the platform up.
     def repeated(self) -> None:
         assert self.verified is not None
         claims = self.passport.claims
@@ -232,6 +233,14 @@ class _Steps:
             holds=not debug_of(self.verified) and claims.hardware.dbgstat == DEBUG_DISABLED,
             otherwise="the guest allows debugging: its host can read and change its memory",
         )
+        if (revoked := revoked_of(self.verified)) is not None:
+            self.require(
+                "chain_and_tcb",
+                "passport.revoked",
+                holds=not revoked,
+                otherwise="the vendor has revoked the TCB of this platform: what it signs may be"
+                " forged",
+            )
         self.require(
             "chain_and_tcb",
             "passport.hardware_claims",
@@ -388,6 +397,8 @@ def examine_passport(
     Raises:
         MalformedError: the bytes are not a passport. What fails behind that is in `error`.
     """
+    if now.tzinfo is None:
+        raise ValueError("`now` needs a time zone")
     steps = _Steps(
         passport=Passport.parse(token),
         now=now.astimezone(UTC),

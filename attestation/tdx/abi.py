@@ -74,8 +74,10 @@ class TdReport:
 
     @property
     def debug(self) -> bool:
-        """The host may read and write this TD's memory: the TD has no secrets."""
-        return bool(self.td_attributes & 1)
+        """The host may look into this TD: one of the bits 0 to 7 (TUD, "TD under debug") is set,
+        of which 0 is DEBUG. Intel: with any of them the TD is not to be trusted.
+        """
+        return bool(self.td_attributes & 0xFF)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from attestation import cbor, cose
 from attestation.anchors import TrustAnchors
+from attestation.claims_buffer import ClaimsBuffer
 from attestation.errors import (
     AttestationError,
     MalformedError,
@@ -232,6 +233,9 @@ def test_a_missing_claim_is_malformed(maker: Maker, token: bytes, label: int) ->
         {-70105: {"deny": -1}},
         {-70104: ["x"] * 1000},
         {274: []},
+        {6: 253_402_300_800},  # the year 10,000: no calendar here goes so far
+        {4: 2**40 - 1},
+        {6: -1},
     ],
 )
 def test_unknown_or_ill_typed_claims_are_malformed(
@@ -296,6 +300,34 @@ def test_other_encodings_of_the_same_passport_are_refused(maker: Maker, token: b
     for other in others.values():
         with pytest.raises(MalformedError):
             Passport.parse(other)
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {275: True},
+        {274: [["simulated", [["check", True]]]]},
+        {-70105: {"deny": True}},
+        {-70102: [b"h" * 32, True]},
+    ],
+)
+def test_true_is_not_taken_for_one(maker: Maker, token: bytes, claims: dict[int, Any]) -> None:
+    with pytest.raises(MalformedError):
+        Passport.parse(forged(token, maker.key, claims))
+
+
+def test_a_claims_buffer_has_one_form(maker: Maker) -> None:
+    buffer = maker.buffer()
+    assert ClaimsBuffer.decode(buffer).encode() == buffer
+    other = buffer.replace(b"lucid.report-data\x01", b"lucid.report-data\xf5")  # true, not 1
+    assert other != buffer
+    with pytest.raises(MalformedError):
+        ClaimsBuffer.decode(other)
+
+
+def test_a_time_without_a_zone_is_a_mistake_of_the_caller(maker: Maker, token: bytes) -> None:
+    with pytest.raises(ValueError, match="time zone"):
+        verify(maker.vendor, token, now=NOW.replace(tzinfo=None))
 
 
 def flips(token: bytes) -> list[tuple[int, int]]:

@@ -15,9 +15,10 @@ from attestation.errors import AttestationError, UncheckableError, VerificationE
 from attestation.evidence import Evidence
 from attestation.passport import PROFILE, Passport
 from attestation.simulated.tdx import SimulatedIntel
-from attestation.simulated.tdx_documents import FMSPC, LIFETIME
+from attestation.simulated.tdx_documents import FMSPC, LIFETIME, tcb_info
 from attestation.simulated.tdx_quote import SIMULATED_MRTD
 from attestation.snp.policy import SnpPolicy
+from attestation.tdx.collateral import TcbStatus
 from attestation.tdx.policy import TdxPolicy
 from attestation.verifier import Examination, examine_passport, verify_passport
 from tests.attestation.passports import NOW, Maker, anchors, forged, payload_of
@@ -102,9 +103,29 @@ def test_code_is_compared_with_mrtd(maker: Maker, token: bytes) -> None:
 
 
 def test_a_td_under_debug_is_refused(maker: Maker) -> None:
-    for attributes in (1, 1 << 28 | 1):
+    # All eight bits of the group TUD: with any of them the TD is not to be trusted.
+    for attributes in (1, *(1 << 28 | 1 << bit for bit in range(8))):
         error = refused(maker, maker.token(td={"td_attributes": attributes}))
         assert error.code == "passport.debug"
+
+
+@pytest.mark.parametrize("policy", [None, TdxPolicy(statuses=frozenset(TcbStatus))])
+def test_a_platform_whose_tcb_intel_revoked_is_refused_whatever_a_policy_allows(
+    maker: Maker, token: bytes, policy: TdxPolicy | None
+) -> None:
+    assert isinstance(maker.vendor, SimulatedIntel)
+    levels = tcb_info(NOW)["tcbLevels"]
+    levels[0]["tcbStatus"] = "Revoked"
+    revoked = with_evidence(
+        maker, token, certificates=maker.vendor.collateral(NOW, tcbLevels=levels)
+    )
+    examination = examine(maker, revoked, hardware_policy=policy)
+    assert examination.error is not None
+    assert examination.error.code == "passport.revoked"
+    assert examination.answer("chain_and_tcb").status == "failed"
+    levels[0]["tcbStatus"] = "OutOfDate"  # Intel's word, for a policy to judge
+    old = with_evidence(maker, token, certificates=maker.vendor.collateral(NOW, tcbLevels=levels))
+    assert examine(maker, old, hardware_policy=policy).error is None
 
 
 def test_simulated_ones_are_refused_unless_asked_for(maker: Maker, token: bytes) -> None:

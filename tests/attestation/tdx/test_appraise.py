@@ -224,7 +224,7 @@ def test_no_real_quote_of_the_vectors_is_debugged_and_the_flag_says_so(tdx: TdxV
     for row in tdx.quotes:
         if "fmspc" in row:
             report = Quote.parse(tdx.quote(row["h"])).report
-            assert report.debug == bool(bytes.fromhex(row["attr"])[0] & 1)
+            assert report.debug == bool(bytes.fromhex(row["attr"])[0])
 
 
 # --- the file
