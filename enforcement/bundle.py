@@ -17,29 +17,29 @@ its sources does not give denies a request that a policy reading it applies to.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Self
+from typing import Final, Self
 
+from enforcement import entities_file
 from enforcement.annotations import PolicyInfo, nearest, understand
 from enforcement.bundle_files import LIMITS, bundle_digest, read_files
 from enforcement.bundle_signature import NOBODY, Trust, check_signature
 from enforcement.detectors import DETECTORS
+from enforcement.entities_file import read_entities
+from enforcement.hidden import hidden_problems
 from enforcement.manifest import FILE, AuthzenTable, Manifest, StreamTable, parse_manifest
 from enforcement.outcome import Phase
-from enforcement.policies import CedarError, Entities, Schema
+from enforcement.policies import Schema
 from enforcement.policy_source import PolicySource, PolicyTooDeepError, parse_policies
 from enforcement.problems import BundleError, Problem
-from enforcement.schema import NAMESPACE, validation_schema
+from enforcement.schema import ATTRIBUTES, FRAME, NAMESPACE, validation_schema
 from enforcement.vocabulary import Vocabulary
 
 __all__ = ["Bundle", "BundleError", "Problem"]
-
-ENTITIES: Final = "entities.json"
 
 # Cedar's validator says the same once for each action; the policy has another name there.
 _PREFIX: Final = "for policy `policy0`, "
@@ -107,6 +107,9 @@ class Bundle:
         problems += complaints
         entities, complaints = _entities(files, manifest)
         problems += complaints
+        for name, content in files.items():
+            if name.startswith("policies/") or name in {FILE, entities_file.FILE}:
+                problems += hidden_problems(name, content.decode("utf-8", "ignore"))
         if problems or manifest is None:
             raise BundleError(problems)
         return cls(
@@ -220,6 +223,7 @@ class _Validator:
                         rule="claim.phase",
                     )
                 )
+        problems += self._unknown(source, policy)
         if problems:
             return problems
         messages: dict[str, None] = {}
@@ -232,15 +236,28 @@ class _Validator:
                 messages.setdefault(_ACTION.sub("", message.removeprefix(_PREFIX)))
         return [self._problem(source, policy, message) for message in messages]
 
+    def _unknown(self, source: PolicySource, policy: PolicyInfo) -> list[Problem]:
+        """Names that nothing has. Cedar's validator takes `has` of such a name for false and does
+        not look at what stands behind it, so a misspelt forbid would be valid and never apply."""
+        reads, claims = policy.reads, frozenset(self._vocabulary.names())
+        declared = "claims are declared in bundle.toml"
+        return [
+            source.problem(
+                f"{policy.id}: there is no {what} {name}",
+                f"{hint}{nearest(name, known)}",
+                mention=f"`{name}`",
+                rule=rule,
+            )
+            for rule, what, names, known, hint in (
+                ("claim.unknown", "claim", reads.claims, claims, f"{declared}; "),
+                ("context.unknown", "context attribute", reads.frame, FRAME, ""),
+                ("attribute.unknown", "attribute", reads.asked, ATTRIBUTES, ""),
+            )
+            for name in sorted(names - known)
+        ]
+
     def _problem(self, source: PolicySource, policy: PolicyInfo, message: str) -> Problem:
         fix, rule = "", "type"
-        unknown = [n for n in policy.reads.claims if n not in self._vocabulary]
-        for name in sorted(unknown):
-            if f"`claims.{name}`" in message:
-                rule = "claim.unknown"
-                fix = (
-                    f"claims are declared in bundle.toml; {nearest(name, self._vocabulary.names())}"
-                )
         if "optional attribute `claims." in message:
             fix, rule = "guard it: context.claims has <name> && …", "claim.unguarded"
         if 'unrecognized action `Action::"' in message:
@@ -249,57 +266,9 @@ class _Validator:
 
 
 def _entities(files: Mapping[str, bytes], manifest: Manifest | None) -> tuple[str, list[Problem]]:
-    def wrong(message: str, line: int = 0, column: int = 0) -> tuple[str, list[Problem]]:
-        problem = Problem(file=ENTITIES, line=line, column=column, message=message, rule="entities")
-        return "[]", [problem]
-
-    content = files.get(ENTITIES)
+    content = files.get(entities_file.FILE)
     if content is None:
         return "[]", []
-    try:
-        text = content.decode("utf-8")
-        listed = json.loads(text, object_pairs_hook=_no_duplicates)
-    except UnicodeDecodeError as error:
-        return wrong(f"not UTF-8 at byte {error.start}")
-    except json.JSONDecodeError as error:
-        return wrong(error.msg, error.lineno, error.colno)
-    except (ValueError, RecursionError) as error:
-        return wrong(str(error))
-    if not isinstance(listed, list):
-        return wrong("must be a list of entities")
-    if len(listed) > LIMITS.entities:
-        return wrong(f"more than {LIMITS.entities} entities")
-    if manifest is None:
-        return text, []
-    schema = Schema(validation_schema(manifest.vocabulary, Phase.REQUEST))
-    try:
-        Entities(text, schema)
-    except CedarError as error:
-        problems = list(_bad_entities(listed, schema))
-        return ("[]", problems) if problems else wrong(str(error))
-    return text, []
-
-
-def _bad_entities(listed: Iterable[object], schema: Schema) -> Iterable[Problem]:
-    """Cedar does not say which entity it refuses, so each is tried alone."""
-    for number, entity in enumerate(listed, 1):
-        try:
-            Entities(json.dumps([entity]), schema)
-        except CedarError as error:
-            uid = entity.get("uid") if isinstance(entity, dict) else None
-            yield Problem(
-                file=ENTITIES,
-                message=f"entity {number} ({json.dumps(uid)[:100]}): {error}",
-                fix=f"types are {NAMESPACE}::User, Agent, APIKey, Service, Group, Workspace and "
-                "Organization; enforcement/schema.py lists their attributes",
-                rule="entities",
-            )
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} stands twice in one object")
-    return found
+    # The types of entities are the same in every schema; only claims differ.
+    vocabulary = manifest.vocabulary if manifest else Vocabulary([])
+    return read_entities(content, Schema(validation_schema(vocabulary, Phase.REQUEST)))

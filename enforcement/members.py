@@ -11,6 +11,7 @@ import functools
 import json
 from typing import Any, Final
 
+from enforcement.entities_file import uid_of
 from enforcement.policies import Entities, Schema
 from enforcement.schema import NAMESPACE
 
@@ -31,7 +32,7 @@ class Members:
         self.base = base
         self._schema = schema
         self._listed: dict[Uid, dict[str, Any]] = {
-            _uid(entity["uid"]): entity for entity in json.loads(text)
+            uid_of(entity["uid"]): entity for entity in json.loads(text)
         }
         self.entities = functools.lru_cache(maxsize=REMEMBERED)(self._entities)
 
@@ -50,9 +51,3 @@ class Members:
         merged = {**listed, "parents": [*listed.get("parents", []), *parents]}
         others = [entity for key, entity in self._listed.items() if key != uid]
         return Entities(json.dumps([*others, merged]), self._schema)
-
-
-def _uid(value: Any) -> Uid:
-    """Cedar takes both `{"type", "id"}` and `{"__entity": {"type", "id"}}`."""
-    inner = value.get("__entity", value)
-    return str(inner["type"]), str(inner["id"])

@@ -27,6 +27,7 @@ class Reads:
         frame: top-level attributes beside the claims that are read (`phase`, `trace_id`,
             `platform`), and `platform.<field>`; a bare `platform` is the record as a whole.
         whole: the context itself is a value, or asked what it has: everything must be there.
+        asked: attributes that principal or resource are asked for with `has`, and `action.<name>`.
     """
 
     claims: frozenset[str]
@@ -34,6 +35,7 @@ class Reads:
     trace_id: bool
     frame: frozenset[str] = frozenset()
     whole: bool = False
+    asked: frozenset[str] = frozenset()
 
     def of(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Those of `names` that are read, in their order."""
@@ -44,6 +46,7 @@ def reads_of(policy: Est) -> Reads:
     """Walk the conditions of a policy. (Its scope cannot mention the context.)"""
     claims: set[str] = set()
     frame: set[str] = set()
+    asked: set[str] = set()
     everything = trace = whole = False
     stack: list[Any] = [condition["body"] for condition in policy.get("conditions", ())]
     while stack:
@@ -51,11 +54,17 @@ def reads_of(policy: Est) -> Reads:
         path = _context_path(node)
         if path is None:
             stack.extend(_operands(node))
+            match node:
+                case {"has": {"left": {"Var": "action"}, "attr": str(name)}}:
+                    asked.add(f"action.{name}")
+                case {"has": {"left": {"Var": _}, "attr": str(name)}}:
+                    asked.add(name)
         elif not path:
             everything = trace = whole = True
         elif len(path) == 1 and "has" in node:
             # `context has claims`: whether the record is there. It is, if nothing is left out.
             whole = True
+            frame.add(path[0])
         elif path[0] == "claims":
             if len(path) == 1:
                 everything = True
@@ -70,6 +79,7 @@ def reads_of(policy: Est) -> Reads:
         trace_id=trace,
         frame=frozenset(frame),
         whole=whole,
+        asked=frozenset(asked),
     )
 
 

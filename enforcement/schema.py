@@ -14,6 +14,8 @@ Each phase has two forms of the same schema:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from enforcement.outcome import Phase
@@ -29,8 +31,50 @@ APPLIES: Final = {
     "access_data": (frozenset({"User", "Agent"}), frozenset({"Agent", "Service"})),
 }
 
-# Attributes are optional throughout: a principal that `entities.json` does not list has none, and
-# reading a required attribute of an unknown entity would be an error, hence a denial.
+_STRING: Final = "String"
+_BOOL: Final = "Bool"
+_STRINGS: Final = "Set<String>"
+
+
+@dataclass(frozen=True, slots=True)
+class EntityType:
+    """What entities of one type may have.
+
+    Attributes:
+        parents: types that they may be in.
+        attributes: Cedar type of each, by name. All are optional: a principal that `entities.json`
+            does not list has none, and to read a required attribute of an unknown entity would be
+            an error, hence a denial.
+    """
+
+    parents: tuple[str, ...] = ()
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+
+ENTITY_TYPES: Final[Mapping[str, EntityType]] = {
+    "Organization": EntityType(),
+    "Workspace": EntityType(("Organization",)),
+    "Group": EntityType(("Organization",)),
+    "User": EntityType(("Group", "Organization"), {"email": _STRING}),
+    "Agent": EntityType(
+        ("Workspace", "Organization"),
+        {
+            "name": _STRING,
+            "model_id": _STRING,
+            "pii_authorized": _BOOL,
+            "allowed_regions": _STRINGS,
+        },
+    ),
+    "APIKey": EntityType(("Workspace", "Organization"), {"purpose": _STRING}),
+    "Service": EntityType(("Workspace", "Organization"), {"name": _STRING}),
+}
+ATTRIBUTES: Final = frozenset(name for kind in ENTITY_TYPES.values() for name in kind.attributes)
+# What the context has beside the claims.
+FRAME: Final = frozenset(
+    {"claims", "phase", "trace_id", "platform"}
+    | {f"platform.{name}" for name in ("tee_type", "hardware_attested", "tcb_status", "simulated")}
+)
+
 _FRAME: Final = """\
 namespace Lucid {
   type Claims = {%(claims)s};
@@ -46,18 +90,7 @@ namespace Lucid {
     "trace_id": String,
     "platform": Platform,
   };
-  entity Organization;
-  entity Workspace in [Organization];
-  entity Group in [Organization];
-  entity User in [Group, Organization] = { "email"?: String };
-  entity Agent in [Workspace, Organization] = {
-    "name"?: String,
-    "model_id"?: String,
-    "pii_authorized"?: Bool,
-    "allowed_regions"?: Set<String>,
-  };
-  entity APIKey in [Workspace, Organization] = { "purpose"?: String };
-  entity Service in [Workspace, Organization] = { "name"?: String };
+  %(entities)s
   action "invoke" appliesTo {
     principal: [User, Agent, APIKey], resource: [Agent], context: Context
   };
@@ -68,20 +101,31 @@ namespace Lucid {
 """
 
 
+def _declared(name: str, kind: EntityType) -> str:
+    parents = f" in [{', '.join(kind.parents)}]" if kind.parents else ""
+    attributes = ", ".join(f'"{key}"?: {type_}' for key, type_ in kind.attributes.items())
+    return f"entity {name}{parents}" + (f" = {{ {attributes} }};" if attributes else ";")
+
+
+_ENTITIES: Final = "\n  ".join(_declared(name, kind) for name, kind in ENTITY_TYPES.items())
+
+
 def validation_schema(vocabulary: Vocabulary, phase: Phase) -> str:
     """The schema that policies of one phase must satisfy, in Cedar's schema syntax."""
     return _FRAME % {
+        "entities": _ENTITIES,
         "claims": "".join(
             f'"{claim.name}"{"?" if claim.optional else ""}: {claim.type.cedar}, '
             for claim in vocabulary.of_phase(phase)
-        )
+        ),
     }
 
 
 def request_schema(vocabulary: Vocabulary, phase: Phase) -> str:
     """The schema that requests of one phase are evaluated with, in Cedar's schema syntax."""
     return _FRAME % {
+        "entities": _ENTITIES,
         "claims": "".join(
             f'"{claim.name}"?: {claim.type.cedar}, ' for claim in vocabulary.of_phase(phase)
-        )
+        ),
     }

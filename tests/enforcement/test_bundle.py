@@ -479,6 +479,80 @@ def test_the_place_of_a_validation_error_is_what_it_speaks_of(tmp_path: Path) ->
     assert (problem.line, problem.column) == (4, 23)
 
 
+@pytest.mark.parametrize(
+    ("condition", "rule", "words"),
+    [
+        ("context.claims has injektion_risk", "claim.unknown", "did you mean injection_risk?"),
+        (
+            "context.claims has injektion_risk && context.claims.injektion_risk > 7000",
+            "claim.unknown",
+            "injektion_risk",
+        ),
+        ("context has claims.injektion_risk", "claim.unknown", "injektion_risk"),
+        ("!(context.claims has pii_fond)", "claim.unknown", "did you mean pii_found?"),
+        ("false && context.claims.nope", "claim.unknown", "nope"),
+        ("if context.claims has pii_found then true else context.claims.nope > 1", "", "nope"),
+        ("context has clams", "context.unknown", "did you mean claims?"),
+        ("context has clams && context.clams.tokens > 3", "context.unknown", "clams"),
+        ("context has platfrom.simulated", "context.unknown", "platfrom"),
+        ("context.platform has simulatd", "context.unknown", "did you mean platform.simulated?"),
+        ("context has platform.tee", "context.unknown", "platform.tee"),
+        ("true || context.phase.x == 1", "context.unknown", "phase.x"),
+        ("principal has emial", "attribute.unknown", "did you mean email?"),
+        ("!(resource has pii_authorised)", "attribute.unknown", "did you mean pii_authorized?"),
+        ("action has name", "attribute.unknown", "name"),
+    ],
+)
+def test_a_name_that_nothing_has_is_refused_even_where_cedar_would_call_it_false(
+    tmp_path: Path, condition: str, rule: str, words: str
+) -> None:
+    """`has` of a name that the schema does not know is false for Cedar's validator, which then does
+    not look at what stands behind it: a misspelt forbid would be valid and never apply."""
+    found = problems(write(tmp_path, f"{PERMIT}\n{FORBID.format(condition)}"))
+    assert found
+    assert all(problem.file == "policies/main.cedar" and problem.line == 4 for problem in found)
+    assert any(words in str(problem) for problem in found), found
+    assert not rule or {problem.rule for problem in found} == {rule}
+
+
+def test_names_that_exist_may_be_asked_for(tmp_path: Path) -> None:
+    condition = (
+        "context.claims has toxicity && context has trace_id && context has claims.toxicity && "
+        "context.platform has simulated && context has platform.tee_type && "
+        "(principal has email || principal has purpose || resource has name)"
+    )
+    assert not problems(write(tmp_path, f"{PERMIT}\n{FORBID.format(condition)}"))
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        "\N{RIGHT-TO-LEFT OVERRIDE}",
+        "\N{POP DIRECTIONAL ISOLATE}",
+        "\N{ZERO WIDTH SPACE}",
+        "\N{SOFT HYPHEN}",
+        "\N{ZERO WIDTH NO-BREAK SPACE}",
+        "\x00",
+        "\x1b",
+        "\x7f",
+        "\x85",
+    ],
+    ids=ascii,
+)
+def test_characters_that_hide_or_reorder_text_are_refused(tmp_path: Path, hidden: str) -> None:
+    """Who reads a policy must see what Cedar reads."""
+    text = f"{PERMIT}\n// a comment{hidden} of two words\n"
+    problem = only(write(tmp_path, text))
+    assert (problem.rule, problem.line, problem.column) == ("text.hidden", 2, 13)
+    assert f"U+{ord(hidden):04X}" in problem.message
+    assert hidden not in str(problem)
+
+
+def test_hidden_characters_may_be_written_as_escapes(tmp_path: Path) -> None:
+    text = f"{PERMIT}\r\n\t" + FORBID.format('context.claims.language == "\\u{202e}"')
+    assert not problems(write(tmp_path, text))
+
+
 @pytest.mark.parametrize("action", ['Action::"invoke"', 'Lucid::Action::"invok"'])
 def test_an_unknown_action_is_refused(tmp_path: Path, action: str) -> None:
     text = f'{PERMIT}\n@id("f") forbid (principal, action == {action}, resource);'
@@ -561,6 +635,87 @@ def test_too_many_policies_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
             "entity 2",
         ),
         ('[{"uid": {"type": "Lucid::User", "id": "a", "id": "b"}}]', "stands twice"),
+        ('[{"uid": {"type": "Lucid::User", "id": "a"}, "attrs": {}}]', "`parents` is missing"),
+        ('[{"uid": {"type": "Lucid::User", "id": "a"}, "parents": []}]', "`attrs` is missing"),
+        (
+            """[{"uid": {"type": "Lucid::User", "id": "a"}, "attrs": {}, "parents": [],
+                "groups": []}]""",
+            "unknown key `groups`",
+        ),
+        (
+            """[{"uid": {"type": "Lucid::User", "id": "a", "name": "b"},
+                "attrs": {}, "parents": []}]""",
+            "`uid`",
+        ),
+        ("""[{"uid": "Lucid::User::\\"a\\"", "attrs": {}, "parents": []}]""", "`uid`"),
+        (
+            """[{"uid": {"type": "Lucid::User", "id": "a", "__entity":
+               {"type": "Lucid::User", "id": "b"}}, "attrs": {}, "parents": []}]""",
+            "`uid`",
+        ),
+        (
+            '[{"uid": {"type": "Lucid::User", "id": "a"}, "attrs": {}, "parents": ["staff"]}]',
+            "parent 1",
+        ),
+        (
+            """[{"uid": {"type": "Lucid::User", "id": "a"}, "attrs": {},
+               "parents": [{"type": "Group", "id": "g"}]}]""",
+            "did you mean Lucid::Group?",
+        ),
+        (
+            """[{"uid": {"type": "Lucid::User", "id": "a"}, "attrs": {},
+               "parents": [{"type": "Lucid::Workspace", "id": "g"}]}]""",
+            "Lucid::Group or Lucid::Organization",
+        ),
+        (
+            """[{"uid": {"type": "Lucid::Group", "id": "g"}, "attrs": {},
+               "parents": [{"type": "Lucid::Group", "id": "h"}]}]""",
+            "Lucid::Organization",
+        ),
+        (
+            '[{"uid": {"type": "Lucid::Usr", "id": "a"}, "attrs": {}, "parents": []}]',
+            "did you mean Lucid::User?",
+        ),
+        (
+            """[{"uid": {"type": "Lucid::Action", "id": "access_data"}, "attrs": {},
+               "parents": []}]""",
+            "Lucid::Action",
+        ),
+        (
+            '[{"uid": {"type": "Lucid::User", "id": "a"}, "attrs": {"emial": "x"}, "parents": []}]',
+            "did you mean email?",
+        ),
+        (
+            '[{"uid": {"type": "Lucid::User", "id": "a"}, "attrs": {"email": 3}, "parents": []}]',
+            "`email` is not a string",
+        ),
+        (
+            """[{"uid": {"type": "Lucid::User", "id": "a"}, "parents": [],
+               "attrs": {"email": {"__extn": {"fn": "unknown", "arg": "x"}}}}]""",
+            "`email` is not a string",
+        ),
+        (
+            """[{"uid": {"type": "Lucid::Agent", "id": "a"}, "parents": [],
+               "attrs": {"allowed_regions": ["eu", 3]}}]""",
+            "`allowed_regions` is not a list of strings",
+        ),
+        (
+            """[{"uid": {"type": "Lucid::Agent", "id": "a"}, "parents": [],
+               "attrs": {"pii_authorized": "yes"}}]""",
+            "`pii_authorized` is not true or false",
+        ),
+        (
+            """[{"uid": {"type": "Lucid::User", "id": "a"}, "attrs": {}, "parents": []},
+                {"uid": {"__entity": {"type": "Lucid::User", "id": "a"}},
+                 "attrs": {}, "parents": []}]""",
+            "is given twice",
+        ),
+        ('[{"uid": {"type": "Lucid::User", "id": "\\ud800"}, "attrs": {}, "parents": []}]', ""),
+        (
+            """[{"uid": {"type": "Lucid::User", "id": "a"}, "attrs": {}, "parents": [],
+                "tags": {"a": "b"}}]""",
+            "unknown key `tags`",
+        ),
         ("[" * 100_000, ""),
     ],
 )

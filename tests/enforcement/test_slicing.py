@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from attestation.records import ClaimValue
 from enforcement.bundle import Bundle, BundleError
 from enforcement.engine import Engine
 from enforcement.engine_parts import plain_store
+from enforcement.entities_file import uid_of
 from enforcement.outcome import Outcome, Phase, Platform, PolicyRequest
 from enforcement.policies import Answer, Entities, PolicyStore, Ruling, TemplateLink
 from enforcement.policy_source import parse_policies
@@ -25,7 +28,10 @@ ENTITIES = """[
   {"uid": {"type": "Lucid::User", "id": "alice"}, "attrs": {"email": "a@example.org"},
    "parents": [{"type": "Lucid::Group", "id": "staff"}]},
   {"uid": {"type": "Lucid::Agent", "id": "demo"}, "attrs": {"pii_authorized": true}, "parents": []},
-  {"uid": {"type": "Lucid::Group", "id": "staff"}, "attrs": {}, "parents": []}
+  {"uid": {"type": "Lucid::User", "id": "caf\\u00e9"}, "attrs": {},
+   "parents": [{"type": "Lucid::Group", "id": "staff"}]},
+  {"uid": {"type": "Lucid::Group", "id": "staff"}, "attrs": {},
+   "parents": [{"type": "Lucid::Organization", "id": "acme"}]}
 ]"""
 
 # -- the rule for leaving out ---------------------------------------------------------------------
@@ -116,6 +122,11 @@ PRINCIPAL_SCOPES = (
     'principal in Lucid::Group::"staff"',
     "principal is Lucid::User",
     'principal is Lucid::User in Lucid::Group::"staff"',
+    'principal in Lucid::Organization::"acme"',
+    'principal == Lucid::User::"caf\u00e9"',  # one code point
+    'principal == Lucid::User::"cafe\\u{301}"',  # two, which look the same and are another id
+    'principal == Lucid::User::"\\"\\n\\\\"',
+    'principal is Lucid::APIKey in Lucid::Workspace::"w"',
 )
 ACTION_SCOPES = (
     "action",
@@ -142,6 +153,20 @@ CONDITIONS = (
     "when { context.platform == context.platform && context.claims == context.claims }",
     'when { resource in Lucid::Workspace::"w" }',
     "when { [context.claims.secret_leaked, true].contains(false) }",
+    "when { context.claims has pii_found }",
+    "unless { context.claims has language }",
+    "when { context has claims.toxicity && context.platform has simulated }",
+    "unless { context has platform.tcb_status }",
+    "when { principal is Lucid::User && principal has email }",
+    'when { principal is Lucid::User && principal has email && principal.email like "*@*" }',
+    'when { principal is Lucid::User && principal in Lucid::Group::"staff" }',
+    "when { if context.claims.pii_found then context.claims.tokens + 1 > 0 else true }",
+    'when { {a: context.claims.language}.a == "de" }',
+    'when { {c: context.claims}.c == context.claims && !({c: context}.c.phase == "x") }',
+    'when { context.claims.language like "\\\\*" || context.claims.language like "\\u{1f600}*" }',
+    'when { action in [Lucid::Action::"invoke"] && context.claims.secret_leaked }',
+    "when { context.claims.pii_types.isEmpty() } unless { principal in resource }",
+    'when { decimal("0.5").lessThan(decimal("0.7")) && context.claims.tokens < 0 }',
 )
 ANNOTATIONS = ("", '@phase("request")', '@phase("response")')
 SOFT = ("", "", '@decision("warn")', '@decision("redact") @redact("email")')
@@ -159,6 +184,17 @@ def policies(draw: st.DrawFn) -> str:
             f"{draw(st.sampled_from(RESOURCE_SCOPES))}) {draw(st.sampled_from(CONDITIONS))};"
         )
     return "\n".join(texts)
+
+
+COMPLETE: dict[str, ClaimValue] = {
+    "pii_found": False,
+    "pii_types": (),
+    "secret_leaked": False,
+    "injection_risk": 0,
+    "tokens": 1,
+    "language": "en",
+    "grounded": True,
+}
 
 
 INTEGERS = st.sampled_from((0, 1, 7, -1, 2**63 - 1, -(2**63), 3074457346))
@@ -179,21 +215,15 @@ def claims() -> st.SearchStrategy[dict[str, ClaimValue]]:
     )
 
 
+IDS = ("alice", "ci", "else", "caf\u00e9", "cafe\u0301", '"\n\\')
+
+
 @st.composite
 def requests(draw: st.DrawFn) -> PolicyRequest:
-    complete: dict[str, ClaimValue] = {
-        "pii_found": False,
-        "pii_types": (),
-        "secret_leaked": False,
-        "injection_risk": 0,
-        "tokens": 1,
-        "language": "en",
-        "grounded": True,
-    }
     return PolicyRequest(
         principal=(
             draw(st.sampled_from(("User", "Agent", "APIKey"))),
-            draw(st.sampled_from(("alice", "ci", "else"))),
+            draw(st.sampled_from(IDS)),
         ),
         action=draw(st.sampled_from(sorted(ACTIONS))),
         resource=(
@@ -201,7 +231,7 @@ def requests(draw: st.DrawFn) -> PolicyRequest:
             draw(st.sampled_from(("demo", "other"))),
         ),
         phase=draw(st.sampled_from(list(Phase))),
-        claims=draw(st.sampled_from(({}, complete))) | draw(claims()),
+        claims=draw(st.sampled_from(({}, COMPLETE))) | draw(claims()),
         trace_id=draw(st.sampled_from(("a1", "b2"))),
         platform=Platform(
             tee_type="sev-snp",
@@ -288,6 +318,58 @@ def load_what_is_valid(text: str) -> Bundle | None:
                 bad = {problem.line for problem in error.problems}
                 lines = [line for number, line in enumerate(lines, 1) if number not in bad]
     return None
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(text=policies(), asked=st.lists(st.tuples(requests(), claims()), min_size=4, max_size=12))
+def test_what_may_be_missing_cannot_matter(
+    text: str, asked: list[tuple[PolicyRequest, dict[str, ClaimValue]]]
+) -> None:
+    """Where a verdict does not complain of a required claim that is absent, no value of it would
+    have changed the verdict, by the whole engine and by plain Cedar."""
+    bundle = load_what_is_valid(text)
+    if bundle is None:
+        return
+    machine = Engine(bundle)
+    for request, others in asked:
+        verdict = machine.decide(request)
+        if any(reason.startswith("claim_missing:") for reason in verdict.reasons):
+            continue
+        required = {c.name for c in bundle.vocabulary.of_phase(request.phase) if not c.optional}
+        values = {name: (COMPLETE | others)[name] for name in required if name in COMPLETE}
+        complete = structs.replace(request, claims=values | dict(request.claims))
+        assert machine.decide(complete) == verdict
+        assert_same(machine, bundle, complete)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(text=policies(), asked=st.lists(requests(), min_size=4, max_size=12), data=st.data())
+def test_groups_of_a_credential_are_the_bundles_groups(
+    text: str, asked: list[PolicyRequest], data: st.DataObject
+) -> None:
+    """The same as if `entities.json` listed the user in these groups."""
+    bundle = load_what_is_valid(text)
+    if bundle is None:
+        return
+    machine = Engine(bundle)
+    for request in asked:
+        if request.principal[0] != "User":
+            continue
+        groups = data.draw(st.sampled_from(((), ("staff",), ("other", "staff"), ("other",))))
+        listed = {uid_of(entity["uid"]): entity for entity in json.loads(bundle.entities)}
+        uid = ("Lucid::User", request.principal[1])
+        user = listed.get(uid, {"attrs": {}, "parents": []})
+        parents = [{"type": "Lucid::Group", "id": group} for group in groups]
+        listed[uid] = {
+            "uid": {"type": uid[0], "id": uid[1]},
+            "attrs": user["attrs"],
+            "parents": [*user["parents"], *parents],
+        }
+        other = Engine(replace(bundle, entities=json.dumps(list(listed.values()))), cache_size=0)
+        asked_with = structs.replace(request, groups=groups)
+        assert machine.decide(asked_with) == other.decide(request)
+        assert machine.decide(asked_with) == other.decide(request)  # from the cache
+        assert machine.decide(request) == Engine(bundle, cache_size=0).decide(request)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
