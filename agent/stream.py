@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from agent import logs
 from agent.grpc_bridge import Bidi, open_bidi, open_channel
 from agent.journal import Journal
-from agent.journal_reader import Boot, JournalReader, Segment
+from agent.journal.reader import Boot, JournalReader, Segment
 from agent.lifecycle import Part, Trouble, Weight
 from agent.stream_protocol import Acked, Challenge, StreamClosedError, StreamProtocol
 from agent.stream_status import StreamStatus, Target

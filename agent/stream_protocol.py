@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from agent.journal_reader import Boot, Segment
+from agent.journal.reader import Boot, Segment
 from attestation.wire import observer_pb2 as pb
 
 PROTOCOL: Final = 1

@@ -17,9 +17,9 @@ import trio
 import trio.testing
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from agent import journal_file
 from agent.journal import Journal, JournalError
-from agent.journal_reader import JournalReader
+from agent.journal import file as journal_file
+from agent.journal.reader import JournalReader
 from attestation import chain
 from attestation.checkpoint import verify_checkpoint
 from attestation.records import DecisionRecord, decode_record

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.journal_tail import Tail
+from agent.journal.tail import Tail
 
 BOOT, START = b"b" * 16, b"head 0"
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.journal_reader import Boot, Segment
+from agent.journal.reader import Boot, Segment
 from agent.stream_protocol import (
     MAX_BOOTS,
     MAX_CREDITS,

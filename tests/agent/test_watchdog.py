@@ -12,7 +12,8 @@ from trio.testing import MockClock
 from agent import hang
 from agent.boottime import ClockWatch, boot_ns
 from agent.errors import FatalError
-from agent.journal import WRITER_SECONDS, Journal
+from agent.journal import Journal
+from agent.journal.group_commit import WRITER_SECONDS
 from agent.lifecycle import Lifecycle
 from agent.notify import Notifier
 from agent.pulse import PULSE_SECONDS, Pulse

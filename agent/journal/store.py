@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Final
 
-from agent.journal_file import (
+from agent.journal import pruning
+from agent.journal.file import (
     Connect,
     JournalError,
     connect,
@@ -24,55 +24,9 @@ from agent.journal_file import (
     take,
     unusable,
 )
-from agent.journal_verify import Progress, verify_chains
+from agent.journal.turn import Checkpoint, Mark, Row, Turn
+from agent.journal.verify import Progress, verify_chains
 from attestation import chain
-
-Row = tuple[int, int, bytes, bytes]  # place, wall ns, head, record
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mark:
-    """A place in a boot's chain and the head there."""
-
-    seq: int
-    head: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
-    """A signed checkpoint of a boot; `recovered_by` is empty where its own key signed."""
-
-    boot_id: bytes
-    seq: int
-    cose: bytes
-    recovered_by: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
-    """What one transaction writes.
-
-    Attributes:
-        acknowledged: by boot, how far the Observer has committed.
-        signed: by boot, where the Observer has a checkpoint.
-        unrecorded: decisions that got no place since the last turn.
-    """
-
-    rows: Sequence[Row] = ()
-    acknowledged: Mapping[bytes, Mark] = field(default_factory=dict)
-    signed: Mapping[bytes, int] = field(default_factory=dict)
-    passport: bytes | None = None
-    unrecorded: int = 0
-
-    @property
-    def only_rows(self) -> bool:
-        """Whether there is nothing to write but records."""
-        return not (self.acknowledged or self.signed or self.passport or self.unrecorded)
-
-    def __bool__(self) -> bool:
-        """Whether there is anything to write."""
-        return bool(self.rows) or not self.only_rows
-
 
 _MOST_ROWS: Final = 64  # in one statement; each size is a statement that SQLite keeps prepared
 
@@ -282,70 +236,14 @@ class JournalStore:
         return self._counter("unrecorded")
 
     def prune(self, *, before_ns: int | None, limit: int, acked_only: bool = True) -> int:
-        """Delete records, oldest first; gives how many.
-
-        Args:
-            before_ns: only those made before this wall time; None: of any age.
-            limit: at most this many, so that the writer is never held for long.
-            acked_only: only what the Observer has committed.
-
-        The last record of what may go stays: its head is where the chain goes on.
-        """
-        removed = 0
-        for number, base, pruned, end in self._db.execute(
-            "SELECT number, base, pruned_seq, iif(?, acked_seq, last_seq) AS may_go FROM ends"
-            " WHERE may_go > pruned_seq + 1 ORDER BY number",
-            (acked_only,),
-        ).fetchall():
-            top = min(end - 1, pruned + limit - removed)
-            if before_ns is not None:
-                (keep,) = self._db.execute(
-                    "SELECT min(place) FROM records"
-                    " WHERE place > ? AND place <= ? AND wall_ns >= ?",
-                    (base + pruned, base + top, before_ns),
-                ).fetchone()
-                top = top if keep is None else keep - base - 1
-            if top > pruned:
-                self._delete(number, base, top)
-                removed += top - pruned
-            if removed >= limit:
-                break
-        if before_ns is not None and not removed:
-            self._forget_delivered(before_ns)
-        return removed
-
-    def _delete(self, number: int, base: int, through: int, *, boot_too: bool = False) -> None:
-        db = self._db
-        db.execute("BEGIN IMMEDIATE")
+        """Delete records, oldest first; gives how many. See `pruning.prune`."""
         try:
-            # What goes without an acknowledgement takes the mark along: the chain goes on from it.
-            db.execute(
-                "UPDATE boots SET acked_seq = ?1, acked_head ="
-                " (SELECT head FROM records WHERE place = ?2)"
-                " WHERE number = ?3 AND acked_seq < ?1",
-                (through, base + through, number),
+            return pruning.prune(
+                self._db, self.boot_id, before_ns=before_ns, limit=limit, acked_only=acked_only
             )
-            span = (base, base + through)
-            db.execute("DELETE FROM records WHERE place > ? AND place <= ?", span)
-            db.execute("DELETE FROM checkpoints WHERE place > ? AND place <= ?", span)
-            db.execute("UPDATE boots SET pruned_seq = ? WHERE number = ?", (through, number))
-            if boot_too:
-                db.execute("DELETE FROM boots WHERE number = ?", (number,))
-            db.execute("COMMIT")
         except BaseException:
             self._rollback()
             raise
-
-    def _forget_delivered(self, before_ns: int) -> None:
-        """Earlier boots of which nothing but the old, delivered end is left."""
-        for number, base, last in self._db.execute(
-            "SELECT e.number, e.base, e.last_seq FROM ends e"
-            " JOIN records r ON r.place = e.base + e.last_seq"
-            " WHERE e.pruned_seq = e.last_seq - 1 AND e.acked_seq = e.last_seq"
-            " AND e.signed_seq >= e.last_seq AND r.wall_ns < ? AND e.boot_id <> ?",
-            (before_ns, self.boot_id),
-        ).fetchall():
-            self._delete(number, base, last, boot_too=True)
 
     def move_wal(self) -> None:
         """Move the rest of the WAL to the file; the next commit begins it anew.

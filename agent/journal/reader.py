@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.journal_file import BOOT_SPAN
-from agent.journal_store import Checkpoint
+from agent.journal.file import BOOT_SPAN
+from agent.journal.turn import Checkpoint
 from attestation import chain
 
 

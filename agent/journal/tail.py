@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Final
 
-from agent.journal_reader import Segment
+from agent.journal.reader import Segment
 
 TAIL_RECORDS: Final = 4_096
 TAIL_BYTES: Final = 8 * 1024 * 1024

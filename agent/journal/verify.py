@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from agent.journal_file import BOOT_SPAN, JournalError, unusable
+from agent.journal.file import BOOT_SPAN, JournalError, unusable
 from attestation import chain
 
 REPORT_EVERY: Final = 100_000  # records
