@@ -19,8 +19,8 @@ import uvicorn
 from observer.config import Address, ConfigError, ObserverConfig
 from observer.events import Hub
 from observer.grpc_service import ObserverService, Services
+from observer.hello import Trust
 from observer.metrics import Metrics
-from observer.receiver import Trust
 from observer.registry import Registry
 from observer.store import Store, StoreError
 from observer.trust import PassportTrust

@@ -10,7 +10,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, and_, exists, func, or_, select
 
 from attestation.records import OUTCOMES, PHASES
-from observer.schema import MAX_TEXT, reasons, records
+from observer.store.schema import MAX_TEXT, reasons, records
 
 SEARCHED: Final = (
     "decision_id",

@@ -36,8 +36,9 @@ from observer.effects import (
     Send,
 )
 from observer.events import Hub
+from observer.hello import Trust
 from observer.metrics import Metrics
-from observer.receiver import Receiver, State, Trust, nack
+from observer.receiver import Receiver, State, nack
 from observer.registry import Busy, Live, Registry
 from observer.store import Store, StoreError, Superseded
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -22,9 +22,6 @@ from observer.batches import MAX_INTEGER
 from observer.boots import Attested, OfferedBoot, Position, StoredBoot
 from observer.config import Limits
 from observer.effects import Alarm, AlarmCode
-
-if TYPE_CHECKING:
-    from observer.receiver import Trust
 
 PROTOCOL: Final = 1
 MAX_AGENT_ID: Final = 256  # bytes
@@ -58,6 +55,14 @@ class Refusal(Exception):  # noqa: N818 - the reason a stream ends, not a fault 
         self.seq = seq
         self.evidence = evidence
         self.have_head = have_head
+
+
+class Trust(Protocol):
+    """Verifies passports. Both raise AttestationError; neither returns a doubt."""
+
+    def current(self, token: bytes, now: datetime) -> Attested: ...
+
+    def historical(self, token: bytes) -> Attested: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

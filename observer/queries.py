@@ -17,8 +17,8 @@ from attestation import chain
 from observer.batches import MAX_INTEGER
 from observer.effects import AlarmCode
 from observer.filters import Filter
-from observer.schema import agents, alarms, boots, records
 from observer.store import Store
+from observer.store.schema import agents, alarms, boots, records
 
 Row = Mapping[str, Any]
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 from enum import Enum
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from google.protobuf.message import DecodeError
 
@@ -32,7 +32,7 @@ from observer.batches import (
     check_batch,
     check_shape,
 )
-from observer.boots import Attested, OfferedBoot, Position, StoredBoot
+from observer.boots import OfferedBoot, Position, StoredBoot
 from observer.checkpoints import Asking, Checkpoints, Effects
 from observer.config import Limits
 from observer.effects import (
@@ -47,15 +47,7 @@ from observer.effects import (
     SavePassport,
     Send,
 )
-from observer.hello import Greeting, Refusal, compare_ends, greet, renew
-
-
-class Trust(Protocol):
-    """Verifies passports. Both raise AttestationError; neither returns a doubt."""
-
-    def current(self, token: bytes, now: datetime) -> Attested: ...
-
-    def historical(self, token: bytes) -> Attested: ...
+from observer.hello import Greeting, Refusal, Trust, compare_ends, greet, renew
 
 
 class State(Enum):

@@ -11,7 +11,7 @@ import pytest
 
 from observer.app import Running, serve
 from observer.config import Address, Limits, ObserverConfig
-from observer.receiver import Trust
+from observer.hello import Trust
 from tests.observer.fake_agent import FakeBoot
 from tests.observer.fake_trust import FakeTrust
 

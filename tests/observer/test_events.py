@@ -14,7 +14,7 @@ from sqlalchemy import create_engine, insert, select
 
 from observer.events import Client, Hub, TooManyClients, event
 from observer.filters import Filter
-from observer.schema import metadata, reasons, records
+from observer.store.schema import metadata, reasons, records
 
 
 def row(number: int, **changes: Any) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from observer.boots import OfferedBoot
 from observer.config import Address, ConfigError, ObserverConfig
 from observer.effects import Alarm, AlarmCode, Begin, SaveCheckpoint
 from observer.queries import all_alarms
-from observer.schema import alarms, checkpoints
 from observer.store import Store
+from observer.store.schema import alarms, checkpoints
 from tests.observer.fake_agent import FakeBoot
 from tests.observer.fake_trust import attested
 
@@ -129,7 +129,7 @@ def test_alarms_of_one_boot_are_bounded_and_repetitions_are_counted(tmp_path: Pa
 def test_strangers_cannot_push_the_alarms_of_proven_agents_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("observer.alarms.MAX_UNTRUSTED", 3)
+    monkeypatch.setattr("observer.store.alarms.MAX_UNTRUSTED", 3)
 
     async def work(store: Store) -> None:
         await store.save_alarm(alarm(1))

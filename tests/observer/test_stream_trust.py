@@ -525,7 +525,7 @@ def test_an_observer_that_stops_says_so(observer: Serve, boot: FakeBoot) -> None
 
 
 def test_alarms_of_strangers_are_bounded(observer: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("observer.alarms.MAX_UNTRUSTED", 5)
+    monkeypatch.setattr("observer.store.alarms.MAX_UNTRUSTED", 5)
 
     async def scenario() -> None:
         async with observer() as running:

@@ -15,6 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from observer.config import ConfigError
 
 
+class StoreError(Exception):
+    """The database did not do what was asked; nothing of it was kept. Try again later."""
+
+
 def connect(url: str) -> tuple[AsyncEngine, int | None]:
     """An engine for a database URL, and the descriptor that holds the lock of a SQLite file.
 

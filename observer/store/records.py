@@ -1,12 +1,16 @@
-"""A record that was checked, as the row that is stored: decoded copies, cut to bounded texts."""
+"""Records that were checked, as rows: decoded copies, cut to bounded texts."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
+from sqlalchemy import insert, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from observer.batches import NewRecord
-from observer.schema import MAX_REASONS, MAX_TEXT
+from observer.effects import Commit
+from observer.store.schema import MAX_REASONS, MAX_TEXT, boots, reasons, records
 
 
 def clip(text: str, length: int = MAX_TEXT) -> str:
@@ -57,3 +61,17 @@ def reason_rows(row: dict[str, Any]) -> list[dict[str, Any]]:
         {"reason": reason, "record_id": row["id"]}
         for reason in dict.fromkeys(json.loads(row["reasons"]))
     ]
+
+
+async def save_records(
+    connection: AsyncConnection, commit: Commit, rows: list[dict[str, Any]]
+) -> None:
+    """Insert the rows of a commit, and move the stored end of its boot."""
+    await connection.execute(insert(records), rows)
+    if named := [item for row in rows for item in reason_rows(row)]:
+        await connection.execute(insert(reasons), named)
+    await connection.execute(
+        update(boots)
+        .where(boots.c.boot_id == commit.boot_id)
+        .values(last_seq=commit.position.last_seq, head=commit.position.head)
+    )

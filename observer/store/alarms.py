@@ -12,8 +12,8 @@ from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from observer.effects import Alarm, AlarmCode
-from observer.rows import clip
-from observer.schema import alarms
+from observer.store.records import clip
+from observer.store.schema import alarms
 
 MAX_UNTRUSTED: Final = 200  # rows
 MAX_PER_BOOT: Final = 16  # rows per (agent, boot, code)
