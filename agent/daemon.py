@@ -372,7 +372,7 @@ class Daemon:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async for number in signals:
                 if number == signal.SIGHUP:
-                    await self.policies.reload()
+                    self.policies.reload_soon()  # a SIGTERM must not wait for it
                 else:
                     self.stop(f"received {signal.Signals(number).name}")
 

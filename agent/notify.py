@@ -26,14 +26,10 @@ class Notifier:
         self.dropped = 0
         self._owed: tuple[str, ...] = ()
         self._socket: socket.socket | None = None
+        self._address = "\0" + address[1:] if address and address.startswith("@") else address
         if address:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
             self._socket.setblocking(False)
-            name = "\0" + address[1:] if address.startswith("@") else address
-            try:
-                self._socket.connect(name)
-            except OSError:
-                self.close()
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Self:
@@ -42,8 +38,8 @@ class Notifier:
         ours = usec.isascii() and usec.isdigit() and int(usec) > 0 and pid in ("", str(os.getpid()))
         return cls(environ.get("NOTIFY_SOCKET"), watchdog_seconds=int(usec) / 1e6 if ours else None)
 
-    def send(self, *lines: str, must: bool = False) -> None:
-        """Send one message. A service manager that does not listen is not our failure.
+    def send(self, *lines: str, must: bool = False) -> bool:
+        """Send one message; whether it was taken. One that is not is not our failure.
 
         Args:
             must: it would not come again by itself (READY=1): where its queue is full, it is sent
@@ -51,15 +47,18 @@ class Notifier:
         """
         if self._put((*self._owed, *lines)):
             self._owed = ()
-        elif must:
+            return True
+        if must:
             self._owed = (*self._owed, *lines)
+        return False
 
     def _put(self, lines: tuple[str, ...]) -> bool:
         if self._socket is None:
             return True
         message = "\n".join(" ".join(line.split("\n")) for line in lines)
         try:
-            self._socket.send(message.encode())
+            # Not connected: a socket that is made anew at this address is found again.
+            self._socket.sendto(message.encode(), self._address or "")
         except OSError:
             self.dropped += 1
             return False

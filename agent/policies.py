@@ -7,12 +7,14 @@ cannot be used changes nothing but a counter and the log.
 
 The directory is looked at every `watch_seconds`. A change is loaded when two looks in a row see
 the same, and only if nothing changed while it was read, so a folder that is being written is left
-alone. What was tried once is not tried again until it changes.
+alone. What was tried once is not tried again until it changes, unless it may pass by itself: a file
+that could not be read, an auditor that was away.
 """
 
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -36,6 +38,8 @@ _LOG = logs.get("policy")
 IN_FORCE_SECONDS: Final = 30.0  # how long a push waits for its passport
 SETTLE_TRIES: Final = 5  # to read a folder that is being written
 SETTLE_SECONDS: Final = 0.1
+RETRY_SECONDS: Final = 60.0  # between two tries of what may pass by itself
+_PASSING: Final = frozenset({"auditors", "file.unreadable"})  # rules of such problems
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +90,8 @@ class Policies:
         self._in_force = trio.Condition()
         self._digest_in_force = b""
         self._tried: tuple[object, ...] = ()
+        self._again = float("inf")  # when what was refused is tried again all the same
+        self._wish = trio.Event()
         self._base = ""
         self.failures = 0
         self.problem = ""
@@ -132,18 +138,34 @@ class Policies:
             await trio.to_thread.run_sync(self._load_shadow, Path(self._table.shadow))
             self._shadow_changed()
 
+    def reload_soon(self) -> None:
+        """Have `watch` do what `reload` does. Wishes that come until it begins are one."""
+        self._wish.set()
+
     async def watch(self) -> None:
-        """Load the directory when it changes. Until cancelled."""
-        if not self._table.watch_seconds:
-            return
+        """Load the directory when it changes, or somebody wishes it. Until cancelled."""
         before = self._tried
         while True:
-            await trio.sleep(self._table.watch_seconds)
+            with trio.move_on_after(self._table.watch_seconds or float("inf")):
+                await self._wish.wait()
+            if self._wish.is_set():
+                await self._fulfil()
+                before = self._tried
+                continue
             seen = await trio.to_thread.run_sync(fingerprint, self._path)
-            if seen == before and seen != self._tried:
+            again = seen != self._tried or time.monotonic() >= self._again
+            if seen == before and again:
                 async with self._turn:
                     await self._load_directory(seen)
             before = seen
+
+    async def _fulfil(self) -> None:
+        self._wish = trio.Event()
+        try:
+            await self.reload()
+        except Exception:
+            self._wish.set()  # whoever keeps `watch` alive has it done again
+            raise
 
     async def push(self, files: Mapping[str, bytes], *, by: str) -> Loaded:
         """Take a bundle that somebody brought. It is checked like any other.
@@ -283,9 +305,9 @@ class Policies:
             return True
         except Exception as error:  # noqa: BLE001 - a fault in a reload must not end the daemon
             self._tried = seen
-            self._failed(f"a fault of the agent itself: {self._faults.note('reload', error)}")
+            self._fault(error)
             return True
-        self._tried = seen
+        self._tried, self._again = seen, float("inf")
         base = bundle_digest(files).hex()
         if base == self._base:
             self.problem = ""
@@ -297,7 +319,7 @@ class Policies:
             self._failed(error)
             return True
         except Exception as error:  # noqa: BLE001 - a fault in a reload must not end the daemon
-            self._failed(f"a fault of the agent itself: {self._faults.note('reload', error)}")
+            self._fault(error)
             return True
         self.problem = ""
         self._base = base
@@ -356,7 +378,12 @@ class Policies:
             self.shadow = Shadow(loaded.bundle, loaded.engine)
             _LOG.info("policy.shadow", digest=loaded.bundle.digest.hex())
 
+    def _fault(self, error: Exception) -> None:
+        self._failed(f"a fault of the agent itself: {self._faults.note('reload', error)}")
+
     def _failed(self, error: BundleError | str) -> None:
+        passing = isinstance(error, str) or {p.rule for p in error.problems} <= _PASSING
+        self._again = time.monotonic() + RETRY_SECONDS if passing else float("inf")
         self.failures += 1
         self.problem = str(error)
         newest = getattr(self, "newest", None)

@@ -94,17 +94,15 @@ class Pulse:
         if notifier.watchdog_seconds is not None and now >= self._next_watchdog:
             late = self._late()
             if not late:
-                self._next_watchdog = now + notifier.watchdog_seconds / 2
-                notifier.send("WATCHDOG=1")
+                if notifier.send("WATCHDOG=1"):
+                    self._next_watchdog = now + notifier.watchdog_seconds / 2
             elif late.keys() != self._said_late:
                 _LOG.error("watchdog.withheld", late={k: round(v, 1) for k, v in late.items()})
             self._said_late = set(late)
-        if now >= self._next_extension and not self._started():
+        extend = now >= self._next_extension and not self._started()
+        if extend and notifier.send(f"EXTEND_TIMEOUT_USEC={EXTENSION_SECONDS * 1_000_000}"):
             self._next_extension = now + EXTEND_SECONDS
-            notifier.send(f"EXTEND_TIMEOUT_USEC={EXTENSION_SECONDS * 1_000_000}")
         if now >= self._next_status:
-            self._next_status = now + STATUS_SECONDS
             line = self._line()
-            if line != self._said:
-                self._said = line
-                notifier.send(f"STATUS={line}")
+            if line == self._said or notifier.send(f"STATUS={line}"):
+                self._said, self._next_status = line, now + STATUS_SECONDS

@@ -68,6 +68,38 @@ def test_a_service_manager_that_is_gone_is_counted(
     assert notifier.dropped == 1
 
 
+def test_a_service_manager_that_comes_again_is_heard_again(
+    notifier: Notifier, manager: socket.socket, tmp_path: Path
+) -> None:
+    manager.close()
+    assert not notifier.send("READY=1", must=True)
+    assert not notifier.send("WATCHDOG=1")
+    (tmp_path / "s").unlink()
+    assert not notifier.send("WATCHDOG=1")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as again:
+        again.bind(str(tmp_path / "s"))
+        again.setblocking(False)
+        assert notifier.send("WATCHDOG=1")
+        assert read(again) == ["READY=1\nWATCHDOG=1"]
+
+
+def test_a_service_manager_that_is_not_there_yet_is_heard_later(tmp_path: Path) -> None:
+    made = Notifier(str(tmp_path / "s"))
+    assert not made.send("STATUS=x")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as late:
+        late.bind(str(tmp_path / "s"))
+        assert made.send("STATUS=y")
+        assert late.recv(100) == b"STATUS=y"
+    made.close()
+
+
+def test_an_address_that_is_none_is_counted_and_ends_nothing() -> None:
+    made = Notifier("/" + "x" * 200)
+    assert not made.send("WATCHDOG=1")
+    assert made.dropped == 1
+    made.close()
+
+
 @pytest.mark.parametrize(
     ("environ", "seconds"),
     [

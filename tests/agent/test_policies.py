@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,9 +25,9 @@ from agent.local_api import Request, Response
 from agent.policies import Policies
 from agent.policy_api import PolicyApi
 from agent.policy_vault import MAX_BUNDLES, Entry, PolicyVault, VaultError
-from agent.supervise import Faults
+from agent.supervise import Faults, keep_alive
 from attestation import cbor
-from enforcement.bundle import Bundle, BundleError
+from enforcement.bundle import Bundle, BundleError, Problem
 from enforcement.bundle_files import read_files
 from enforcement.bundle_signature import sign_bundle
 from enforcement.outcome import Outcome
@@ -42,6 +44,7 @@ class World:
 
     root: Path
     changes: int = 0
+    gives: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -66,7 +69,7 @@ class World:
         return found
 
     async def _admit(self, bundle: Bundle) -> None:
-        if "nobody-gives" in bundle.policies:
+        if "nobody-gives" in bundle.policies and not self.gives:
             raise FatalError(ExitCode.USAGE, "nobody gives a claim")
 
     def _changed(self) -> None:
@@ -167,6 +170,61 @@ async def test_what_is_broken_is_tried_once_until_it_changes(world: World) -> No
         assert found.failures == 1
         write(world.directory, PERMIT + FORBID)
         await eventually(lambda: "never" in found.newest.bundle.policies)
+
+
+async def test_what_may_pass_by_itself_is_tried_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policies_module, "RETRY_SECONDS", WATCH * 5)
+    found = world.policies(watch_seconds=WATCH)
+    async with watched(found):
+        # An auditor that is away.
+        write(world.directory, PERMIT.replace("allow", "nobody-gives"))
+        await eventually(lambda: found.failures >= 2)
+        assert "nobody gives a claim" in found.problem
+        world.gives = True
+        await eventually(lambda: "nobody-gives" in found.newest.bundle.policies)
+        assert found.problem == ""
+        # A file that cannot be read for once: no descriptor was left, a share was away.
+        before, reads = found.failures, []
+
+        def read(root: Path) -> dict[str, bytes]:
+            reads.append(root)
+            if len(reads) <= 2:
+                raise BundleError([Problem(file="x", message="EMFILE", rule="file.unreadable")])
+            if len(reads) <= 4:
+                raise MemoryError
+            return read_files(root)
+
+        monkeypatch.setattr(policies_module, "read_files", read)
+        write(world.directory, PERMIT + FORBID)
+        await eventually(lambda: "never" in found.newest.bundle.policies)
+        assert found.failures == before + 4
+
+
+async def test_a_wish_to_reload_is_served_by_the_watch_and_survives_a_fault(world: World) -> None:
+    found = world.policies(watch_seconds=0)
+    faults = Faults()
+    broken = [True]
+    reload = found.reload
+
+    async def faulty() -> None:
+        if broken.pop():
+            raise RuntimeError("a fault")
+        await reload()
+
+    found.reload = faulty  # type: ignore[method-assign]
+    broken = [False, True]
+    async with trio.open_nursery() as nursery:
+        rng = random.Random(7)
+        nursery.start_soon(partial(keep_alive, "policy", found.watch, faults, rng=rng))
+        write(world.directory, PERMIT + FORBID)
+        for _ in range(100):
+            found.reload_soon()
+        await eventually(lambda: "never" in found.newest.bundle.policies)
+        nursery.cancel_scope.cancel()
+    assert faults.counts == {("policy",): 1}
+    assert not broken, "wishes that wait are one"
 
 
 async def test_a_folder_that_is_being_written_is_left_alone(

@@ -123,6 +123,37 @@ async def test_what_the_service_manager_is_told(
     assert len(statuses) < 20
 
 
+class Full(Notifier):
+    """A service manager whose queue is full until `full` is unset; keeps what it got."""
+
+    def __init__(self) -> None:
+        super().__init__(None, watchdog_seconds=30)
+        self.full = True
+        self.got: list[tuple[float, str]] = []
+
+    def send(self, *lines: str, must: bool = False) -> bool:
+        del must
+        if not self.full:
+            self.got += [(trio.current_time(), line) for line in lines]
+        return not self.full
+
+
+async def test_what_a_full_queue_did_not_take_is_said_at_the_next_beat(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    notifier = Full()
+    async with trio.open_nursery() as nursery:
+        await Bench(notifier).run(nursery)
+        await trio.sleep(15)
+        began = trio.current_time()
+        notifier.full = False
+        await trio.sleep(3)
+        nursery.cancel_scope.cancel()
+    said = {line.partition("=")[0]: when - began for when, line in notifier.got}
+    assert said["WATCHDOG"] <= 2, "not half a watchdog's time later"
+    assert said["STATUS"] <= 2
+
+
 async def test_a_loop_that_is_held_up_shows_in_the_lag(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
