@@ -8,6 +8,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stated:
+    """What a passport says of its boot's chain: this head, which the quote binds, at this place."""
+
+    passport_id: str
+    seq: int
+    head: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attested:
     """A passport that verified, and what is shown of it.
 
@@ -34,7 +43,14 @@ class Attested:
     bundle_name: str
     bundle_version: str
     bundle_digest: bytes
+    journal_seq: int
+    journal_head: bytes
     answers: dict[str, object]
+
+    @property
+    def stated(self) -> Stated:
+        """What it says of the chain."""
+        return Stated(passport_id=self.passport_id, seq=self.journal_seq, head=self.journal_head)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +67,11 @@ class Position:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredBoot:
-    """A boot as the store has it. `thumbprint` is None for a boot that never had a passport."""
+    """A boot as the store has it. `thumbprint` is None for a boot that never had a passport.
+
+    Attributes:
+        stated: what its newest passport says of the chain; None where it is not known.
+    """
 
     boot_id: bytes
     agent_id: str
@@ -59,6 +79,7 @@ class StoredBoot:
     thumbprint: bytes | None
     key: ec.EllipticCurvePublicKey | None
     position: Position
+    stated: Stated | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +90,7 @@ class OfferedBoot:
         attested: None for a boot that ended before it had a passport; its records are vouched
             for only by the running boot that brings them.
         first_unacked_seq, last_seq: what the agent says it still has.
+        stated: what the passports that were ever seen of it say of its chain.
     """
 
     boot_id: bytes
@@ -76,3 +98,20 @@ class OfferedBoot:
     attested: Attested | None
     first_unacked_seq: int
     last_seq: int
+    stated: tuple[Stated, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """A boot of which less is stored than is known to have been, and which is not offered any more.
+
+    Attributes:
+        last_seq: what is stored.
+        known_seq: what the boot had.
+        source: how that is known, for people.
+    """
+
+    boot_id: bytes
+    last_seq: int
+    known_seq: int
+    source: str

@@ -66,7 +66,7 @@ class Checkpoints:
         for save in [save for save in waiting if save.checkpoint.seq <= position.last_seq]:
             waiting.remove(save)
             checkpoint = save.checkpoint
-            head = yield from _head_at(boot, position, checkpoint.seq)
+            head = yield from head_at(boot, position, checkpoint.seq)
             if checkpoint.head != head:
                 raise Refusal(
                     pb.Nack.FORK,
@@ -89,7 +89,8 @@ def _check_content(raw: pb.Checkpoint, checkpoint: Checkpoint, boot: OfferedBoot
         raise _bad(raw, "checkpoint.range", "its seq or time is out of range")
 
 
-def _head_at(boot: OfferedBoot, position: Position, seq: int) -> Asking[bytes]:
+def head_at(boot: OfferedBoot, position: Position, seq: int) -> Asking[bytes]:
+    """The stored chain's head at a seq that it has reached."""
     if seq == 0:
         return chain.genesis(boot.boot_seed)
     if seq == position.last_seq:

@@ -48,6 +48,15 @@ class LoadBoots:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoadLost:
+    """Answer: `tuple[Lost, ...]`: of the newest boots of this agent, but for those that are
+    offered, the ones of which less is stored than is known to have been."""
+
+    agent_id: str
+    offered: frozenset[bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Begin:
     """The agent is who it says: take its place among the live streams, store its boots.
 
@@ -132,6 +141,7 @@ Effect = (
     Send
     | Close
     | LoadBoots
+    | LoadLost
     | Begin
     | LoadHeads
     | Commit

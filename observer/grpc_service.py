@@ -31,6 +31,7 @@ from observer.effects import (
     Heard,
     LoadBoots,
     LoadHeads,
+    LoadLost,
     SaveCheckpoint,
     SavePassport,
     Send,
@@ -193,6 +194,8 @@ class _Stream:
                 return await services.store.load_heads(
                     effect.boot_id, effect.first_seq, effect.last_seq
                 )
+            case LoadLost():
+                return await services.store.load_lost(effect.agent_id, effect.offered)
             case Begin():
                 return await self._begin(effect)
             case Commit():

@@ -156,28 +156,31 @@ def _running(
     except AttestationError as error:
         raise _passport(error, boot.boot_id) from error
     _bound(boot, attested, stored, agent_id)
-    return _offered(boot, attested), attested
+    return _offered(boot, attested, stored), attested
 
 
 def _earlier(boot: pb.Boot, stored: StoredBoot | None, agent_id: str, trust: Trust) -> OfferedBoot:
     _seed(boot)
     if not boot.passport or (stored and stored.thumbprint is not None):
-        return _offered(boot, None)
+        return _offered(boot, None, stored)
     try:
         attested = trust.historical(boot.passport)
     except AttestationError as error:
         raise _passport(error, boot.boot_id) from error
     _bound(boot, attested, stored, agent_id)
-    return _offered(boot, attested)
+    return _offered(boot, attested, stored)
 
 
-def _offered(boot: pb.Boot, attested: Attested | None) -> OfferedBoot:
+def _offered(boot: pb.Boot, attested: Attested | None, stored: StoredBoot | None) -> OfferedBoot:
+    before = stored.stated if stored else None
+    now = attested.stated if attested else None
     return OfferedBoot(
         boot_id=boot.boot_id,
         boot_seed=boot.boot_seed,
         attested=attested,
         first_unacked_seq=boot.first_unacked_seq,
         last_seq=boot.last_seq,
+        stated=tuple(stated for stated in (before, now) if stated is not None),
     )
 
 

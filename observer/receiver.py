@@ -32,7 +32,7 @@ from observer.batches import (
     check_batch,
     check_shape,
 )
-from observer.boots import OfferedBoot, Position, StoredBoot
+from observer.boots import Lost, OfferedBoot, Position, StoredBoot
 from observer.checkpoints import Asking, Checkpoints, Effects
 from observer.config import Limits
 from observer.effects import (
@@ -44,10 +44,12 @@ from observer.effects import (
     Heard,
     LoadBoots,
     LoadHeads,
+    LoadLost,
     SavePassport,
     Send,
 )
 from observer.hello import Greeting, Refusal, Trust, compare_ends, greet, renew
+from observer.stated import Statements, lost, missing
 
 
 class State(Enum):
@@ -79,6 +81,7 @@ class Receiver:
         self._positions: dict[bytes, Position] = {}
         self._boots: dict[bytes, OfferedBoot] = {}
         self._checkpoints = Checkpoints(limit=limits.pending_checkpoints)
+        self._statements = Statements(limit=limits.pending_checkpoints)
         self._gaps = 0
         self.state = State.HELLO
 
@@ -169,6 +172,7 @@ class Receiver:
                 detail=f"the proof of the passport's key does not verify: {error}",
                 boot_id=greeting.running.boot_id,
             ) from error
+        gone = yield from self._lost(greeting)
         self._positions = yield Begin(
             agent_id=greeting.agent_id,
             version=greeting.version,
@@ -179,8 +183,24 @@ class Receiver:
         self._boots = {boot.boot_id: boot for boot in greeting.boots}
         self.state = State.OPEN
         yield from greeting.skipped
+        yield from lost(gone, greeting.agent_id)
         for boot in greeting.boots:
             yield from compare_ends(boot, self._positions[boot.boot_id], greeting.agent_id)
+            yield from missing(boot, greeting.agent_id)
+        for boot in greeting.boots:
+            self._statements.expect(boot.boot_id, *boot.stated)
+            yield from self._statements.settle(boot, self._positions[boot.boot_id])
+
+    def _lost(self, greeting: Greeting) -> Asking[tuple[Lost, ...]]:
+        """Asked before the new boot takes the place of the one that ran before."""
+        offered = {boot.boot_id for boot in greeting.boots}
+        offered |= {alarm.boot_id for alarm in greeting.skipped if alarm.boot_id is not None}
+        if len(offered) >= self._limits.boots:
+            return ()  # those that had no place in this Hello follow in the next one
+        found: tuple[Lost, ...] = yield LoadLost(
+            agent_id=greeting.agent_id, offered=frozenset(offered)
+        )
+        return found
 
     def _out_of_place(self, message: pb.AgentMessage, _now: datetime) -> Effects:
         kind = message.WhichOneof("message") or "empty"
@@ -251,6 +271,7 @@ class Receiver:
         ack = pb.Ack(boot_id=batch.boot_id, through_seq=batch.last_seq, head=batch.head)
         yield Send(message=pb.ObserverMessage(ack=ack))
         yield from self._checkpoints.settle(boot, position)
+        yield from self._statements.settle(boot, position)
 
     def _known(self, batch: RawBatch, position: Position) -> Asking[dict[int, bytes]]:
         first = batch.first_seq - 1
@@ -300,6 +321,9 @@ class Receiver:
         yield SavePassport(
             agent_id=self.agent_id, boot_id=greeting.running.boot_id, attested=attested
         )
+        boot, position = self._boot(greeting.running.boot_id)
+        self._statements.expect(boot.boot_id, attested.stated)
+        yield from self._statements.settle(boot, position)
 
     # -- helpers ---------------------------------------------------------------------------
 

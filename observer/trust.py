@@ -105,5 +105,7 @@ def _attested(token: bytes, examination: Examination) -> Attested:
         bundle_name=claims.bundle[0],
         bundle_version=claims.bundle[1],
         bundle_digest=claims.bundle[2],
+        journal_seq=claims.journal_seq,
+        journal_head=claims.journal_head,
         answers=examination.as_json()["answers"],
     )

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from sqlalchemy import insert, select, update
+from sqlalchemy import Select, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from attestation import chain
-from observer.boots import Attested, OfferedBoot, Position, StoredBoot
+from observer.boots import Attested, Lost, OfferedBoot, Position, Stated, StoredBoot
 from observer.effects import Begin
 from observer.store.database import StoreError
 from observer.store.schema import agents, boots
+
+LOOKED_BACK: Final = 64  # boots of an agent, the newest, that are looked through for lost records
 
 
 async def begin_stream(
@@ -105,6 +107,49 @@ def stored_boot(row: Any) -> StoredBoot:
         thumbprint=row.thumbprint,
         key=_load_key(row.key),
         position=Position(last_seq=row.last_seq, head=row.head),
+        stated=_stated(row.passport_info),
+    )
+
+
+def newest_boots(agent_id: str) -> Select[Any]:
+    """The query whose rows `lost_boot` reads: the newest boots of an agent."""
+    return (
+        select(
+            boots.c.boot_id,
+            boots.c.last_seq,
+            boots.c.passport_info,
+            agents.c.boot_id.label("running"),
+            agents.c.durable_seq,
+        )
+        .join(agents, agents.c.agent_id == boots.c.agent_id)
+        .where(boots.c.agent_id == agent_id)
+        .order_by(boots.c.first_seen_ns.desc())
+        .limit(LOOKED_BACK)
+    )
+
+
+def lost_boot(row: Any) -> Lost | None:
+    """A boot of which less is stored than its passport proves, or than its agent said it had; None
+    where nothing is known to be missing."""
+    stated = _stated(row.passport_info)
+    known, source = (stated.seq, f"{stated.passport_id} proves it") if stated else (0, "")
+    if row.running == row.boot_id and row.durable_seq > known:
+        known, source = row.durable_seq, "its last heartbeat said so"
+    if known <= row.last_seq:
+        return None
+    return Lost(boot_id=row.boot_id, last_seq=row.last_seq, known_seq=known, source=source)
+
+
+def _stated(passport_info: str | None) -> Stated | None:
+    """What a stored passport says of the chain; None: there is none, or one from before this was
+    kept."""
+    info = json.loads(passport_info) if passport_info else {}
+    if "journal_head" not in info:
+        return None
+    return Stated(
+        passport_id=info["passport_id"],
+        seq=info["journal_seq"],
+        head=bytes.fromhex(info["journal_head"]),
     )
 
 
@@ -121,6 +166,8 @@ def _passport_columns(attested: Attested) -> dict[str, Any]:
         "bundle_name": attested.bundle_name,
         "bundle_version": attested.bundle_version,
         "bundle_digest": attested.bundle_digest.hex(),
+        "journal_seq": attested.journal_seq,
+        "journal_head": attested.journal_head.hex(),
         "answers": attested.answers,
     }
     return {

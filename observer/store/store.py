@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
@@ -17,11 +17,18 @@ from sqlalchemy import func, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from observer.boots import Position, StoredBoot
+from observer.boots import Lost, Position, StoredBoot
 from observer.config import ConfigError
 from observer.effects import Alarm, Begin, Commit, SaveCheckpoint, SavePassport
 from observer.store.alarms import record_alarm
-from observer.store.boots import begin_stream, save_passport, save_seen, stored_boot
+from observer.store.boots import (
+    begin_stream,
+    lost_boot,
+    newest_boots,
+    save_passport,
+    save_seen,
+    stored_boot,
+)
 from observer.store.checkpoints import save_checkpoint
 from observer.store.database import StoreError, connect, reason
 from observer.store.records import record_row, save_records
@@ -213,6 +220,18 @@ class Store:
         """
         rows = await self.read(select(boots).where(boots.c.boot_id.in_(boot_ids)))
         return {row.boot_id: stored_boot(row) for row in rows}
+
+    async def load_lost(self, agent_id: str, offered: Collection[bytes]) -> tuple[Lost, ...]:
+        """Of the newest boots of an agent, but for those offered, the ones with records that are
+        known and not stored.
+
+        Raises:
+            StoreError.
+        """
+        rows = [
+            row for row in await self.read(newest_boots(agent_id)) if row.boot_id not in offered
+        ]
+        return tuple(found for row in rows if (found := lost_boot(row)) is not None)
 
     async def load_heads(self, boot_id: bytes, first_seq: int, last_seq: int) -> dict[int, bytes]:
         """Stored chain heads of a boot, first and last included.

@@ -32,6 +32,8 @@ def attested(boot: FakeBoot, **changes: object) -> Attested:
         "bundle_name": "demo",
         "bundle_version": "1",
         "bundle_digest": bytes(32),
+        "journal_seq": 0,
+        "journal_head": boot.heads[0],
         "answers": ANSWERS,
     } | changes
     return Attested(**fields)  # type: ignore[arg-type]  # the fields are given by name above

@@ -53,6 +53,8 @@ class World:
                 self.closed = True
             case fx.LoadBoots():
                 return {i: self.boots[i] for i in effect.boot_ids if i in self.boots}
+            case fx.LoadLost():
+                return ()
             case fx.LoadHeads():
                 heads = self.heads[effect.boot_id]
                 return {s: heads[s] for s in range(effect.first_seq, effect.last_seq + 1)}

@@ -473,6 +473,171 @@ def test_a_boot_that_recovered_a_journal_may_sign_for_the_one_that_crashed(
     asyncio.run(scenario())
 
 
+# -- what passports say of the chain --------------------------------------------------------
+
+
+def states(trust: FakeTrust, boot: FakeBoot, seq: int, *, head: bytes | None = None) -> None:
+    """Let the boot's passport say that its chain had this head at this seq."""
+    trust.believe(boot, journal_seq=seq, journal_head=boot.heads[seq] if head is None else head)
+
+
+def test_a_passport_and_the_chain_that_say_the_same_raise_no_alarm(
+    observer: Serve, boot: FakeBoot, trust: FakeTrust
+) -> None:
+    async def scenario() -> None:
+        async with observer() as running:
+            for seq in (0, 4, 10):
+                states(trust, boot, seq)
+                async with connect(running.grpc) as stream:
+                    await stream.open(boot)
+                    await stream.acked(boot.batch(1, 10))
+            renewed = attested(boot, journal_seq=10, journal_head=boot.heads[10])
+            trust.now[b"renewed"] = renewed
+            async with connect(running.grpc) as stream:
+                await stream.open(boot)
+                await stream.send(
+                    pb.AgentMessage(passport=pb.Passport(boot_id=boot.boot_id, passport=b"renewed"))
+                )
+                await stream.settled_at(boot, 10)
+            assert await alarm_codes(running.store) == []
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("seq", [0, 4, 10])
+def test_records_that_a_passport_contradicts_are_another_history(
+    observer: Serve, boot: FakeBoot, trust: FakeTrust, seq: int
+) -> None:
+    """A journal that was rewritten hashes well, and the next boot would sign its end."""
+    states(trust, boot, seq, head=bytes(32))
+
+    async def scenario() -> None:
+        async with observer() as running, connect(running.grpc) as stream:
+            await stream.open(boot)
+            if seq:
+                await stream.acked(boot.batch(1, 10))
+            nack = (await stream.receive()).nack
+            assert (nack.code, nack.have_head) == (pb.Nack.FORK, boot.heads[seq])
+            assert "passport.head" in nack.detail
+            assert await alarm_codes(running.store) == [("fork", "passport.head")]
+
+    asyncio.run(scenario())
+
+
+def test_an_earlier_boot_is_held_against_the_passport_that_was_seen_of_it(
+    observer: Serve, boot: FakeBoot, trust: FakeTrust
+) -> None:
+    states(trust, boot, 8)
+    rewritten, after = fork_of(boot, 7), FakeBoot()
+    rewritten.passport = b""  # the disk's owner takes it away; the Observer has it
+    trust.believe(after)
+
+    async def scenario() -> None:
+        async with observer() as running:
+            async with connect(running.grpc) as stream:
+                await stream.open(boot)
+                await stream.acked(boot.batch(1, 6))
+            async with connect(running.grpc) as stream:
+                await stream.open(after, rewritten, epoch=2)
+                await stream.acked(rewritten.batch(7, rewritten.last_seq))
+                nack = (await stream.receive()).nack
+                assert (nack.code, nack.boot_id) == (pb.Nack.FORK, boot.boot_id)
+            assert await alarm_codes(running.store) == [("fork", "passport.head")]
+
+    asyncio.run(scenario())
+
+
+def test_a_renewed_passport_that_contradicts_the_chain_ends_the_stream(
+    observer: Serve, boot: FakeBoot, trust: FakeTrust
+) -> None:
+    trust.now[b"renewed"] = attested(boot, journal_seq=3, journal_head=bytes(32))
+
+    async def scenario() -> None:
+        async with observer() as running, connect(running.grpc) as stream:
+            await stream.open(boot)
+            await stream.acked(boot.batch(1, 10))
+            message = pb.Passport(boot_id=boot.boot_id, passport=b"renewed")
+            nack = await stream.refused(pb.AgentMessage(passport=message))
+            assert nack.code == pb.Nack.FORK
+
+    asyncio.run(scenario())
+
+
+def test_a_journal_that_ends_before_what_its_passport_proves_was_cut(
+    observer: Serve, boot: FakeBoot, trust: FakeTrust
+) -> None:
+    after = FakeBoot()
+    trust.believe(after)
+
+    async def scenario() -> None:
+        async with observer() as running:
+            states(trust, boot, 10)
+            async with connect(running.grpc) as stream:
+                answer = await stream.ask(
+                    after.hello(boots=[boot.offer(last=7), after.offer()], epoch=2)
+                )
+                await stream.send(after.proof(answer.welcome.challenge))
+                await stream.acked(boot.batch(1, 7))  # the living agent is not cut off
+            (alarm,) = await all_alarms(running.store)
+            assert (alarm["code"], alarm["reason"]) == ("rollback", "passport.ahead")
+            assert (alarm["boot_id"], alarm["seq"]) == (boot.boot_id, 7)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("known_by", ["passport", "heartbeat"])
+def test_a_boot_that_is_offered_no_more_although_records_are_missing_is_missed(
+    observer: Serve, boot: FakeBoot, trust: FakeTrust, known_by: str
+) -> None:
+    after = FakeBoot()
+    trust.believe(after)
+    after.decide(1)
+    if known_by == "passport":
+        states(trust, boot, 10)
+
+    async def scenario() -> None:
+        async with observer() as running:
+            async with connect(running.grpc) as stream:
+                answer = await stream.ask(boot.hello(boots=[boot.offer(last=6)]))
+                await stream.send(boot.proof(answer.welcome.challenge))
+                await stream.acked(boot.batch(1, 6))
+            if known_by == "heartbeat":
+                said = {"agent_id": "agent-1", "state": "", "durable_seq": 10, "last_seen_ns": 1}
+                await running.store.save_seen([said])
+            async with connect(running.grpc) as stream:
+                await stream.open(after, epoch=2)
+                await stream.settled_at(after, 1)
+            alarm = (await all_alarms(running.store))[0]
+            assert (alarm["code"], alarm["reason"]) == ("rollback", "boot.lost")
+            assert (alarm["boot_id"], alarm["seq"]) == (boot.boot_id, 6)
+
+    asyncio.run(scenario())
+
+
+def test_a_boot_whose_records_can_still_come_is_not_missed(
+    observer: Serve, boot: FakeBoot, trust: FakeTrust
+) -> None:
+    after, last = FakeBoot(), FakeBoot()
+    trust.believe(after, last)
+    last.decide(1)
+    states(trust, boot, 10)
+
+    async def scenario() -> None:
+        async with observer() as running:
+            async with connect(running.grpc) as stream:
+                await stream.open(boot)
+                await stream.acked(boot.batch(1, 6))
+            async with connect(running.grpc) as stream:
+                await stream.open(after, boot, epoch=2)
+                await stream.acked(boot.batch(7, 10))
+            async with connect(running.grpc) as stream:
+                await stream.open(last, epoch=3)  # all of them have come: nothing to offer
+                await stream.settled_at(last, 1)
+            assert await alarm_codes(running.store) == []
+
+    asyncio.run(scenario())
+
+
 # -- limits --------------------------------------------------------------------------------
 
 
