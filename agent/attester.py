@@ -25,6 +25,7 @@ from attestation.claims_buffer import ClaimsBuffer, report_data
 from attestation.cose import thumbprint
 from attestation.errors import UncheckableError
 from attestation.evidence import Evidence, Format
+from attestation.examination import Appraisal
 from attestation.hardware import verify_evidence
 from attestation.passport import (
     HardwareClaims,
@@ -34,7 +35,7 @@ from attestation.passport import (
     tenant_salt,
 )
 from attestation.tsm import Quote
-from attestation.verifier import Appraisal, verify_passport
+from attestation.verifier import verify_passport
 from enforcement.outcome import Platform
 
 Complete = Callable[[Format, bytes, bytes], Awaitable[bytes]]

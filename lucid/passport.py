@@ -23,10 +23,11 @@ from attestation.errors import (
     UncheckableError,
     VerificationError,
 )
+from attestation.examination import Examination
 from attestation.hardware import HardwarePolicy, read_hardware_policy
 from attestation.passport import Passport
 from attestation.snp.crl import Crl
-from attestation.verifier import Examination, examine_passport
+from attestation.verifier import examine_passport
 from lucid.options import Hex, Moment
 from lucid.sources import SourceError, read_file, read_source
 

@@ -11,8 +11,9 @@ from typing import Final
 from attestation.anchors import TrustAnchors
 from attestation.cose import thumbprint
 from attestation.errors import AttestationError, MalformedError
+from attestation.examination import Examination
 from attestation.passport import Passport
-from attestation.verifier import Examination, verify_passport
+from attestation.verifier import verify_passport
 from observer.boots import Attested
 
 MAX_ROOT_FILE: Final = 64 * 1024  # bytes

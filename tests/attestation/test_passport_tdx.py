@@ -13,6 +13,7 @@ from attestation.anchors import TrustAnchors
 from attestation.checks import CheckStatus
 from attestation.errors import AttestationError, UncheckableError, VerificationError
 from attestation.evidence import Evidence
+from attestation.examination import Examination
 from attestation.passport import PROFILE, Passport
 from attestation.simulated.tdx import SimulatedIntel
 from attestation.simulated.tdx_documents import FMSPC, LIFETIME, tcb_info
@@ -20,7 +21,7 @@ from attestation.simulated.tdx_quote import SIMULATED_MRTD
 from attestation.snp.policy import SnpPolicy
 from attestation.tdx.collateral import TcbStatus
 from attestation.tdx.policy import TdxPolicy
-from attestation.verifier import Examination, examine_passport, verify_passport
+from attestation.verifier import examine_passport, verify_passport
 from tests.attestation.passports import NOW, Maker, anchors, forged, payload_of
 
 
