@@ -209,6 +209,7 @@ class Daemon:
             clock=self.clock,
             rng=self._rng,
             dead=lambda: self.attester.quotes.dead,
+            faults=self.faults,
             # A quote and what proves it, and the same for the challenge that was before.
             try_seconds=max(4 * config.tee.quote_seconds + LATE_SECONDS, TRY_SECONDS),
         )

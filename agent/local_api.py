@@ -22,6 +22,7 @@ import trio
 
 from agent.errors import ExitCode, FatalError
 from agent.supervise import Faults
+from attestation.panics import is_fault
 
 MAX_BODY: Final = 16 * 1024  # bytes: a challenge is small
 # Bytes that some routes may receive instead; a policy bundle has up to 8 MiB.
@@ -154,8 +155,8 @@ async def serve(
                 await _talk(stream, handler, uid)
         except (trio.BrokenResourceError, trio.TooSlowError, h11.ProtocolError):
             pass  # the peer is gone, silent or not speaking HTTP; there is nobody to tell
-        except Exception as error:
-            if faults is None:
+        except BaseException as error:
+            if faults is None or not is_fault(error):
                 raise
             faults.note("api", error)  # an answer that fails must not end the daemon
         finally:

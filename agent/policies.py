@@ -28,6 +28,7 @@ from agent.config import PolicyTable
 from agent.errors import ExitCode, FatalError
 from agent.policy_vault import Action, Entry, PolicyVault, VaultError
 from agent.supervise import Faults
+from attestation.panics import is_fault
 from enforcement.bundle import Bundle, BundleError, Problem
 from enforcement.bundle_files import bundle_digest, check_files, fingerprint, read_files
 from enforcement.bundle_signature import KeyFileError, Trust, read_public_key
@@ -303,7 +304,9 @@ class Policies:
             self._tried = seen
             self._failed(error)
             return True
-        except Exception as error:  # noqa: BLE001 - a fault in a reload must not end the daemon
+        except BaseException as error:
+            if not is_fault(error):
+                raise
             self._tried = seen
             self._fault(error)
             return True
@@ -318,7 +321,9 @@ class Policies:
         except BundleError as error:
             self._failed(error)
             return True
-        except Exception as error:  # noqa: BLE001 - a fault in a reload must not end the daemon
+        except BaseException as error:
+            if not is_fault(error):
+                raise
             self._fault(error)
             return True
         self.problem = ""
@@ -378,7 +383,8 @@ class Policies:
             self.shadow = Shadow(loaded.bundle, loaded.engine)
             _LOG.info("policy.shadow", digest=loaded.bundle.digest.hex())
 
-    def _fault(self, error: Exception) -> None:
+    def _fault(self, error: BaseException) -> None:
+        """One in a reload must not end the daemon."""
         self._failed(f"a fault of the agent itself: {self._faults.note('reload', error)}")
 
     def _failed(self, error: BundleError | str) -> None:

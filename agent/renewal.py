@@ -23,9 +23,10 @@ from agent.attester import Issued
 from agent.boottime import LOOK_SECONDS, Clock, sleep_until
 from agent.errors import ExitCode, FatalError
 from agent.lifecycle import Lifecycle, Part, Trouble, Weight
-from agent.supervise import place_of
+from agent.supervise import Faults
 from agent.watchdog import REST, Promise, no_promise
 from attestation.errors import AttestationError, QuoteError
+from attestation.panics import is_fault
 
 FIRST_RETRY_SECONDS: Final = 1.0
 LONGEST_RETRY_SECONDS: Final = 60.0
@@ -82,6 +83,7 @@ class Renewal:
         look_seconds: float = LOOK_SECONDS,
         dead: Callable[[], QuoteError | None] = lambda: None,
         try_seconds: float = TRY_SECONDS,
+        faults: Faults | None = None,
     ) -> None:
         self._issue = issue
         self._lifecycle = lifecycle
@@ -91,6 +93,7 @@ class Renewal:
         self._look_seconds = look_seconds
         self._dead = dead
         self._try_seconds = try_seconds
+        self._faults = Faults() if faults is None else faults
         self._wake = trio.Event()
         self._failure: Failure | None = None
         self._next_ns = 0
@@ -159,8 +162,11 @@ class Renewal:
             self._failed(Failure(code=error.code, text=str(error), remedy=remedy))
         except OSError as error:
             self._failed(Failure(code="quote.io", text=str(error)))
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not end a valid passport
-            text = f"a fault of the agent itself: {type(error).__name__} at {place_of(error)}"
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            # A fault of ours must not end a valid passport.
+            text = f"a fault of the agent itself: {self._faults.note('renewal', error)}"
             self._failed(Failure(code="internal", text=text))
         else:
             if issued.expires_ns > self._clock():

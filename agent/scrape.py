@@ -21,7 +21,7 @@ from agent.pulse import Pulse
 from agent.quote_line import QuoteLine
 from agent.supervise import Faults
 
-_TASKS: Final = ("api", "policy", "pulse", "reload", "stream")
+_TASKS: Final = ("api", "policy", "pulse", "reload", "renewal", "stream")
 
 
 class Scraped(Parts, Protocol):

@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 import trio
 
+from attestation.panics import is_fault
 from enforcement import auditing, replies
 from enforcement.apierror import Refusal
 from enforcement.client import Client, Shared
@@ -51,8 +52,10 @@ class Connection:
             await client.linger()
         except (WireError, WireTimeoutError, InterruptedWaitError):
             pass  # the client is gone; what there was to record is recorded
-        except Exception as error:  # noqa: BLE001 - one exchange's fault must not end the daemon
-            await self._fault(error)
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            await self._fault(error)  # one exchange's fault must not end the daemon
         finally:
             client.wire.close()
 
@@ -144,7 +147,7 @@ class Connection:
         if not self.client.started:
             await self.client.refuse(refusal, close=True)
 
-    async def _fault(self, error: Exception) -> None:
+    async def _fault(self, error: BaseException) -> None:
         """Our own fault. Its message may hold text of the request, so only its place is logged."""
         self._shared.metrics.internal_errors += 1
         frame = error.__traceback__

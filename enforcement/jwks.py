@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import trio
 
+from attestation.panics import is_fault
 from enforcement.tokens import KeySet, read_keys
 
 if TYPE_CHECKING:
@@ -92,10 +93,7 @@ class KeySource:
         ) as client:
             started = False
             while True:
-                try:
-                    await self._attempt(lambda: _fetch(client, str(self._place)))
-                except httpx.HTTPError as error:
-                    self._failed(type(error).__name__)
+                await self._attempt(lambda: _fetch(client, str(self._place)))
                 if not started:
                     started = True
                     task_status.started()
@@ -118,8 +116,12 @@ class KeySource:
                 self._keys = read_keys(document)
                 self._document = document
             self._as_of = trio.current_time()
-        except (OSError, ValueError) as error:
-            self._failed(str(error) if isinstance(error, ValueError) else type(error).__name__)
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            # Whatever a document does to its reader, the keys that are there go on. The text of
+            # an error that is not ours may hold anything.
+            self._failed(str(error) if type(error) is ValueError else type(error).__name__)
 
     def _failed(self, what: str) -> None:
         self.failures += 1

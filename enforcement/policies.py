@@ -20,6 +20,7 @@ from typing import Any, Final, Self
 import cedarpy
 import msgspec
 
+from attestation.panics import is_fault
 from enforcement.policy_source import Est
 
 Uid = tuple[str, str]  # full entity type, id
@@ -236,14 +237,10 @@ class PolicyStore:
                 False,
             )
             return self._answer(_decode(text))
-        except Exception as error:  # noqa: BLE001  # any failure at all must read as "no"
-            return _failed(type(error).__name__)
-        except BaseException as error:
-            # A panic in Cedar's Rust code arrives as a BaseException; signals and
-            # cancellation do too, and they must go on.
-            if type(error).__name__ != "PanicException":
+        except BaseException as error:  # any failure at all must read as "no"
+            if not is_fault(error):
                 raise
-            return _failed("panic")
+            return _failed(type(error).__name__ if isinstance(error, Exception) else "panic")
 
     def _answer(self, result: _Result) -> Answer:
         diagnostics = result.diagnostics

@@ -144,7 +144,8 @@ def read_keys(document: bytes) -> KeySet:
 def _read_key(entry: Mapping[str, Any]) -> _Key | None:
     if "d" in entry or entry.get("kty") == "oct":
         raise ValueError("there is a secret key in it")
-    if entry.get("use", "sig") != "sig" or "verify" not in entry.get("key_ops", ["verify"]):
+    uses = entry.get("key_ops", ["verify"])
+    if entry.get("use", "sig") != "sig" or not isinstance(uses, list) or "verify" not in uses:
         return None
     kid, algorithm = entry.get("kid"), entry.get("alg")
     kind = (entry.get("kty"), entry.get("crv"))

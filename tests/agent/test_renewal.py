@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 import pytest
@@ -29,8 +29,8 @@ def clock() -> int:
 class Issuer:
     """Issues at once, or fails as scripted."""
 
-    def __init__(self, script: list[Exception | None] | None = None) -> None:
-        self.script = script or []
+    def __init__(self, script: Sequence[BaseException | None] = ()) -> None:
+        self.script = list(script)
         self.lifetime = LIFETIME
         self.clock = clock
         self.times: list[float] = []
@@ -82,6 +82,10 @@ async def run_for(
 
 def standing(renewal: Renewal) -> Standing:
     return renewal._lifecycle.look()
+
+
+class PanicException(BaseException):
+    """As a panic in Rust code arrives."""
 
 
 def failing(count: int) -> list[Exception | None]:
@@ -324,13 +328,14 @@ async def test_a_failure_says_when_it_is_tried_again_and_when_requests_are_refus
         ZeroDivisionError(),
         ExceptionGroup("g", [KeyError("secret text")]),
         MemoryError(),
+        PanicException("secret text"),
         OSError(28, "No space left on device"),
         FatalError(ExitCode.NO_TEE, "the kernel's provider is another one now"),
     ],
     ids=lambda error: type(error).__name__,
 )
 async def test_no_fault_of_a_renewal_ends_the_daemon_or_the_valid_passport(
-    autojump_clock: trio.testing.MockClock, error: Exception
+    autojump_clock: trio.testing.MockClock, error: BaseException
 ) -> None:
     issuer = Issuer([None, error, error, None])
     renewal = await run_for(LIFETIME * 0.8, issuer)

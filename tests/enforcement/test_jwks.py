@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
 
 from enforcement.jwks import KeySource
-from enforcement.tokens import TokenError
+from enforcement.tokens import KeySet, TokenError, read_keys
 
 
 @pytest.fixture
@@ -114,6 +114,13 @@ async def test_a_key_that_is_not_there_is_fetched_at_once_but_not_again_and_agai
         (b"302 Found", b"", "status 302"),
         (b"200 OK", b"<html>", "not a JSON object"),
         (b"200 OK", b" " * (1024 * 1024 + 1), "larger than"),
+        (b"200 OK", b'{"keys": [{"key_ops": 5}]}', "no key in it"),
+        (b"200 OK", b'{"keys": [{"key_ops": null, "use": ["sig"]}]}', "no key in it"),
+        (
+            b"200 OK",
+            b'{"keys": [{"kty": ["EC"], "crv": {}, "kid": [], "alg": {}}]}',
+            "no key in it",
+        ),
     ],
 )
 async def test_what_cannot_be_fetched_changes_nothing_until_the_keys_are_too_old(
@@ -127,6 +134,36 @@ async def test_what_cannot_be_fetched_changes_nothing_until_the_keys_are_too_old
         assert words in problems[-1]
         await trio.sleep(1000)
         assert source.keys() is None
+
+
+class _Panic(BaseException):
+    """As a panic in Rust code arrives."""
+
+
+_Panic.__name__ = "PanicException"
+
+
+@pytest.mark.parametrize(
+    "error", [TypeError("secret"), RecursionError(), MemoryError(), OSError(5, "x"), _Panic("x")]
+)
+async def test_no_fault_of_a_reader_ends_the_source_or_the_keys(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def read(document: bytes) -> KeySet:
+        if b'"b"' in document:
+            raise error
+        return read_keys(document)
+
+    monkeypatch.setattr("enforcement.jwks.read_keys", read)
+    server = Server(document("a"))
+    async with served(server) as (source, problems):
+        server.body = document("b")
+        await trio.sleep(301)
+        assert has(source, "a")
+        assert problems[-1] == type(error).__name__
+        server.body = document("c")
+        await trio.sleep(301)
+        assert has(source, "c")
 
 
 async def test_a_file_is_read_again_and_a_broken_one_keeps_the_keys(

@@ -500,11 +500,19 @@ async def test_too_many_connections_are_told_so() -> None:
         assert (await door.ask()).status == 200
 
 
+class _Panic(BaseException):
+    """As a panic in Rust code arrives."""
+
+
+_Panic.__name__ = "PanicException"
+
+
+@pytest.mark.parametrize("fault", [RuntimeError, _Panic])
 async def test_a_fault_of_our_own_ends_one_exchange_with_500(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], fault: type[BaseException]
 ) -> None:
     def broken(_: PolicyRequest) -> Verdict:
-        raise RuntimeError("secret text of the request")
+        raise fault("secret text of the request")
 
     async with house(policy=broken) as door:
         reply = await door.ask()
