@@ -53,7 +53,7 @@ class Api:
         """Answer one request."""
         match request.method, request.path:
             case "GET", "/healthz":
-                return Response.json({"status": "alive"})
+                return self._alive()
             case "GET", "/readyz":
                 is_ready, why = health.ready(self._parts)
                 return Response.json(
@@ -78,6 +78,14 @@ class Api:
                 )
             case _:
                 return Response.error(404, "not_found", "known: " + ", ".join(sorted(KNOWN)))
+
+    def _alive(self) -> Response:
+        """What the service manager's watchdog is told, for those who probe instead."""
+        late = self._parts.freshness.late()
+        if not late:
+            return Response.json({"status": "alive"})
+        reason = ", ".join(f"{part} for {seconds:.0f} s" for part, seconds in late.items())
+        return Response.json({"status": "hangs", "reason": f"hangs: {reason}"}, status=503)
 
     def _passport(self) -> Response:
         issued = self._parts.renewal.current

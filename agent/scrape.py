@@ -20,6 +20,7 @@ from agent.process import Process
 from agent.pulse import Pulse
 from agent.quote_line import QuoteLine
 from agent.supervise import Faults
+from agent.watchdog import Freshness
 
 _TASKS: Final = ("api", "policy", "pulse", "reload", "renewal", "stream")
 
@@ -30,6 +31,7 @@ class Scraped(Parts, Protocol):
     config: Config
     attester: Attester
     quote_line: QuoteLine
+    freshness: Freshness
     notifier: Notifier
     pulse: Pulse
     faults: Faults
@@ -71,6 +73,12 @@ def _life(parts: Scraped) -> Iterator[Family]:
         "Suspends, and steps of the wall clock.",
         ("kind",),
         {("step",): 0, ("suspend",): 0} | parts.pulse.jumps,
+    )
+    yield gauges(
+        "lucid_part_late_seconds",
+        "By how much a part broke its promise to say something; 0 while it keeps it.",
+        "part",
+        parts.freshness.lateness(),
     )
     yield counters(
         "lucid_task_faults",

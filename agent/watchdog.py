@@ -1,4 +1,5 @@
-"""When the service manager's watchdog is fed: only while every part has kept its promise.
+"""When the service manager's watchdog is fed, and `/healthz` says yes: only while every part has
+kept its promise.
 
 A part says how long it will take until it says something again; for the journal's writer that is
 its next turn, for the renewal its next try. A part that is late is stuck in something that nobody
@@ -38,5 +39,9 @@ class Freshness:
 
     def late(self) -> dict[str, float]:
         """The parts that broke their promise, and by how many seconds."""
+        return {name: seconds for name, seconds in self.lateness().items() if seconds}
+
+    def lateness(self) -> dict[str, float]:
+        """Every part, and by how many seconds its promise is broken; 0: it is not."""
         now = self._clock()
-        return {name: now - until for name, until in self._until.items() if now > until}
+        return {name: max(now - until, 0.0) for name, until in self._until.items()}

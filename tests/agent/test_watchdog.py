@@ -18,6 +18,7 @@ from agent.lifecycle import Lifecycle
 from agent.notify import Notifier
 from agent.pulse import PULSE_SECONDS, Pulse
 from agent.watchdog import REST, Freshness
+from tests.agent.daemons import daemon_inside
 
 WATCHDOG = 30.0
 
@@ -150,3 +151,23 @@ def test_an_agent_on_hardware_does_not_start_with_it() -> None:
 
 def test_with_a_simulated_tee_it_is_taken() -> None:
     assert hang.wanted({hang.VARIABLE: "1"}, simulated=True)
+
+
+# -- those who probe instead ---------------------------------------------------------------------
+
+
+async def test_liveness_and_the_metric_say_what_the_watchdog_is_told(
+    tmp_path: Path, simulated_state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with daemon_inside(tmp_path, simulated_state, monkeypatch) as inside:
+        daemon = inside.daemon
+        await inside.until(lambda: daemon.renewal.valid)
+        assert inside.api("/healthz") == (200, {"status": "alive"})
+        assert 'lucid_part_late_seconds{part="journal"} 0.0' in inside.api("/metrics")[1]
+        daemon.freshness.part("journal")(-12.4)  # its promise ended so long ago
+        code, answer = inside.api("/healthz")
+        assert (code, answer["status"]) == (503, "hangs")
+        assert answer["reason"] == "hangs: journal for 12 s"
+        assert 'lucid_part_late_seconds{part="journal"} 12' in inside.api("/metrics")[1]
+        daemon.freshness.part("journal")(10)
+        assert inside.api("/healthz")[0] == 200, "nothing is latched"

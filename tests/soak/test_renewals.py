@@ -60,7 +60,8 @@ class Hindrance:
         del kind, quote
         await trio.lowlevel.checkpoint()
         if self._error is not None:
-            raise self._error
+            # Without the traceback of the last time: it would grow, and hold the quote of each.
+            raise self._error.with_traceback(None)
         return supplied
 
     def next(self) -> bool:
