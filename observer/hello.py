@@ -103,6 +103,12 @@ def _shape(hello: pb.Hello, limits: Limits) -> None:
         raise Refusal(pb.Nack.INVALID, reason="hello.shape", detail=problem)
 
 
+def plain(text: str) -> str:
+    """A word of the agent's as it is stored and shown: short, printable (databases differ in what
+    they do with a NUL)."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:64])
+
+
 def _seed(boot: pb.Boot) -> None:
     if len(boot.boot_seed) != SEED_SIZE or chain.boot_id(boot.boot_seed) != boot.boot_id:
         raise Refusal(
@@ -224,7 +230,7 @@ def greet(
             )
     return Greeting(
         agent_id=hello.agent_id,
-        version=hello.version[:64],
+        version=plain(hello.version),
         epoch=hello.epoch,
         running=running,
         key=attested.key,

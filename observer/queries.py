@@ -14,7 +14,6 @@ from typing import Any, Final
 from sqlalchemy import Select, func, select
 
 from attestation import chain
-from observer.batches import MAX_INTEGER
 from observer.effects import AlarmCode
 from observer.filters import Filter
 from observer.store import Store
@@ -183,8 +182,6 @@ async def one_alarm(store: Store, alarm_id: int) -> Row | None:
     Raises:
         StoreError.
     """
-    if alarm_id > MAX_INTEGER:
-        return None
     return await _first(store, select(alarms).where(alarms.c.id == alarm_id))
 
 

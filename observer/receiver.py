@@ -48,7 +48,7 @@ from observer.effects import (
     SavePassport,
     Send,
 )
-from observer.hello import Greeting, Refusal, Trust, compare_ends, greet, renew
+from observer.hello import Greeting, Refusal, Trust, compare_ends, greet, plain, renew
 from observer.stated import Statements, lost, missing
 
 
@@ -311,7 +311,7 @@ class Receiver:
         yield Heard(
             agent_id=self.agent_id,
             boot_id=self._greeted().running.boot_id,
-            state=message.heartbeat.state[:64],
+            state=plain(message.heartbeat.state),
             durable_seq=min(message.heartbeat.durable_seq, MAX_INTEGER),
         )
 

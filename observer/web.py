@@ -50,6 +50,11 @@ def _number(request: Request, name: str, *, least: int, most: int) -> int | None
     return int(text)
 
 
+def _id(text: str) -> int | None:
+    """A number that can be one of a row; None: it is none."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < MAX_DIGITS else None
+
+
 def _filter(request: Request, *also: str) -> Filter:
     return Filter.from_query(dict(request.query_params), also=frozenset(also))
 
@@ -86,7 +91,7 @@ class Web:
                 Route("/api/decisions/{boot}/{seq}", self.decision),
                 Route("/api/agents", self.agents),
                 Route("/api/alarms", self.alarms),
-                Route("/api/alarms/{id:int}", self.alarm),
+                Route("/api/alarms/{id}", self.alarm),
                 Route("/api/export", self.export),
                 Route("/api/events", self.events),
                 Route("/healthz", self.healthz),
@@ -126,14 +131,14 @@ class Web:
         )
 
     async def decision(self, request: Request) -> Response:
-        boot, seq = request.path_params["boot"], request.path_params["seq"]
+        boot, seq = request.path_params["boot"], _id(request.path_params["seq"])
         found = None
         try:
             boot_id = bytes.fromhex(boot)
         except ValueError:
             boot_id = b""
-        if boot_id and seq.isascii() and seq.isdigit() and len(seq) < MAX_DIGITS:
-            found = await queries.one(self._store, boot_id, int(seq))
+        if boot_id and seq is not None:
+            found = await queries.one(self._store, boot_id, seq)
         if found is None:
             return _problem(404, "decision_unknown", "no such decision is stored here")
         row, previous_head, stored_boot = found
@@ -173,7 +178,8 @@ class Web:
         return JSONResponse({"alarms": [views.alarm(row) for row in rows]})
 
     async def alarm(self, request: Request) -> Response:
-        row = await queries.one_alarm(self._store, request.path_params["id"])
+        number = _id(request.path_params["id"])
+        row = None if number is None else await queries.one_alarm(self._store, number)
         if row is None:
             return _problem(404, "alarm_unknown", "no such alarm is stored here")
         return JSONResponse(views.alarm(row) | {"evidence": row["evidence"].hex()})
@@ -200,7 +206,7 @@ class Web:
     async def events(self, request: Request) -> Response:
         wanted = _filter(request)
         last = request.headers.get("last-event-id", "")
-        after = int(last) if last.isascii() and last.isdigit() and len(last) < MAX_DIGITS else None
+        after = _id(last)
         try:
             client = self._hub.join(wanted)
         except TooManyClients:

@@ -156,6 +156,18 @@ def test_in_whatever_order_messages_come_the_rules_hold(names: list[str]) -> Non
     )
 
 
+def test_words_of_an_agent_are_stored_short_and_printable() -> None:
+    world, hostile = World(TRUST), "a\x00b\x1b[31m" + "x" * 1000
+    world.tell(BOOT.hello(version=hostile))
+    world.tell(MESSAGES["proof"])
+    world.tell(pb.AgentMessage(heartbeat=pb.Heartbeat(durable_seq=8, state=hostile)))
+    (begin,) = (effect for effect in world.done if isinstance(effect, fx.Begin))
+    (heard,) = (effect for effect in world.done if isinstance(effect, fx.Heard))
+    for word in (begin.version, heard.state):
+        assert word.isprintable()
+        assert len(word) == 64
+
+
 @given(st.binary(max_size=200))
 @settings(max_examples=150, deadline=None)
 def test_no_bytes_break_the_machine(data: bytes) -> None:

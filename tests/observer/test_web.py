@@ -208,12 +208,18 @@ def test_one_decision_shows_everything_and_its_place_in_the_chain(
 NOWHERE = ["00/1", "zz/1", "{boot}/11", "{boot}/0", "{boot}/x", "{boot}/²"]
 
 
-def test_a_decision_that_is_not_there_is_a_404(pages: Serve, boot: FakeBoot) -> None:
+def test_a_decision_or_alarm_that_is_not_there_is_a_404(pages: Serve, boot: FakeBoot) -> None:
     async def scenario(running: Running, http: httpx.AsyncClient) -> None:
         async with sent(running, boot):
             for place in NOWHERE:
                 path = "/api/decisions/" + place.format(boot=boot.boot_id.hex())
                 assert (await http.get(path)).status_code == 404, place
+            for number in ("0", "7", "x", "-1", "²", "9" * 19, "9" * 5000):
+                answer = await http.get(f"/api/alarms/{number}")
+                assert (answer.status_code, answer.json()["error"]["code"]) == (
+                    404,
+                    "alarm_unknown",
+                )
 
     run(pages, scenario)
 
