@@ -25,7 +25,7 @@ from agent.journal.file import (
     unusable,
 )
 from agent.journal.turn import Checkpoint, Mark, Row, Turn
-from agent.journal.verify import Progress, verify_chains
+from agent.journal.verify import Progress, verify_chains, verify_signed
 from attestation import chain
 
 _MOST_ROWS: Final = 64  # in one statement; each size is a statement that SQLite keeps prepared
@@ -69,6 +69,7 @@ class JournalStore:
             try:
                 prepare(self._db, path)
                 verify_chains(self._db, path, progress)
+                verify_signed(self._db, path)
                 self._begin_boot(boot_seed, started_ns)
             except BaseException:
                 self._db.close()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from agent.journal import Journal, JournalError
 from agent.journal import file as journal_file
 from agent.journal.reader import JournalReader
 from attestation import chain
-from attestation.checkpoint import verify_checkpoint
+from attestation.checkpoint import sign_checkpoint, verify_checkpoint
 from attestation.records import DecisionRecord, decode_record
+from attestation.simulated.tdx import SimulatedIntel
 from enforcement.recorder import RecordError
+from tests.attestation.passports import NOW, Maker
 
 SEED = b"s" * 32
 
@@ -193,6 +196,119 @@ def test_a_changed_record_is_found_at_the_next_start(path: Path) -> None:
     db.close()
     with pytest.raises(JournalError, match="evidence"):
         opened(path, b"n" * 32)
+
+
+# -- a chain that hashes, and what was signed --------------------------------------------------
+
+
+MAKER = Maker(SimulatedIntel.create(now=NOW))
+
+
+def crashed(path: Path, *, states: int, **changes: Any) -> None:
+    """A boot of eight records and a checkpoint at the sixth, whose passport states `states`."""
+
+    async def write() -> None:
+        async with running(path) as journal:
+            heads = [journal.head]
+            for n in range(8):
+                await journal.durable(journal.append(record(n)))
+                heads.append(journal.head)
+                if n == 5:
+                    said: dict[str, Any] = {
+                        "journal_seq": states,
+                        "journal_head": heads[min(states, 6)],
+                    }
+                    journal.set_signer(MAKER.key, MAKER.token(**(said | changes)))
+                    await journal.checkpoint()
+            journal.set_signer(None, b"")  # type: ignore[arg-type]  # killed: nobody signs the end
+
+    trio.run(write)
+
+
+def rewrite(path: Path, start: int, *, drop: bool = False) -> None:
+    """What the disk's owner can do: other records from `start` on, or none, and heads that fit."""
+    db = sqlite3.connect(path / "journal.sqlite")
+    rows = db.execute("SELECT place, head, record FROM records ORDER BY place").fetchall()
+    head = rows[start - 2][1]
+    for place, _, data in rows[start - 1 :]:
+        other = data.replace(b"proceed", b"unknown")
+        head = chain.advance(head, other)
+        if drop:
+            db.execute("DELETE FROM records WHERE place = ?", (place,))
+        else:
+            db.execute(
+                "UPDATE records SET record = ?, head = ? WHERE place = ?", (other, head, place)
+            )
+    db.commit()
+    db.close()
+
+
+@pytest.mark.parametrize("start", [2, 6])
+def test_a_rewritten_chain_is_held_against_its_checkpoint(path: Path, start: int) -> None:
+    crashed(path, states=0)
+    rewrite(path, start)
+    with pytest.raises(JournalError, match="broken at record 6"):
+        opened(path, b"n" * 32)
+
+
+def test_a_chain_that_was_cut_is_held_against_its_checkpoint(path: Path) -> None:
+    crashed(path, states=0)
+    rewrite(path, 5, drop=True)
+    with pytest.raises(
+        JournalError, match="ends at record 4, and its own key signed it to record 6"
+    ):
+        opened(path, b"n" * 32)
+
+
+@pytest.mark.parametrize(("drop", "says"), [(False, "broken at record 5"), (True, "to record 5")])
+def test_without_checkpoints_its_passport_is_left(path: Path, drop: bool, says: str) -> None:
+    crashed(path, states=5)
+    rewrite(path, 4, drop=drop)
+    db = sqlite3.connect(path / "journal.sqlite")
+    db.execute("DELETE FROM checkpoints")
+    db.commit()
+    db.close()
+    with pytest.raises(JournalError, match=says):
+        opened(path, b"n" * 32)
+
+
+def test_a_checkpoint_of_another_key_is_none(path: Path) -> None:
+    crashed(path, states=0)
+    other = sign_checkpoint(
+        ec.generate_private_key(ec.SECP256R1()),
+        boot_id=chain.boot_id(SEED),
+        seq=6,
+        head=bytes(32),
+        wall_ns=1,
+    )
+    db = sqlite3.connect(path / "journal.sqlite")
+    db.execute("UPDATE checkpoints SET cose = ?", (other,))
+    db.commit()
+    db.close()
+    with pytest.raises(JournalError, match="broken at record 6"):
+        opened(path, b"n" * 32)
+
+
+@pytest.mark.parametrize("states", [0, 6])
+async def test_what_nobody_touched_opens_again_and_again(path: Path, states: int) -> None:
+    await trio.to_thread.run_sync(partial(crashed, path, states=states))
+    for seed in (b"n" * 32, b"m" * 32):
+        async with running(path, seed) as journal:
+            journal.set_signer(ec.generate_private_key(ec.SECP256R1()), b"passport")
+            await journal.checkpoint()  # signs the end of the one that crashed
+
+
+async def test_what_is_pruned_is_not_missed(path: Path) -> None:
+    await trio.to_thread.run_sync(partial(crashed, path, states=5))
+    db = sqlite3.connect(path / "journal.sqlite")
+    (base,) = db.execute("SELECT base FROM boots").fetchone()
+    (head,) = db.execute("SELECT head FROM records WHERE place = ?", (base + 7,)).fetchone()
+    db.execute("UPDATE boots SET acked_seq = 7, acked_head = ?, pruned_seq = 6", (head,))
+    db.execute("DELETE FROM records WHERE place <= ?", (base + 6,))
+    db.commit()
+    db.close()
+    async with running(path, b"n" * 32):
+        pass
 
 
 def test_two_agents_cannot_share_a_journal(path: Path) -> None:
