@@ -20,6 +20,7 @@ from typing import Final
 import h11
 import trio
 
+from agent import unix_socket
 from agent.errors import ExitCode, FatalError
 from agent.supervise import Faults
 from attestation.panics import is_fault
@@ -88,7 +89,7 @@ def bind(path: Path) -> trio.SocketListener:
     try:
         path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
         _remove_dead(path)
-        sock = trio.socket.from_stdlib_socket(_bound(path))
+        sock = trio.socket.from_stdlib_socket(unix_socket.bind(path, 0o660))
     except OSError as error:
         raise FatalError(
             ExitCode.STATE,
@@ -97,19 +98,6 @@ def bind(path: Path) -> trio.SocketListener:
         ) from None
     sock.listen(MAX_CONNECTIONS)
     return trio.SocketListener(sock)
-
-
-def _bound(path: Path) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    umask = os.umask(0o117)  # bind() makes the file: it never exists with wider permissions
-    try:
-        sock.bind(str(path))
-    except OSError:
-        sock.close()
-        raise
-    finally:
-        os.umask(umask)
-    return sock
 
 
 def _remove_dead(path: Path) -> None:

@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Protocol
+from dataclasses import asdict
+from typing import Final, Protocol
 from urllib.parse import parse_qs
 
 import msgspec
@@ -124,7 +125,7 @@ class PolicyApi:
                 "trusted_keys": [kid.hex() for kid in trust.keys],
                 "refused": policies.failures,
                 "shadow": None if policies.shadow is None else policies.shadow.bundle.digest.hex(),
-                "platform": None if snapshot is None else _platform(snapshot),
+                "platform": None if snapshot is None else asdict(snapshot.platform),
             }
         )
 
@@ -216,16 +217,6 @@ class PolicyApi:
         }
         # 202: kept, and it comes into force with the next passport, which is not there yet.
         return Response.json(value, status=200 if in_force else 202)
-
-
-def _platform(snapshot: Snapshot) -> dict[str, Any]:
-    platform = snapshot.platform
-    return {
-        "tee_type": platform.tee_type,
-        "hardware_attested": platform.hardware_attested,
-        "tcb_status": platform.tcb_status,
-        "simulated": platform.simulated,
-    }
 
 
 def _files(body: bytes, limit: int) -> dict[str, bytes]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+from agent import unix_socket
 from agent.quote_limit import turn
 from agent.quote_wire import REQUEST, decode_request, encode_error, encode_quote
 from attestation.configfs_tsm import fetch_quote
@@ -151,16 +152,12 @@ def listen(path: Path) -> socket.socket:
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise OSError(0, "something that is not a socket is there")
         path.unlink()
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    umask = os.umask(0o111)
+    sock = unix_socket.bind(path, 0o666)
     try:
-        sock.bind(str(path))
         sock.listen(BACKLOG)
     except OSError:
         sock.close()
         raise
-    finally:
-        os.umask(umask)
     return sock
 
 

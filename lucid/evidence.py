@@ -14,26 +14,18 @@ import click
 from attestation.checks import CheckStatus
 from attestation.errors import AttestationError, MalformedError
 from lucid import evidence_tdx
-from lucid.evidence_kinds import (
-    MALFORMED,
-    REFUSED,
-    UNCHECKABLE,
-    Ending,
-    Kind,
-    Options,
-    exit_code,
-    judge,
-)
+from lucid.evidence_kinds import Ending, Kind, Options, exit_code, judge
 from lucid.evidence_snp import SnpEvidence
 from lucid.evidence_tdx import TdxEvidence
+from lucid.exits import BAD_INPUT, NOT_SO, UNCHECKED
 from lucid.options import Hex, Moment
-from lucid.passport import printable
 from lucid.sources import SourceError, read_file
+from lucid.terminal import printable
 
 _VERDICTS: Final = {
-    REFUSED: "refused",
-    MALFORMED: "malformed input",
-    UNCHECKABLE: "could not be checked",
+    NOT_SO: "refused",
+    BAD_INPUT: "malformed input",
+    UNCHECKED: "could not be checked",
 }
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _MARKS: Final = {
@@ -226,9 +218,9 @@ def _read_evidence(source: str, *, as_json: bool) -> Kind[Any, Any]:
         tee_type = TdxEvidence.tee_type if is_quote else SnpEvidence.tee_type
         return TdxEvidence(data) if is_quote else SnpEvidence(data)
     except SourceError as error:
-        _stop(UNCHECKABLE, "source", str(error), tee_type, as_json=as_json)
+        _stop(UNCHECKED, "source", str(error), tee_type, as_json=as_json)
     except AttestationError as error:
-        code = MALFORMED if isinstance(error, MalformedError) else UNCHECKABLE
+        code = BAD_INPUT if isinstance(error, MalformedError) else UNCHECKED
         _stop(code, error.code, f"{source}: {error}", tee_type, as_json=as_json)
 
 
@@ -263,7 +255,7 @@ def _print(kind: Kind[Any, Any], ending: Ending, *, marks: list[str], as_json: b
 
 def _stop(code: int, name: str, message: str, tee_type: str | None, *, as_json: bool) -> NoReturn:
     if as_json:
-        status = "skipped" if code == UNCHECKABLE else "failed"
+        status = "skipped" if code == UNCHECKED else "failed"
         value = {
             "accepted": False,
             "tee_type": tee_type,

@@ -5,16 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from attestation.checks import Check, failed, skipped
 from attestation.errors import AttestationError, MalformedError, UncheckableError
+from lucid.exits import BAD_INPUT, DONE, NOT_SO, UNCHECKED
 from lucid.sources import SourceError, read_file
-
-ACCEPTED: Final = 0
-REFUSED: Final = 1
-MALFORMED: Final = 2
-UNCHECKABLE: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,11 +130,11 @@ def judge(
 def exit_code(error: AttestationError | None) -> int:
     """The exit code for how a verification ended."""
     if error is None:
-        return ACCEPTED
+        return DONE
     if isinstance(error, UncheckableError):
-        return UNCHECKABLE
+        return UNCHECKED
     # Malformed input has no list of checks: none could be made.
-    return MALFORMED if isinstance(error, MalformedError) and not error.checks else REFUSED
+    return BAD_INPUT if isinstance(error, MalformedError) and not error.checks else NOT_SO
 
 
 def _listed(error: AttestationError) -> tuple[Check, ...]:

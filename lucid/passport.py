@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -24,64 +23,14 @@ from attestation.errors import (
     VerificationError,
 )
 from attestation.examination import Examination
-from attestation.hardware import HardwarePolicy, read_hardware_policy
+from attestation.hardware import read_hardware_policy
 from attestation.passport import Passport
 from attestation.snp.crl import Crl
 from attestation.verifier import examine_passport
+from lucid.exits import BAD_INPUT, DONE, NOT_SO, UNCHECKED
 from lucid.options import Hex, Moment
 from lucid.sources import SourceError, read_file, read_source
-
-VALID: Final = 0
-NOT_VALID: Final = 1
-NO_PASSPORT: Final = 2
-UNCHECKABLE: Final = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expectations:
-    """What the caller wants checked beside the passport's own consistency."""
-
-    now: datetime
-    anchors: TrustAnchors
-    allow_simulated: bool
-    nonce: bytes | None
-    audience: str | None
-    measurement: bytes | None
-    bundle_digest: bytes | None
-    hardware_policy: HardwarePolicy | None = None
-    crls: tuple[Crl, ...] = ()
-
-    @classmethod
-    def for_simulated(cls, root: bytes) -> Expectations:
-        """A simulated passport, now, with nothing else expected."""
-        return cls(
-            now=datetime.now(UTC),
-            anchors=TrustAnchors.builtin().with_simulated_root(root),
-            allow_simulated=True,
-            nonce=None,
-            audience=None,
-            measurement=None,
-            bundle_digest=None,
-        )
-
-    def examine(self, token: bytes) -> Examination:
-        """Run every check.
-
-        Raises:
-            MalformedError: the bytes are not a passport.
-        """
-        return examine_passport(
-            token,
-            now=self.now,
-            anchors=self.anchors,
-            allow_simulated=self.allow_simulated,
-            nonce=self.nonce,
-            audience=self.audience,
-            measurement=self.measurement,
-            bundle_digest=self.bundle_digest,
-            hardware_policy=self.hardware_policy,
-            crls=self.crls,
-        )
+from lucid.terminal import printable
 
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:
@@ -181,7 +130,7 @@ def verify(source: str, *, as_json: bool, **options: Any) -> None:
         mark = " (SIMULATED: proves nothing about hardware)" if examination.simulated else ""
         click.echo(f"valid: {examination.passport_id}{mark}")
     else:
-        word = "not valid" if code == NOT_VALID else "could not be checked"
+        word = "not valid" if code == NOT_SO else "could not be checked"
         click.echo(f"{word}: {examination.error.diagnostics()}", err=True)
     sys.exit(code)
 
@@ -190,14 +139,14 @@ def exit_code(error: AttestationError | None) -> int:
     """The exit code for how an examination ended."""
     match error:
         case None:
-            return VALID
+            return DONE
         case UncheckableError():
-            return UNCHECKABLE
+            return UNCHECKED
         case VerificationError() | MalformedError():
             # Malformed here: the passport could be read, its evidence could not.
-            return NOT_VALID
+            return NOT_SO
         case _:
-            return UNCHECKABLE
+            return UNCHECKED
 
 
 def lines_of(examination: Examination) -> list[tuple[str, str]]:
@@ -233,12 +182,6 @@ def lines_of(examination: Examination) -> list[tuple[str, str]]:
     return rows
 
 
-def printable(text: str) -> str:
-    """One printable line: a passport's text must not drive the reader's terminal."""
-    line = " ".join(text.split())
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)[:300]
-
-
 def _examine(
     source: str,
     *,
@@ -253,7 +196,7 @@ def _examine(
     try:
         token = read_source(source)
     except SourceError as error:
-        _stop(UNCHECKABLE, "source", str(error), as_json=as_json)
+        _stop(UNCHECKED, "source", str(error), as_json=as_json)
     try:
         anchors = TrustAnchors.builtin()
         if simulated_root is not None:
@@ -265,7 +208,7 @@ def _examine(
     try:
         kind = Passport.parse(token).evidence.format
     except MalformedError as error:
-        _stop(NO_PASSPORT, error.code, f"{source}: not a passport: {error}", as_json=as_json)
+        _stop(BAD_INPUT, error.code, f"{source}: not a passport: {error}", as_json=as_json)
     if crl_files and kind == "tdx":
         raise click.UsageError("--crl: a passport of TDX brings its revocation lists with it")
     try:
@@ -277,15 +220,15 @@ def _examine(
         crls = tuple(Crl.parse(read_file(str(path))) for path in crl_files)
     except (MalformedError, SourceError) as error:
         raise click.UsageError(str(error)) from None
-    expectations = Expectations(
-        hardware_policy=policy,
-        crls=crls,
+    return examine_passport(
+        token,
         now=now if now is not None else datetime.now(UTC),
         anchors=anchors,
         allow_simulated=allow_simulated,
+        hardware_policy=policy,
+        crls=crls,
         **expected,
     )
-    return expectations.examine(token)
 
 
 def _stop(code: int, name: str, message: str, *, as_json: bool) -> NoReturn:

@@ -6,16 +6,20 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 import httpx
 
+from attestation.anchors import TrustAnchors
+from attestation.verifier import examine_passport
 from lucid.demo.parts import AgentPart, DemoError, ObserverPart, wait_for
 from lucid.demo.scenario import STEPS, Done, run_step
 from lucid.demo.upstream import MODEL, DemoUpstream
-from lucid.passport import Expectations, exit_code, lines_of, printable
+from lucid.passport import exit_code, lines_of
+from lucid.terminal import printable
 
 DELIVERY_SECONDS = 20.0
 
@@ -153,7 +157,12 @@ def _show_passport(agent: AgentPart, out: Path | None) -> list[str]:
     if out is not None:
         out.write_bytes(token)
         out.with_name(out.name + ".root.pem").write_bytes(root)
-    examination = Expectations.for_simulated(root).examine(token)
+    examination = examine_passport(
+        token,
+        now=datetime.now(UTC),
+        anchors=TrustAnchors.builtin().with_simulated_root(root),
+        allow_simulated=True,
+    )
     click.echo("\nThe passport, verified offline")
     for name, value in lines_of(examination):
         click.echo(f"  {name}: {value}")

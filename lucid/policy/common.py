@@ -1,21 +1,18 @@
-"""What the policy commands share: exit codes, bundles from their arguments, output."""
+"""What the policy commands share: bundles from their arguments, output."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
 
 import click
 
 from enforcement.bundle import Bundle, BundleError, Problem
-
-DONE: Final = 0
-NOT_SO: Final = 1
-BAD_INPUT: Final = 2
-UNCHECKED: Final = 3
+from lucid.exits import BAD_INPUT
+from lucid.terminal import printable
 
 DEFAULT_SOCKET: Final = "/run/lucid/agent.sock"
 
@@ -48,6 +45,15 @@ def stop(code: int, message: str, *, as_json: bool, **more: Any) -> NoReturn:
     sys.exit(code)
 
 
+def stop_for(problems: Sequence[Problem], message: str, *, as_json: bool) -> NoReturn:
+    """End because of these; they are listed."""
+    if as_json:
+        listed = [problem.as_json() for problem in problems]
+        stop(BAD_INPUT, message, as_json=True, problems=listed)
+    show_problems(problems)
+    sys.exit(BAD_INPUT)
+
+
 def load_bundle(directory: Path, *, as_json: bool, code: int = BAD_INPUT) -> Bundle:
     """The bundle, or the end: every problem is said."""
     try:
@@ -71,9 +77,3 @@ def show_problems(problems: Iterable[Problem], *, level: str = "error") -> None:
         click.echo(f"{place}: {level}[{problem.rule}]: {printable(problem.message)}")
         if problem.fix:
             click.echo(f"    fix: {printable(problem.fix)}")
-
-
-def printable(text: str) -> str:
-    """One printable line: what stands in a bundle must not drive the reader's terminal."""
-    line = " ".join(text.split())
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)[:1000]

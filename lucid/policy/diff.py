@@ -15,21 +15,13 @@ import click
 from enforcement.bundle import Bundle, BundleError
 from enforcement.engine import Engine
 from enforcement.outcome import PolicyRequest, Verdict
+from lucid.exits import BAD_INPUT, DONE, NOT_SO, UNCHECKED
 from lucid.policy.agent_client import AgentClient, AgentError
 from lucid.policy.cases import read_cases
-from lucid.policy.common import (
-    BAD_INPUT,
-    DONE,
-    NOT_SO,
-    UNCHECKED,
-    agent_option,
-    json_option,
-    load_bundle,
-    printable,
-    stop,
-)
+from lucid.policy.common import agent_option, json_option, load_bundle, stop
 from lucid.policy.recorded import by_policy, request_of
 from lucid.policy.running import obligations_of
+from lucid.terminal import printable
 
 LIVE = "live"
 

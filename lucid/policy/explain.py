@@ -11,22 +11,13 @@ import click
 
 from enforcement.bundle import Bundle, BundleError
 from enforcement.outcome import PolicyRequest
+from lucid.exits import BAD_INPUT, DONE, NOT_SO, UNCHECKED
 from lucid.policy.agent_client import AgentClient, AgentError
 from lucid.policy.cases import parse_cases
-from lucid.policy.common import (
-    BAD_INPUT,
-    DONE,
-    NOT_SO,
-    UNCHECKED,
-    agent_option,
-    json_option,
-    load_bundle,
-    printable,
-    show_problems,
-    stop,
-)
+from lucid.policy.common import agent_option, json_option, load_bundle, stop, stop_for
 from lucid.policy.reasons import Explained, Explanation, explain_request
 from lucid.policy.recorded import by_policy, request_of
+from lucid.terminal import printable
 
 
 @click.command("explain")
@@ -85,11 +76,7 @@ def _explain_cases(directory: Path, file: Path, part: str, *, as_json: bool) -> 
     bundle = load_bundle(directory, as_json=as_json)
     cases, problems = parse_cases(file.name, file.read_bytes(), bundle.vocabulary)
     if problems:
-        if as_json:
-            listed = [problem.as_json() for problem in problems]
-            stop(BAD_INPUT, "the file of cases is broken", as_json=True, problems=listed)
-        show_problems(problems)
-        sys.exit(BAD_INPUT)
+        stop_for(problems, "the file of cases is broken", as_json=as_json)
     chosen = [case for case in cases if part in case.name]
     if not chosen:
         stop(BAD_INPUT, f"{file} has no case whose name contains {part!r}", as_json=as_json)

@@ -13,7 +13,8 @@ import click
 
 from enforcement.cedar_text import statements
 from enforcement.policy_source import parse_policies
-from lucid.policy.common import BAD_INPUT, DONE, NOT_SO, json_option, show_problems, stop
+from lucid.exits import BAD_INPUT, DONE, NOT_SO
+from lucid.policy.common import json_option, show_problems, stop
 
 
 @click.command("format")

@@ -11,25 +11,20 @@ import click
 
 from attestation import cbor
 from enforcement.bundle import Problem
-from enforcement.bundle_files import SIGNATURE
-from enforcement.bundle_signature import sign_bundle
+from lucid.exits import BAD_INPUT, DONE, NOT_SO, UNCHECKED
 from lucid.policy.agent_client import AgentClient, AgentError, Answer
 from lucid.policy.cases import read_cases
 from lucid.policy.common import (
-    BAD_INPUT,
-    DONE,
-    NOT_SO,
-    UNCHECKED,
     agent_option,
     bundle_argument,
     json_option,
     load_bundle,
-    printable,
     show_problems,
     stop,
 )
 from lucid.policy.running import run_cases
-from lucid.policy.sign import key_option, read_key
+from lucid.policy.sign import key_option, signed_files
+from lucid.terminal import printable
 
 
 @click.command("push")
@@ -63,9 +58,7 @@ def push(
         stop(NOT_SO, f"{len(failed)} tests fail; {first}", as_json=as_json, cases=listed)
     if not results and not without_tests:
         stop(UNCHECKED, "the bundle has no tests; --without-tests pushes it so", as_json=as_json)
-    files = dict(bundle.files)
-    if key_file is not None:
-        files[SIGNATURE] = sign_bundle(files, read_key(key_file))
+    files = signed_files(bundle, key_file)
     try:
         answer = AgentClient(agent).ask("POST", "/v1/policy", cbor.encode(files))
     except AgentError as error:

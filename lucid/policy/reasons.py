@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import cedarpy
@@ -18,7 +18,7 @@ from enforcement.annotations import PolicyInfo
 from enforcement.bundle import Bundle
 from enforcement.engine import Engine
 from enforcement.engine_parts import entities_of
-from enforcement.outcome import Outcome, Platform, PolicyRequest, Verdict
+from enforcement.outcome import Outcome, PolicyRequest, Verdict
 from enforcement.policies import Entities, PolicyStore, Ruling
 from enforcement.policy_source import Est
 from enforcement.schema import NAMESPACE
@@ -110,7 +110,7 @@ class _Asker:
                 "claims": self._claims,
                 "phase": request.phase.value,
                 "trace_id": request.trace_id,
-                "platform": _platform(request.platform),
+                "platform": asdict(request.platform),
             }
         )
 
@@ -211,15 +211,6 @@ def _scope_text(part: str, scope: Any) -> str:
     text = " ".join(str(cedarpy.policies_from_json_str(json.dumps(document))).split())
     match = re.search(rf"\b{part} (==|in|is) .*?(?=, (?:action|resource)|\s*\);?$)", text)
     return match[0].strip() if match else text
-
-
-def _platform(platform: Platform) -> dict[str, Any]:
-    return {
-        "tee_type": platform.tee_type,
-        "hardware_attested": platform.hardware_attested,
-        "tcb_status": platform.tcb_status,
-        "simulated": platform.simulated,
-    }
 
 
 def _json(claims: dict[str, ClaimValue | None]) -> dict[str, Any]:

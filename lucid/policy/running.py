@@ -11,6 +11,7 @@ from enforcement.bundle import Bundle
 from enforcement.engine import Engine
 from enforcement.outcome import Verdict
 from lucid.policy.cases import Case
+from lucid.terminal import printable_lines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,8 +102,8 @@ def junit(suite: str, results: Iterable[Result]) -> str:
             line=str(result.line),
         )
         if result.failures:
-            failure = ET.SubElement(case, "failure", message=_clean(result.failures[0]))
-            failure.text = _clean("\n".join(result.failures))
+            failure = ET.SubElement(case, "failure", message=printable_lines(result.failures[0]))
+            failure.text = printable_lines("\n".join(result.failures))
     ET.indent(root)
     return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
@@ -139,7 +140,3 @@ def _plain(obligations: Mapping[str, Any]) -> dict[str, list[str]]:
         else:
             found[name] = sorted(map(str, value if isinstance(value, list | tuple) else [value]))
     return found
-
-
-def _clean(text: str) -> str:
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -10,22 +10,11 @@ from typing import Any
 import click
 
 from attestation import cbor
-from enforcement.bundle_files import SIGNATURE
-from enforcement.bundle_signature import sign_bundle
+from lucid.exits import BAD_INPUT, DONE, NOT_SO, UNCHECKED
 from lucid.policy.agent_client import AgentClient, AgentError
-from lucid.policy.common import (
-    BAD_INPUT,
-    DONE,
-    NOT_SO,
-    UNCHECKED,
-    agent_option,
-    bundle_argument,
-    json_option,
-    load_bundle,
-    printable,
-    stop,
-)
-from lucid.policy.sign import key_option, read_key
+from lucid.policy.common import agent_option, bundle_argument, json_option, load_bundle, stop
+from lucid.policy.sign import key_option, signed_files
+from lucid.terminal import printable
 
 
 @click.group("shadow")
@@ -49,9 +38,7 @@ def start(directory: Path, *, agent: str, key_file: Path | None, as_json: bool) 
     3 no agent answers.
     """
     bundle = load_bundle(directory, as_json=as_json)
-    files = dict(bundle.files)
-    if key_file is not None:
-        files[SIGNATURE] = sign_bundle(files, read_key(key_file))
+    files = signed_files(bundle, key_file)
     value = _ask(agent, "POST", cbor.encode(files), as_json=as_json)
     if as_json:
         click.echo(json.dumps({"ok": True, **value}, indent=2))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -16,16 +18,26 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from attestation.cose import thumbprint
+from enforcement.bundle import Bundle
 from enforcement.bundle_files import SIGNATURE
 from enforcement.bundle_signature import KeyFileError, read_private_key, sign_bundle
-from lucid.policy.common import BAD_INPUT, bundle_argument, json_option, load_bundle, stop
+from lucid.exits import BAD_INPUT
+from lucid.policy.common import bundle_argument, json_option, load_bundle, stop
 
-key_option = click.option(
-    "--key",
-    "key_file",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="Private key in PEM (P-256, P-384 or P-521), without a passphrase.",
-)
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _key_option(*, required: bool) -> Callable[[F], F]:
+    return click.option(
+        "--key",
+        "key_file",
+        required=required,
+        type=click.Path(path_type=Path, dir_okay=False, exists=True),
+        help="Private key in PEM (P-256, P-384 or P-521), without a passphrase.",
+    )
+
+
+key_option = _key_option(required=False)
 
 
 @click.command("keygen")
@@ -58,13 +70,7 @@ def keygen(private: Path, public: Path, *, as_json: bool) -> None:
 
 @click.command("sign")
 @bundle_argument
-@click.option(
-    "--key",
-    "key_file",
-    required=True,
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="Private key in PEM (P-256, P-384 or P-521), without a passphrase.",
-)
+@_key_option(required=True)
 @json_option
 def sign(directory: Path, *, key_file: Path, as_json: bool) -> None:
     """Write bundle.sig: a COSE_Sign1 over the bundle's digest. Only a sound bundle is signed.
@@ -73,7 +79,7 @@ def sign(directory: Path, *, key_file: Path, as_json: bool) -> None:
     Exit codes: 0 signed; 2 the bundle is not sound, or the key cannot be used.
     """
     bundle = load_bundle(directory, as_json=as_json)
-    key = read_key(key_file)
+    key = _read_key(key_file)
     content = sign_bundle(bundle.files, key)
     beside = directory.parent / f".{directory.name}.sig.new"
     beside.write_bytes(content)
@@ -88,7 +94,15 @@ def sign(directory: Path, *, key_file: Path, as_json: bool) -> None:
         )
 
 
-def read_key(path: Path) -> ec.EllipticCurvePrivateKey:
+def signed_files(bundle: Bundle, key_file: Path | None) -> dict[str, bytes]:
+    """What is sent to an agent: the bundle's files, signed where there is a key."""
+    files = dict(bundle.files)
+    if key_file is not None:
+        files[SIGNATURE] = sign_bundle(files, _read_key(key_file))
+    return files
+
+
+def _read_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """The key to sign with, or a usage error."""
     try:
         return read_private_key(path)

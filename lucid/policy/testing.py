@@ -11,20 +11,12 @@ import click
 
 from enforcement.bundle import Bundle
 from enforcement.policy_source import PolicySource, parse_policies
+from lucid.exits import BAD_INPUT, DONE, NOT_SO, UNCHECKED
 from lucid.policy.cases import read_cases
 from lucid.policy.cedar_tests import CedarTestsError, run_cedar_tests
-from lucid.policy.common import (
-    BAD_INPUT,
-    DONE,
-    NOT_SO,
-    UNCHECKED,
-    json_option,
-    load_bundle,
-    printable,
-    show_problems,
-    stop,
-)
+from lucid.policy.common import json_option, load_bundle, stop, stop_for
 from lucid.policy.running import Result, coverage, junit, run_cases
+from lucid.terminal import printable
 
 
 @click.command("test")
@@ -72,11 +64,7 @@ def test(
         bundle = load_bundle(path, as_json=as_json)
         cases, problems = read_cases(bundle)
         if problems:
-            if as_json:
-                listed = [problem.as_json() for problem in problems]
-                stop(BAD_INPUT, "a test file is broken", as_json=True, problems=listed)
-            show_problems(problems)
-            sys.exit(BAD_INPUT)
+            stop_for(problems, "a test file is broken", as_json=as_json)
         results += run_cases(bundle, cases)
     try:
         results += _cedar(path, bundle, cedar_files)

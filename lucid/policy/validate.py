@@ -11,8 +11,9 @@ import click
 from enforcement.bundle import Bundle, BundleError, Problem
 from enforcement.bundle_signature import KeyFileError, Trust, read_public_key
 from enforcement.engine import Engine
+from lucid.exits import DONE, NOT_SO
 from lucid.policy.cases import read_cases
-from lucid.policy.common import DONE, NOT_SO, bundle_argument, json_option, show_problems
+from lucid.policy.common import bundle_argument, json_option, show_problems
 from lucid.policy.lint import warnings
 
 
