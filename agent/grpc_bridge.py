@@ -28,9 +28,12 @@ from agent.stream_status import Target
 
 INBOUND: Final = 64  # messages between the receiving thread and trio
 MAX_MESSAGE: Final = 4 * 1024 * 1024  # bytes
+MAX_ANSWER: Final = (
+    64 * 1024
+)  # bytes; a Welcome has 2 kB. Parsed, a message takes 50 times its size
 
 CHANNEL_OPTIONS: Final = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ("grpc.max_receive_message_length", MAX_ANSWER),
     ("grpc.max_send_message_length", MAX_MESSAGE),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 from enum import Enum
+from itertools import islice
 from typing import Any, ClassVar
 
 from google.protobuf.message import DecodeError
@@ -136,7 +137,9 @@ class Receiver:
     # -- before anything counts ------------------------------------------------------------
 
     def _on_hello(self, message: pb.AgentMessage, now: datetime) -> Effects:
-        boot_ids = tuple(boot.boot_id for boot in message.hello.boots)[: self._limits.boots]
+        # As many as may be offered; there may be millions of empty ones.
+        boots = islice(message.hello.boots, self._limits.boots)
+        boot_ids = tuple(boot.boot_id for boot in boots)
         stored: dict[bytes, StoredBoot] = yield LoadBoots(boot_ids=boot_ids)
         greeting = greet(message.hello, stored, self._trust, self._limits, now)
         self._greeting = greeting

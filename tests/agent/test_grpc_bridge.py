@@ -12,7 +12,7 @@ import grpc
 import pytest
 import trio
 
-from agent.grpc_bridge import open_bidi, open_channel
+from agent.grpc_bridge import MAX_ANSWER, open_bidi, open_channel
 from agent.stream_status import Target
 from tests.processes import free_port
 
@@ -36,6 +36,8 @@ class Peer(grpc.GenericRpcHandler):
             for _ in range(500):
                 yield b"x" * 1000
             return
+        if how == b"huge":
+            yield bytes(MAX_ANSWER + 1)
         if how == b"silent":
             while context.is_active():
                 time.sleep(0.01)
@@ -125,6 +127,10 @@ async def test_the_status_of_the_end_is_kept(address: str) -> None:
             bidi.send(b"fail")
             assert [message async for message in bidi.received] == []
             assert bidi.ended.code == "INTERNAL"
+        async with open_bidi(channel, METHOD) as bidi:
+            bidi.send(b"huge")  # more than an Observer has to say is not read
+            assert [message async for message in bidi.received] == []
+            assert bidi.ended.code == "RESOURCE_EXHAUSTED"
         async with open_bidi(channel, METHOD) as bidi:
             bidi.send(b"end")
             assert [message async for message in bidi.received] == []
