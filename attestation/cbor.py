@@ -23,6 +23,7 @@ from attestation.errors import MalformedError
 
 DEFAULT_MAX_SIZE: Final = 65_536  # bytes
 DEFAULT_MAX_DEPTH: Final = 16  # arrays, maps and tags inside one another
+DEFAULT_MAX_ITEMS: Final = 16_384  # in arrays and maps, together; one costs a microsecond
 MAX_ENCODE_DEPTH: Final = 64  # turns a self-referential value into an error
 
 _UINT, _NEGATIVE, _BYTES, _TEXT, _ARRAY, _MAP, _TAG, _SIMPLE = range(8)
@@ -103,12 +104,13 @@ def decode(
     *,
     max_size: int = DEFAULT_MAX_SIZE,
     max_depth: int = DEFAULT_MAX_DEPTH,
+    max_items: int = DEFAULT_MAX_ITEMS,
     deterministic: bool = False,
 ) -> object:
     """Decode exactly one item: plain int, bytes, str, list, dict, bool, None, float, CBORTag.
 
     Refused: duplicate keys, indefinite lengths, trailing bytes, text that is not UTF-8, undefined
-    and other simple values, more than `max_size` bytes, more than `max_depth` levels.
+    and other simple values, more than `max_size` bytes, `max_depth` levels or `max_items` items.
 
     Args:
         deterministic: refuse also everything that `encode` does not make: longer heads than
@@ -121,7 +123,8 @@ def decode(
         raise MalformedError(
             "cbor.size", f"{len(data)} bytes of CBOR where at most {max_size} are read"
         )
-    value, end = _Decoder(data, deterministic=deterministic).item(0, max_depth)
+    decoder = _Decoder(data, max_items=max_items, deterministic=deterministic)
+    value, end = decoder.item(0, max_depth)
     if end != len(data):
         raise MalformedError(
             "cbor.trailing", f"{len(data) - end} bytes follow the CBOR item that ends at {end}"
@@ -132,10 +135,11 @@ def decode(
 class _Decoder:
     """One pass over the bytes. Positions are offsets; every method returns (value, next)."""
 
-    __slots__ = ("_data", "_deterministic")
+    __slots__ = ("_data", "_deterministic", "_left")
 
-    def __init__(self, data: bytes, *, deterministic: bool) -> None:
+    def __init__(self, data: bytes, *, max_items: int, deterministic: bool) -> None:
         self._data = data
+        self._left = max_items
         self._deterministic = deterministic
 
     def _take(self, at: int, size: int) -> bytes:
@@ -187,6 +191,9 @@ class _Decoder:
         # Each element takes a byte at least: a count beyond what is left is refused unread.
         if argument > len(self._data) - next_:
             raise MalformedError("cbor.truncated", f"{argument} elements are announced at {at}")
+        self._left -= argument if major == _ARRAY else 2 * argument
+        if self._left < 0:
+            raise MalformedError("cbor.items", f"too many items, with the {argument} at {at}")
         if major == _ARRAY:
             return self._array(next_, argument, depth - 1)
         return self._map(next_, argument, depth - 1)

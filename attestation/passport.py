@@ -51,6 +51,7 @@ PROFILE: Final = "tag:lucid.sh,2026:ai-passport#1"
 SIMULATED_PROFILE: Final = "tag:lucid.sh,2026:ai-passport-simulated#1"
 MEDIA_TYPE: Final = "application/eat+cwt"
 MAX_SIZE: Final = 256 * 1024  # bytes; of SEV-SNP one has about 8 KiB, of TDX 40
+MAX_ITEMS: Final = 2_048  # of CBOR in the payload; a passport has some 200
 MAX_TEXT: Final = 256  # characters of any text claim
 OCTET_STREAM: Final = 42  # CoAP content format
 LAST_SECOND: Final = 253_402_300_799  # the end of year 9999, where calendars stop
@@ -216,7 +217,13 @@ class Passport:
             raise MalformedError("passport.header", "the protected header is not a passport's")
         # What is read is encoded again and compared byte by byte, so that every claim has the one
         # form that `issue_passport` gives it (Python takes true for 1), and none is unknown.
-        payload = cbor.decode(message.payload, max_size=MAX_SIZE, max_depth=8, deterministic=True)
+        payload = cbor.decode(
+            message.payload,
+            max_size=MAX_SIZE,
+            max_depth=8,
+            max_items=MAX_ITEMS,
+            deterministic=True,
+        )
         reader = _Reader(payload)
         claims = reader.claims()
         key = cose.public_key_from_cose(reader.only(8, "cnf"))

@@ -42,7 +42,7 @@ def read_policy(data: bytes, readers: Mapping[str, Reader], code: str) -> dict[s
         raise MalformedError(code, f"the policy has {len(data)} bytes")
     try:
         table = tomllib.loads(data.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits
         raise MalformedError(code, f"the policy is not TOML: {error}") from None
     try:
         return read_table(table, readers)

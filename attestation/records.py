@@ -243,7 +243,15 @@ def decode_record(data: bytes) -> Placed:
     Raises:
         MalformedError: not a version-1 record in deterministic CBOR.
     """
-    fields = _Fields(cbor.decode(data, max_size=MAX_RECORD_SIZE, max_depth=4, deterministic=True))
+    fields = _Fields(
+        cbor.decode(
+            data,
+            max_size=MAX_RECORD_SIZE,
+            max_depth=4,
+            max_items=MAX_RECORD_SIZE,  # whatever was recorded can be read
+            deterministic=True,
+        )
+    )
     if fields.take("v", int) != RECORD_VERSION:
         raise MalformedError("record.version", "only version-1 records are understood")
     principal, resource = fields.strings("principal", 2), fields.strings("resource", 2)

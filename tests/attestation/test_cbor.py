@@ -77,6 +77,20 @@ def test_depth_and_size_are_bounded() -> None:
         cbor.decode(bytes.fromhex("9bffffffffffffffff"))
 
 
+def test_items_are_bounded_however_they_are_spread() -> None:
+    row = cbor.encode([0] * 100)
+    assert cbor.decode(b"\x98\x64" + row * 100, max_items=10_100)
+    pairs = cbor.encode(dict.fromkeys(range(100), 0))
+    assert cbor.decode(pairs, max_items=200)
+    for data, most in ((b"\x98\x64" + row * 100, 10_099), (pairs, 199)):
+        with pytest.raises(MalformedError) as caught:
+            cbor.decode(data, max_items=most)
+        assert caught.value.code == "cbor.items"
+    # A quarter of a megabyte of empty arrays costs a third of a second otherwise.
+    with pytest.raises(MalformedError):
+        cbor.decode(b"\x9a\x00\x03\xd0\x90" + b"\x80" * 250_000, max_size=2**20)
+
+
 @pytest.mark.parametrize("value", [1.5, {1.0: 1}, {True: 1}, object(), {None: 1}, 2**64, "\ud800"])
 def test_what_has_no_single_form_is_not_encoded(value: object) -> None:
     with pytest.raises((TypeError, ValueError)):

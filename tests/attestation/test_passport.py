@@ -316,6 +316,12 @@ def test_true_is_not_taken_for_one(maker: Maker, token: bytes, claims: dict[int,
         Passport.parse(forged(token, maker.key, claims))
 
 
+def test_a_passport_of_a_hundred_thousand_items_is_not_read(maker: Maker, token: bytes) -> None:
+    with pytest.raises(MalformedError) as caught:
+        Passport.parse(forged(token, maker.key, {-70104: [[]] * 100_000}))
+    assert caught.value.code == "cbor.items"
+
+
 def test_a_claims_buffer_has_one_form(maker: Maker) -> None:
     buffer = maker.buffer()
     assert ClaimsBuffer.decode(buffer).encode() == buffer

@@ -68,6 +68,12 @@ def test_a_record_has_one_encoding_and_decodes_to_itself(record: DecisionRecord)
     assert (placed.agent, placed.boot, placed.seq) == ("a", b"b" * 16, 3)
 
 
+def test_a_record_of_many_small_things_is_read_again() -> None:
+    claims = {f"claim_{n}": ("",) * 256 for n in range(200)}
+    value = plain() | {"claims": {name: list(items) for name, items in claims.items()}}
+    assert decode_record(cbor.encode(value)).record.claims == claims
+
+
 def plain() -> dict[Any, Any]:
     record = DecisionRecord(
         decision_id="dec-1", request_id="r", trace_id="t", phase="request", route="x", model="m",

@@ -275,6 +275,7 @@ def test_an_empty_file_is_the_default() -> None:
     [
         (b"x", "TOML"),
         (b"\xff", "TOML"),
+        (b"grace_days = " + b"9" * 5000, "TOML"),  # more digits than Python converts
         (b"mrtds = []", "mrtds"),
         (b"mrtd = []", "not empty"),
         (b'mrtd = ["00"]', "48 bytes"),
