@@ -38,7 +38,7 @@ from agent.policy_api import PolicyApi
 from agent.pulse import Pulse
 from agent.quote_line import QuoteLine
 from agent.renewal import LATE_SECONDS, TRY_SECONDS, Renewal
-from agent.stream_status import StreamStatus
+from agent.stream.status import StreamStatus
 from agent.supervise import Faults, keep_alive
 from agent.watchdog import Freshness
 from enforcement.bundle import Bundle
@@ -47,7 +47,7 @@ from enforcement.rates import RateLimiter
 from enforcement.snapshot import BundleView, Snapshot
 
 if TYPE_CHECKING:
-    from agent.stream import ObserverStream
+    from agent.stream.stream import ObserverStream
 
 _LOG = logs.get("daemon")
 CLOSE_SECONDS: Final = 10.0  # for the last commit and checkpoint, whatever else is cancelled
@@ -237,7 +237,7 @@ class Daemon:
         self.lifecycle.watch(self._journal_trouble)
         self.lifecycle.watch(self._policy_trouble)
         if config.observer.target:
-            from agent.stream import ObserverStream  # noqa: PLC0415 - gRPC costs 10 MB of memory
+            from agent.stream.stream import ObserverStream  # noqa: PLC0415 - gRPC costs 10 MB of memory
 
             self.stream = ObserverStream(
                 self.journal,

@@ -12,7 +12,7 @@ from agent.journal import Journal
 from agent.lifecycle import Lifecycle, Standing
 from agent.policies import Policies
 from agent.renewal import Renewal
-from agent.stream_status import StreamStatus
+from agent.stream.status import StreamStatus
 from enforcement.auditors import AuditorService
 from enforcement.gateway_metrics import GatewayMetrics
 from enforcement.snapshot import Snapshot

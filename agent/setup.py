@@ -14,7 +14,7 @@ from agent.config import Config, parse_address
 from agent.errors import ExitCode, FatalError
 from agent.identities import Identities
 from agent.journal import Journal, JournalError
-from agent.stream_status import Target
+from agent.stream.status import Target
 from enforcement.auditor_client import AuditorSettings
 from enforcement.auditors import AuditorService
 from enforcement.breaker import Rules

@@ -24,9 +24,9 @@ from agent.lifecycle import Lifecycle, Part, Standing, State, Trouble, Weight
 from agent.notify import Notifier
 from agent.pulse import Pulse
 from agent.renewal import Renewal
-from agent.stream import ObserverStream
-from agent.stream_protocol import StreamClosedError
-from agent.stream_status import Target
+from agent.stream.protocol import StreamClosedError
+from agent.stream.status import Target
+from agent.stream.stream import ObserverStream
 from agent.supervise import Faults
 from attestation.errors import QuoteError, UncheckableError, VerificationError
 from enforcement.outcome import Platform

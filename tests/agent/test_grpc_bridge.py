@@ -12,8 +12,8 @@ import grpc
 import pytest
 import trio
 
-from agent.grpc_bridge import MAX_ANSWER, open_bidi, open_channel
-from agent.stream_status import Target
+from agent.stream.grpc_bridge import MAX_ANSWER, open_bidi, open_channel
+from agent.stream.status import Target
 from tests.processes import free_port
 
 METHOD = "/test.Bridge/Talk"

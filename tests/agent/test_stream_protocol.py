@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.journal.reader import Boot, Segment
-from agent.stream_protocol import (
+from agent.stream.protocol import (
     MAX_BOOTS,
     MAX_CREDITS,
     Acked,

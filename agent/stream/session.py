@@ -1,45 +1,33 @@
-"""Delivers the journal to the Observer, at least once, for as long as the daemon lives.
+"""One stream to the Observer, from Hello to its end.
 
-Everything the journal holds and the Observer has not acknowledged is sent, oldest boot first. The
-Observer being away costs disk, never a decision. Threads: the gRPC bridge's two and one reader of
-the journal's file; none outlives its stream.
+Everything that is not acknowledged is sent, the oldest boot first, with the checkpoints over it;
+heartbeats and a new passport go in between. The protocol's rules are in `protocol`.
 """
 
 from __future__ import annotations
 
-import random
-import sqlite3
 from collections.abc import Callable
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import trio
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent import logs
-from agent.grpc_bridge import Bidi, open_bidi, open_channel
 from agent.journal import Journal
 from agent.journal.reader import Boot, JournalReader, Segment
-from agent.lifecycle import Part, Trouble, Weight
-from agent.stream_protocol import Acked, Challenge, StreamClosedError, StreamProtocol
-from agent.stream_status import StreamStatus, Target
-from agent.supervise import Faults, first_of
-from agent.watchdog import REST, Promise, no_promise
+from agent.stream.grpc_bridge import Bidi
+from agent.stream.protocol import Acked, Challenge, StreamClosedError, StreamProtocol
+from agent.stream.status import StreamStatus, Target
+from agent.watchdog import Promise
 from attestation.checkpoint import sign_stream_proof
 from attestation.wire import observer_pb2 as pb
 
-METHOD: Final = "/lucid.observer.v1.Observer/Stream"
 BATCH_RECORDS: Final = 512
 BATCH_BYTES: Final = 256 * 1024
 HEARTBEAT_SECONDS: Final = 5.0
 SILENCE_SECONDS: Final = 30.0  # without any answer while batches are in flight
 WELCOME_SECONDS: Final = 15.0
-FIRST_RETRY_SECONDS: Final = 0.5
-LONGEST_RETRY_SECONDS: Final = 60.0
-ALARM_RETRY_SECONDS: Final = 60.0
-OPEN_SECONDS: Final = 180.0  # TLS files, a large journal to look through, the Hello (a guess)
-STEADY_SECONDS: Final = 5.0  # a stream that lived this long ends the trouble before it (a guess)
-AWAY_SECONDS: Final = 15.0  # an Observer may restart in this time without anybody's concern
 GATHER_SECONDS: Final = 0.05  # decisions of this long share a message
 
 _LOG = logs.get("stream")
@@ -47,138 +35,30 @@ _LOG = logs.get("stream")
 T = TypeVar("T")
 
 
-class ObserverStream:
-    """One agent's stream. `run` lives until cancelled."""
+class Owner(Protocol):
+    """What a session needs of the stream that it is one of (`agent.stream.stream`)."""
 
-    def __init__(
-        self,
-        journal: Journal,
-        *,
-        target: Target,
-        agent_id: str,
-        version: str,
-        key: ec.EllipticCurvePrivateKey,
-        passport: Callable[[], bytes | None],
-        state: Callable[[], str],
-        faults: Faults,
-        rng: random.Random,
-    ) -> None:
-        self.journal = journal
-        self.target = target
-        self.agent_id = agent_id
-        self.version = version
-        self.key = key
-        self.passport = passport
-        self.state = state
-        self._faults = faults
-        self._rng = rng
-        self.finish = trio.Event()
-        self.finished = trio.Event()
-        self.promise: Promise = (
-            no_promise  # how long until the next sign of life (`agent.watchdog`)
-        )
-        self.attempts = 0  # streams of this process; part of the epoch, so that the newest wins
-        self.status = StreamStatus(durable=lambda: journal.durable_seq)
-
-    async def run(self) -> None:
-        """Connect, deliver, connect again with back-off. No fault but a cancellation ends it."""
-        status, retry = self.status, FIRST_RETRY_SECONDS
-        status.away_since = trio.current_time()
-        while True:
-            before = status.acked_seq
-            wait = 0.0
-            self.attempts += 1
-            try:
-                self.promise(REST)
-                await self._passport_ready()
-                self.promise(OPEN_SECONDS)
-                await self._stream()
-            except* StreamClosedError as group:
-                wait = self._closed(group)
-            except* (OSError, ValueError) as group:  # TLS files, a broken address
-                self.problem(f"cannot connect: {first_of(group)}")
-            except* sqlite3.Error as group:
-                self.problem(f"the journal cannot be read: {first_of(group)}")
-            except* Exception as group:  # noqa: BLE001 - decisions go on without an Observer
-                self.problem(f"a fault of the agent itself: {self._faults.note('stream', group)}")
-            lived = status.disconnected(trio.current_time())
-            if self.finished.is_set():
-                return
-            if status.acked_seq > before or lived >= STEADY_SECONDS:
-                retry = FIRST_RETRY_SECONDS
-            if not wait:
-                wait, retry = retry * self._rng.uniform(0.5, 1.0), retry * 2
-                retry = min(retry, LONGEST_RETRY_SECONDS)
-            status.next_try = trio.current_time() + wait
-            self.promise(wait + OPEN_SECONDS)
-            await trio.sleep(wait)
-
-    def trouble(self) -> Trouble | None:
-        """What the life cycle is told: the Observer refuses, or has been away for a while."""
-        status, now = self.status, trio.current_time()
-        if status.connected and now - status.connected_since >= STEADY_SECONDS:
-            status.refused = ""
-            return None
-        away = now - status.away_since
-        if not status.refused and (status.connected or away < AWAY_SECONDS):
-            return None
-        left = max(status.next_try - now, 0.0)
-        return Trouble(
-            part=Part.OBSERVER,
-            weight=Weight.CONCERN,
-            code=f"observer.{status.refused}" if status.refused else "observer.away",
-            reason=status.problem or "the stream has just begun again",
-            next=f"the stream is tried again in {left:.0f} s; the journal keeps the {status.lag}"
-            " decisions that are not delivered",
-        )
-
-    async def delivered(self) -> None:
-        """Ask for the end: returns when everything durable is acknowledged and checkpointed."""
-        self.finish.set()
-        self.journal.announce()
-        await self.finished.wait()
-
-    def _closed(self, group: BaseExceptionGroup[StreamClosedError]) -> float:
-        error = first_of(group)
-        assert isinstance(error, StreamClosedError)
-        self.problem(str(error))
-        if error.alarm:
-            self.status.alarms += 1
-            self.status.alarm = f"{error.code}: {error}"
-            self.status.refused = error.code
-            _LOG.error("stream.alarm", code=error.code, error=str(error))
-            return ALARM_RETRY_SECONDS * self._rng.uniform(0.9, 1.1)
-        return error.retry_after
+    journal: Journal
+    target: Target
+    agent_id: str
+    version: str
+    key: ec.EllipticCurvePrivateKey
+    passport: Callable[[], bytes | None]
+    state: Callable[[], str]
+    status: StreamStatus
+    promise: Promise
+    attempts: int
+    finish: trio.Event
+    finished: trio.Event
 
     def problem(self, text: str) -> None:
-        if text != self.status.problem:
-            _LOG.warning("stream.ended", error=text, lag=self.status.lag)
-        self.status.problem = text
-
-    async def _passport_ready(self) -> None:
-        while self.passport() is None:
-            event = trio.Event()
-            with self.journal.subscribed(event.set):
-                await event.wait()
-
-    async def _stream(self) -> None:
-        channel = await trio.to_thread.run_sync(open_channel, self.target)
-        try:
-            reader = await trio.to_thread.run_sync(JournalReader, self.journal.path)
-            try:
-                async with open_bidi(channel, METHOD) as bidi:
-                    session = _Session(self, bidi, reader)
-                    await session.run()
-            finally:
-                reader.close()
-        finally:
-            channel.close()
+        """Why there is no stream (any more)."""
 
 
-class _Session:
+class Session:
     """One stream from Hello to its end."""
 
-    def __init__(self, owner: ObserverStream, bidi: Bidi, reader: JournalReader) -> None:
+    def __init__(self, owner: Owner, bidi: Bidi, reader: JournalReader) -> None:
         self._owner = owner
         self._journal = owner.journal
         self._bidi = bidi

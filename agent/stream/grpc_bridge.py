@@ -24,7 +24,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import grpc
 
-from agent.stream_status import Target
+from agent.stream.status import Target
 
 INBOUND: Final = 64  # messages between the receiving thread and trio
 MAX_MESSAGE: Final = 4 * 1024 * 1024  # bytes
