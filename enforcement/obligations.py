@@ -25,12 +25,18 @@ _RATE: Final = re.compile(rf"([1-9][0-9]{{0,6}})/({'|'.join(_SECONDS)})")
 _NUMBER: Final = re.compile(r"[1-9][0-9]{0,9}")
 
 # Where each route says how much the model may write. The first is written where none is there.
+# Other servers' words for the same are lowered where they are there, on every route: llama.cpp reads
+# `n_predict`, then `max_completion_tokens`, then `max_tokens`, whatever the route.
 _TOKEN_FIELDS: Final = {
     "chat.completions": ("max_tokens", "max_completion_tokens"),
     "completions": ("max_tokens",),
     "responses": ("max_output_tokens",),
     "messages": ("max_tokens",),
 }
+_OTHER_WORDS: Final = frozenset(
+    {"max_tokens", "max_completion_tokens", "max_output_tokens"}
+    | {"n_predict", "num_predict", "max_new_tokens"}
+)
 _WRITES_NOTHING: Final = frozenset({"models", "embeddings"})
 
 
@@ -127,8 +133,8 @@ def cap_tokens(route: str, body: Any, limit: int) -> None:
         if route in _WRITES_NOTHING:
             return
         raise ObligationError("max_tokens_unsupported")
-    present = [name for name in fields if name in body]
-    for name in present or fields[:1]:
+    present = [name for name in fields if name in body] or fields[:1]
+    for name in _OTHER_WORDS.intersection(body).union(present):
         asked = body.get(name)
         fine = isinstance(asked, int) and not isinstance(asked, bool) and 0 < asked <= limit
         if not fine:

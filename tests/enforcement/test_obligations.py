@@ -147,6 +147,17 @@ def test_values_are_read() -> None:
         ("completions", {"max_tokens": 1e9}, {"max_tokens": 10}),
         ("responses", {"max_tokens": 3}, {"max_tokens": 3, "max_output_tokens": 10}),
         ("messages", {"max_tokens": 10**30}, {"max_tokens": 10}),
+        # llama.cpp takes these on every route, before `max_tokens`.
+        ("chat.completions", {"n_predict": 99}, {"n_predict": 10, "max_tokens": 10}),
+        (
+            "completions",
+            {"max_tokens": 5, "max_completion_tokens": 99, "n_predict": -1},
+            {"max_tokens": 5, "max_completion_tokens": 10, "n_predict": 10},
+        ),
+        ("messages", {"max_tokens": 5, "n_predict": 3}, {"max_tokens": 5, "n_predict": 3}),
+        ("responses", {"max_tokens": 99}, {"max_tokens": 10, "max_output_tokens": 10}),
+        ("chat.completions", {"max_new_tokens": 99}, {"max_new_tokens": 10, "max_tokens": 10}),
+        ("chat.completions", {"num_predict": 99}, {"num_predict": 10, "max_tokens": 10}),
         ("embeddings", {}, {}),
     ],
 )
