@@ -8,6 +8,8 @@ from typing import Any, Final
 
 from enforcement.detectors import DETECTORS, scan
 
+MAX_VALUES: Final = 65_536  # in one body; a text among them costs some 4 µs
+
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:/+-]{0,128}")
 _PLAIN_KEY: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}")
 
@@ -77,9 +79,10 @@ class Reading:
         copies: places of per-token copies of text (`logprobs`).
         streamed: pieces of texts that go on in later events.
         place: the indexes of the choice, tool call or block that is being read.
+        values: what stands in lists and in free JSON, until now.
     """
 
-    __slots__ = ("copies", "media", "place", "streamed", "texts")
+    __slots__ = ("copies", "media", "place", "streamed", "texts", "values")
 
     def __init__(self) -> None:
         self.texts: list[Text] = []
@@ -87,6 +90,17 @@ class Reading:
         self.copies: list[tuple[Any, Any]] = []
         self.streamed: list[Streamed] = []
         self.place: tuple[int | str, ...] = ()
+        self.values = 0
+
+    def count(self, values: int) -> None:
+        """Take note of that many values, before they are looked at.
+
+        Raises:
+            BodyError: there are too many in this body; the others wait while it is read.
+        """
+        self.values += values
+        if self.values > MAX_VALUES:
+            raise BodyError("too_many_values", f"the body holds more than {MAX_VALUES} values")
 
 
 @lru_cache(maxsize=4096)

@@ -71,6 +71,7 @@ class _Texts(Shape):
             return
         if type(value) is not list:
             raise _wrong("a text or a list of texts")
+        reading.count(len(value))
         for index, item in enumerate(value):
             if type(item) is not str:
                 if type(item) in (int, list):
@@ -144,6 +145,7 @@ def _read_free(
     elif kind is dict or kind is list:
         if depth >= MAX_DEPTH:
             raise BodyError("invalid_json", f"is nested deeper than {MAX_DEPTH}")
+        reading.count(len(value))
         items: Any = value.items() if kind is dict else enumerate(value)
         for name, item in items:
             if kind is dict and not is_plain_key(name):
@@ -276,6 +278,7 @@ class Obj(Shape):
         """
         if not self.more or not is_plain_key(name):
             raise BodyError("unknown_field", "this field is not known, so it is refused")
+        reading.count(1)
         if type(item) in (int, float, bool):
             _read_scalar(holder, name, item, reading)
         elif item is not None and item not in ("", [], {}):
@@ -292,6 +295,7 @@ class Many(Shape):
     def read(self, holder: Any, key: Any, value: Any, reading: Reading) -> None:
         if type(value) is not list:
             raise _wrong("a list")
+        reading.count(len(value))
         shape = self.item
         number = 0
         try:

@@ -54,8 +54,8 @@ SAMPLING: Final[dict[str, Shape]] = {
         FREE,
         "logit_bias metadata stop_token_ids allowed_token_ids stream_options response_format"
         " guided_json guided_choice guided_grammar guided_decoding_backend"
-        " guided_whitespace_pattern structured_outputs json_schema kv_transfer_params"
-        " ec_transfer_params vllm_xargs repetition_detection prompt_cache_options",
+        " guided_whitespace_pattern structured_outputs json_schema vllm_xargs"
+        " repetition_detection prompt_cache_options",
     ),
     **each(TOKENS, "prompt_token_ids token_ids input_ids return_token_ids"),
     # Its entries are keyed by token id.
@@ -66,6 +66,8 @@ SAMPLING: Final[dict[str, Shape]] = {
         " input_audio image_url video_url input_image input_file image_data",
     ),
     **each(PROGRAM, "chat_template logits_processors"),
+    # vLLM fetches what another server has computed of texts, from an address that stands here.
+    **each(STORED, "kv_transfer_params ec_transfer_params"),
 }
 
 USAGE: Final = FREE  # numbers, by names that differ from server to server

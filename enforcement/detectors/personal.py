@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from enforcement.detectors import patterns, validators
@@ -13,6 +14,7 @@ from enforcement.detectors.patterns import DIGITS, WORD
 Found = Iterator[tuple[int, int]]  # start and end
 _GROUP: Final = re.compile(rb"[0-9]+")
 _UNSPACED: Final = b"\xe3"
+_AHEAD: Final = 20  # groups of digits: a card's 19, and whether a spelt number goes on
 
 
 def emails(text: bytes, budget: Budget) -> Found:
@@ -51,29 +53,42 @@ def cards(text: bytes, budget: Budget) -> Found:
     """13 to 19 digits of a card network with a valid check digit: in one piece, in groups of 3 to
     7, or spelt in groups of 1 or 2 (then the whole spelling must be the number)."""
     for run in patterns.DIGIT_RUN.finditer(text):
-        groups = [group.span() for group in _GROUP.finditer(text, run.start(), run.end())]
         spelt = False  # whether the group before was a small one
-        for first, (start, end) in enumerate(groups):
+        for groups in _groups(text, run.start(), run.end()):
+            start, end = groups[0]
             small = end - start <= 2
             begins = not (small and spelt)
             spelt = small
             if not begins or end - start > 19 or text[start] not in b"23456":
                 continue
             budget.spend(start)
-            last = _card_end(text, groups, first)
+            last = _card_end(text, groups)
             if last is not None:
                 yield start, last
 
 
-def _card_end(text: bytes, groups: list[tuple[int, int]], first: int) -> int | None:
-    """End of the longest card number that begins with a group, or None."""
+def _groups(text: bytes, start: int, end: int) -> Iterator[deque[tuple[int, int]]]:
+    """Each group of digits, with the 19 behind it: a run may have millions of groups."""
+    ahead: deque[tuple[int, int]] = deque()
+    for group in _GROUP.finditer(text, start, end):
+        ahead.append(group.span())
+        if len(ahead) == _AHEAD:
+            yield ahead
+            ahead.popleft()
+    while ahead:
+        yield ahead
+        ahead.popleft()
+
+
+def _card_end(text: bytes, groups: Sequence[tuple[int, int]]) -> int | None:
+    """End of the longest card number that begins with the first group, or None."""
     found = None
     digits = b""
-    start, end = groups[first]
+    start, end = groups[0]
     small, large = end - start <= 2, end - start > 7
-    for index in range(first, min(first + 19, len(groups))):
+    for index in range(min(19, len(groups))):
         begin, end = groups[index]
-        if index > first and (large or (end - begin <= 2) is not small or end - begin > 7):
+        if index and (large or (end - begin <= 2) is not small or end - begin > 7):
             break
         digits += text[begin:end]
         if len(digits) > 19:
@@ -83,7 +98,7 @@ def _card_end(text: bytes, groups: list[tuple[int, int]], first: int) -> int | N
         spelt_on = small and index + 1 < len(groups) and _width(groups[index + 1]) <= 2
         if (
             not spelt_on
-            and _stands_alone(text, start, end, grouped=index > first)
+            and _stands_alone(text, start, end, grouped=index > 0)
             and validators.card(digits.decode())
         ):
             found = end

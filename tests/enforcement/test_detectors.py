@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -472,6 +473,15 @@ def test_hostile_texts_take_linear_and_bounded_time(unit: str) -> None:
         return time.perf_counter() - start
 
     assert seconds(50_000) < 2  # some 0.1 s on a slow machine; quadratic would be minutes
+
+
+def test_a_text_of_nothing_but_digits_does_not_fill_the_memory() -> None:
+    text = "4 " * 500_000
+    tracemalloc.start()
+    scan(text, frozenset({"card"}))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * len(text)
 
 
 def test_a_text_with_too_many_candidates_is_masked_to_its_end() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from enforcement.exchange import Exchange, Ruling, refuse_unknown_route
 from enforcement.outcome import Outcome, Phase, Verdict
+from enforcement.reading import MAX_VALUES
 from tests.enforcement.exchanges import (
     Engine,
     always,
@@ -169,12 +170,44 @@ def test_a_policy_that_could_not_be_evaluated_is_unavailable() -> None:
         (b'{"model": "m", "messages": [], "chat_template": "x"}', "field_not_supported"),
         (b'{"model": "m", "messages": [], "tools": [{"type": "mcp"}]}', "tool_not_supported"),
         (b'{"model": "m", "messages": [{"audio": {"id": "x"}}]}', "content_not_supported"),
+        # A model server would fetch what another has computed of texts that nobody saw here.
+        (
+            b'{"messages": [], "kv_transfer_params": {"do_remote_prefill": true}}',
+            "stored_context_not_supported",
+        ),
+        (
+            b'{"messages": [], "ec_transfer_params": {"a": {}}}',
+            "stored_context_not_supported",
+        ),
     ],
 )
 def test_what_is_not_understood_is_refused_and_recorded(body: bytes, code: str) -> None:
     made, engine = exchange(PROCEED)
     status, error = refusal(made.request(body))
     assert (status, error["code"]) == (400, code)
+    assert engine.asked == []
+
+
+MANY = MAX_VALUES + 1
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        b'"metadata": [' + b"0," * MANY + b"0]",
+        b'"metadata": [' + b"[]," * MANY + b"0]",
+        b'"metadata": [' + b'["a", "b", {"c": "d"}],' * (MANY // 3) + b"0]",
+        b'"metadata": {' + b",".join(b'"%d": 0' % n for n in range(MANY)) + b"}",
+        b'"stop": [' + b'"a",' * MANY + b'"b"]',
+        b'"tools": [' + b'{"type": "custom"},' * MANY + b'{"type": "custom"}]',
+        b",".join(b'"x%d": 0' % n for n in range(MANY)),
+    ],
+    ids=["numbers", "lists", "nested", "fields", "texts", "objects", "unknown fields"],
+)
+def test_a_body_of_too_many_values_does_not_hold_up_the_others(inside: bytes) -> None:
+    made, engine = exchange(PROCEED)
+    status, error = refusal(made.request(b'{"messages": [], ' + inside + b"}"))
+    assert (status, error["code"]) == (400, "too_many_values")
     assert engine.asked == []
 
 
