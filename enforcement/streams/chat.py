@@ -14,6 +14,7 @@ from enforcement.sse import Event, MalformedStreamError
 from enforcement.streams.api import Channel, Part, Quick, parse_event, require_characters
 
 DONE: Final = "[DONE]"
+MAX_SAID: Final = 4096  # names in one stream
 _HEAD: Final = ("id", "object", "created", "model", "system_fingerprint")
 
 
@@ -52,7 +53,7 @@ class ChatStream:
 
     def __init__(self) -> None:
         self._head: dict[str, Any] = {}
-        self._said: set[tuple[int | str, ...]] = set()
+        self._said: dict[tuple[int | str, ...], str] = {}
 
     def quick(self, event: Event) -> Quick | None:
         """See `StreamApi`. The head of an event must be that of one that was read."""
@@ -114,25 +115,34 @@ class ChatStream:
         """Whether a delta says more than text. Only once: servers repeat roles and names, and
         events without text would tell how many pieces the text behind them had.
         """
-        said = False
-        if delta.get("role") is not None:
-            said = self._first((index, "role"))
-        for call in delta.get("tool_calls") or ():
-            place = call.get("index", 0)
-            function = call.get("function") or {}
-            for key, value in (("id", call.get("id")), ("name", function.get("name"))):
-                if value:
-                    said |= self._first((index, place, key))
-        function = delta.get("function_call")
-        if function and function.get("name"):
-            said |= self._first((index, "function"))
-        return said
+        said = self._name(delta, "role", (index, "role"))
+        for number, call in enumerate(delta.get("tool_calls") or ()):
+            place = (index, call.get("index", number))
+            try:
+                said |= self._name(call, "id", (*place, "id"))
+            except MalformedStreamError:
+                call["id"] = None  # some servers make a new one for each event
+            for kind in ("function", "custom"):
+                said |= self._name(call.get(kind), "name", (*place, kind))
+        return said | self._name(delta.get("function_call"), "name", (index, "function_call"))
 
-    def _first(self, what: tuple[int | str, ...]) -> bool:
-        if what in self._said or len(self._said) > 4096:
+    def _name(self, holder: dict[str, Any] | None, key: str, what: tuple[int | str, ...]) -> bool:
+        """Whether a name is said for the first time.
+
+        Raises:
+            MalformedStreamError: it is another than the first time. Clients join the two, and a
+                name is not held back until its end.
+        """
+        value = holder.get(key) if holder else None
+        if not value:
             return False
-        self._said.add(what)
-        return True
+        before = self._said.get(what)
+        if before is None and len(self._said) < MAX_SAID:
+            self._said[what] = value
+            return True
+        if before != value:
+            raise MalformedStreamError("a name in pieces, or too many names")
+        return False
 
     def carry(self, channel: Channel, text: str) -> tuple[str, dict[str, Any]]:
         """See `StreamApi`."""

@@ -34,10 +34,14 @@ class _Event(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 _EVENTS: Final = msgspec.json.Decoder(_Event)
+_GROWING: Final = ("text", "thinking", "input")  # what deltas go on with
 
 
 class MessagesStream:
     """One message."""
+
+    def __init__(self) -> None:
+        self._filled: set[int] = set()  # blocks that came with text when they began
 
     def quick(self, event: Event) -> Quick | None:
         """See `StreamApi`."""
@@ -47,7 +51,7 @@ class MessagesStream:
             value = _EVENTS.decode(event.data)
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             return None
-        if not 0 <= value.index < MAX_INDEX:
+        if not 0 <= value.index < MAX_INDEX or value.index in self._filled:
             return None
         return Quick((value.index, "text"), value.delta.text)
 
@@ -72,8 +76,14 @@ class MessagesStream:
                 raise MalformedStreamError("a delta event without a delta")
             if value["delta"].get("type") == "signature_delta":  # signs the thinking before it
                 part.ends = ((index, "thinking"),)
+            elif index in self._filled:
+                raise MalformedStreamError("more text of a block that came with text")
         elif name == "content_block_start":
             part.begins = True
+            self._note(index, value.get("content_block"))
+        elif name == "message_start":
+            for number, block in enumerate((value.get("message") or {}).get("content") or ()):
+                self._note(number, block)
         elif name == "content_block_stop":
             part.ends = ((index,),)
         elif name in ("message_delta", "message_stop"):
@@ -85,6 +95,11 @@ class MessagesStream:
             part.last = True
             part.ends = ((),)
         return part
+
+    def _note(self, index: int, block: dict[str, Any] | None) -> None:
+        """A block begins: clients append its deltas to what is in it already."""
+        if block and index < MAX_INDEX and any(block.get(key) for key in _GROWING):
+            self._filled.add(index)
 
     def carry(self, channel: Channel, text: str) -> tuple[str, dict[str, Any]]:
         """See `StreamApi`."""

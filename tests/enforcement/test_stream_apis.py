@@ -187,6 +187,59 @@ def test_more_text_of_an_output_that_came_whole_is_not_taken() -> None:
     assert made.denied
 
 
+@pytest.mark.parametrize(
+    "begun",
+    [
+        begin(0, type="text", text="write to bob@exa"),
+        begin(0, type="thinking", thinking="write to bob@exa"),
+        begin(0, type="tool_use", id="t", name="send", input={"to": "bob@exa"}),
+        {"type": "message_start", "message": {"content": [{"type": "text", "text": "bob@exa"}]}},
+    ],
+)
+@pytest.mark.parametrize("kind", ["text", "thinking", "input_json"])
+def test_more_text_of_a_block_that_came_with_text_is_not_taken(
+    begun: dict[str, Any], kind: str
+) -> None:
+    """Clients join them; nothing here has looked at the two together."""
+    made = opened("/v1/messages")
+    out = made.feed(named(begun, block("mple.org", kind=kind)))
+    assert made.denied
+    assert b"mple.org" not in out + (made.refusal.body if made.refusal else b"")
+
+
+@pytest.mark.parametrize(
+    "deltas",
+    [
+        [{"tool_calls": [{"function": {"name": "4111"}}]}] * 2
+        + [{"tool_calls": [{"function": {"name": "1111"}}]}],
+        [{"tool_calls": [{"function": {"name": "4"}}, {"index": 0, "function": {"name": "1"}}]}],
+        [{"tool_calls": [{"custom": {"name": "4111"}}]}, {"tool_calls": [{"custom": {"name": "1"}}]}],
+        [{"function_call": {"name": "4111"}}, {"function_call": {"name": "1111"}}],
+        [{"role": "4111"}, {"role": "1111", "content": "x"}],
+    ],
+)  # fmt: skip
+def test_a_name_that_comes_in_pieces_is_not_taken(deltas: list[dict[str, Any]]) -> None:
+    """Clients join the strings of all deltas; of names nothing is held back."""
+    made = opened("/v1/chat/completions")
+    for delta in deltas:
+        assert not made.denied
+        choice = {"index": 0, "delta": delta}
+        made.feed(b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n")
+    assert made.denied
+
+
+def test_of_many_ids_of_a_call_the_first_goes_on() -> None:
+    made = opened("/v1/chat/completions")
+    wire = b""
+    for number in range(3):
+        call = {"index": 0, "id": f"call-{number}", "function": {"name": "f", "arguments": "x" * 900}}
+        choice = {"index": 0, "delta": {"tool_calls": [call]}}
+        wire += made.feed(b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n")
+    assert b"call-0" in wire
+    assert b"call-1" not in wire
+    assert not made.denied
+
+
 # -- what no API has ------------------------------------------------------------------------------
 
 
