@@ -151,7 +151,7 @@ class PolicyAdmission:
         return self._recorder
 
     def begin(self, request: RequestHead) -> ExchangeLike | Ruling:
-        """Start an exchange on one snapshot; a request on no known route is refused at once."""
+        """Start an exchange on one snapshot; what its head alone refuses is refused at once."""
         snapshot = self._snapshot()
         caller = self._identify(request.headers)
         if caller is not None and caller.anonymous and not snapshot.bundle.anonymous:
@@ -170,7 +170,7 @@ class PolicyAdmission:
                 request_id=request_id,
                 clock=self._clock,
             )
-        return Exchange(
+        exchange = Exchange(
             snapshot=snapshot,
             route=route,
             principal=principal,
@@ -180,3 +180,6 @@ class PolicyAdmission:
             salt=self._salt,
             clock=self._clock,
         )
+        if principal is None or route.refused is not None:
+            return exchange.request(b"")  # refused whatever the body is: it is not read
+        return exchange

@@ -177,6 +177,20 @@ async def test_nobody_known_is_refused() -> None:
         assert door.upstream.connections == 0
 
 
+@pytest.mark.parametrize("target", ["/v1/chat/completions", "/v1/chat/completions?x=1"])
+async def test_who_is_refused_by_the_head_has_no_body_read(target: str) -> None:
+    """Nobody known may fill the memory that all connections share."""
+    async with house(principal=None) as door:
+        client = await door.connect()
+        wire = request(b"x" * 1_000_000, target=target)
+        await client.send(wire[:70_000])
+        reply = await client.reply()
+        assert reply.status in (400, 401)
+        assert reply.headers["connection"] == "close"
+        assert door.gateway.metrics.request_bytes == 0
+        assert door.outcomes == [("request", "deny")]
+
+
 async def test_malformed_json_is_refused_and_the_connection_goes_on() -> None:
     async with house() as door:
         client = await door.connect()
