@@ -17,6 +17,7 @@ from enforcement.http1 import (
     FIELD_LINES,
     HEAD_END,
     LENGTH_VALUE,
+    MEDIA_TYPE,
     Block,
     HttpError,
     check_partial,
@@ -29,6 +30,8 @@ from enforcement.limits import Limits
 _REPLY: Final = re.compile(
     rb"HTTP/1\.([01]) ([1-5][0-9]{2}) [\t\x20-\x7e\x80-\xff]*+(\r\n)" + FIELD_LINES
 )
+# A content type whose only parameter says what is so: it is read as UTF-8, and written as such.
+_UTF8: Final = re.compile(rb"[^;]*;[ \t]*charset=(?:utf-?8|\"utf-?8\"|us-ascii)[ \t]*")
 _MAX_INTERIM: Final = 8  # 1xx replies before the real one
 
 # Fields that say something about the exact bytes of a body: they go when the body is edited.
@@ -42,8 +45,7 @@ class ReplyHead:
     """A reply's head, checked.
 
     Attributes:
-        status: 200 to 599.
-        line: the status line as sent, but for the version, without its CR LF.
+        status: 200 to 599. (The words beside it are text that nobody looks at; they do not pass.)
         content_type: as sent, or empty.
         encoding: the Content-Encoding in lower case, or empty.
         length: octets of the body; None where it is chunked or ends with the connection.
@@ -59,10 +61,10 @@ class ReplyHead:
         "_of_body",
         "_options",
         "_request_id",
+        "_type",
         "content_type",
         "encoding",
         "length",
-        "line",
         "reusable",
         "status",
         "until_close",
@@ -71,7 +73,6 @@ class ReplyHead:
     def __init__(self, head: bytes, status: int, line_end: int, *, http10: bool) -> None:
         self._head = head
         self.status = status
-        self.line = b"HTTP/1.1" + head[8:line_end]
         self.content_type = ""
         self.encoding = b""
         self.length: int | None = None
@@ -82,6 +83,7 @@ class ReplyHead:
         self._options: list[bytes] | None = None
         self._of_body = False
         self._request_id = False
+        self._type = b""
         self._fields = self._take_fields(head, line_end)
         self._settle(http10=http10)
 
@@ -120,6 +122,8 @@ class ReplyHead:
                 pieces.append(head[start:begin])
                 start = end
         pieces.append(head[start:-4])
+        if self._type:
+            pieces.append(b"\r\ncontent-type: " + self._type)
         block = b"".join(pieces)
         return without_fields(block, frozenset(self._options)) if self._options else block
 
@@ -154,8 +158,16 @@ class ReplyHead:
     def take_type(self, match: re.Match[bytes]) -> bool:
         if self.content_type:
             raise HttpError("upstream_malformed", "the reply has two content types")
+        value = match[2]
         self.content_type = self._head[match.start(2) : match.end()].decode("latin-1").rstrip()
-        return True
+        if b"charset" not in value or _UTF8.fullmatch(value):
+            return True
+        # It was read as UTF-8, and so must the client: in another charset it could be another text.
+        kind = value.partition(b";")[0].rstrip(b" \t")
+        if not MEDIA_TYPE.fullmatch(kind):
+            raise HttpError("upstream_malformed", "the reply's content type is malformed")
+        self._type = kind + b"; charset=utf-8"
+        return False
 
     def take_connection(self, match: re.Match[bytes]) -> bool:
         options = connection_options(match[2].rstrip(b" \t"))

@@ -148,7 +148,8 @@ class Relay:
         fields = reply.fields(edited=body is not data, request_id=self._request.request_id)
         if ruling.headers:
             fields += replies.lines(ruling.headers)
-        await self._client.reply(reply.line, fields, None if reply.status in (204, 304) else body)
+        line = replies.status_line(reply.status)
+        await self._client.reply(line, fields, None if reply.status in (204, 304) else body)
 
     # -- streamed replies -------------------------------------------------------------------------
 
@@ -160,7 +161,8 @@ class Relay:
         # The head waits for the first bytes that may leave: a stream that is refused before is
         # refused with a status.
         fields = reply.fields(edited=True, request_id=self._request.request_id)
-        head = self._client.stream_head(reply.line, fields + replies.lines(guard.headers))
+        line = replies.status_line(reply.status)
+        head = self._client.stream_head(line, fields + replies.lines(guard.headers))
         try:
             last = await self._pass_on(guard, upstream, head)
         except BaseException as error:  # noqa: BLE001 - also a cancelled stream is recorded

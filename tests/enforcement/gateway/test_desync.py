@@ -123,6 +123,15 @@ HEADS: dict[str, tuple[bytes, str]] = {
         G + b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}",
         "http_content_encoding",
     ),
+    "two content types": (
+        P + b"Content-Type: application/json\r\nContent-Type: text/x\r\n\r\n",
+        "http_content_type",
+    ),
+    "content type that is none": (P + b"Content-Type: json\r\n\r\n", "http_content_type"),
+    "two content types in one": (
+        P + b"Content-Type: application/json, text/x\r\n\r\n",
+        "http_content_type",
+    ),
     "websocket upgrade": (G + b"Upgrade: websocket\r\nConnection: upgrade\r\n\r\n", "http_upgrade"),
     "another expectation": (P + b"Expect: 200-ok\r\nContent-Length: 2\r\n\r\n", "http_expectation"),
     "connection names the length": (

@@ -56,6 +56,24 @@ def test_hop_by_hop_and_forged_fields_do_not_reach_the_upstream(field: str) -> N
     assert forwarded(parse(*lines)) == [b"X: 1"]
 
 
+@pytest.mark.parametrize(
+    ("value", "goes_on"),
+    [
+        ("application/json", "application/json"),
+        ("Application/JSON ", "application/json"),
+        ("application/json; charset=utf-8", "application/json"),
+        ("application/json; charset=utf-7", "application/json"),
+        ("text/plain;charset=utf-16", "text/plain"),
+        ("multipart/form-data; boundary=x", "multipart/form-data"),
+    ],
+)
+def test_no_charset_or_boundary_reaches_the_upstream(value: str, goes_on: str) -> None:
+    """The body is encoded again, as UTF-8: it must not be read by another rule."""
+    (field,) = forwarded(parse("Host: a", f"Content-Type: {value}"))
+    name, _, passed = field.decode().partition(":")
+    assert (name.lower(), passed.strip()) == ("content-type", goes_on)
+
+
 def test_fields_named_by_connection_do_not_reach_the_upstream() -> None:
     head = parse("Host: a", "X-Hop: 1", "Connection: close, x-HOP", "X-End: 2")
     assert forwarded(head) == [b"X-End: 2"]

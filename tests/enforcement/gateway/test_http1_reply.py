@@ -95,6 +95,8 @@ BAD: dict[str, bytes] = {
     "a chunk longer than its size": OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}x\r\n0\r\n\r\n",
     "two content types": OK
     + b"Content-Type: text/plain\r\nContent-Type: text/event-stream\r\nContent-Length: 0\r\n\r\n",
+    "a content type that is none, with a charset": OK
+    + b"Content-Type: text/x charset=utf-7\r\nContent-Length: 0\r\n\r\n",
     "connection names the length": OK
     + b"Connection: content-length\r\nContent-Length: 2\r\n\r\n{}",
     "an endless head": OK + b"X: " + b"a" * 33_000,
@@ -151,6 +153,30 @@ def test_hop_by_hop_framing_and_forged_fields_do_not_reach_the_client() -> None:
     )
     block = head_of(parser).fields(edited=False, request_id=None)
     assert block == b"\r\nServer: x\r\nSet-Cookie: a\r\nSet-Cookie: b"
+
+
+@pytest.mark.parametrize(
+    ("value", "passes"),
+    [
+        ("application/json", "application/json"),
+        ("application/json; charset=utf-8", "application/json; charset=utf-8"),
+        ("application/json;charset=UTF-8", "application/json;charset=UTF-8"),
+        ('text/plain; charset="utf-8"', 'text/plain; charset="utf-8"'),
+        ("multipart/x; boundary=a", "multipart/x; boundary=a"),
+        ("application/json; charset=utf-16", "application/json; charset=utf-8"),
+        ("text/html; charset=UTF-7", "text/html; charset=utf-8"),
+        ("text/html; charset=utf-8; charset=utf-7", "text/html; charset=utf-8"),
+        ("text/html; a=charset=utf-8; charset = utf-7", "text/html; charset=utf-8"),
+        ("text/event-stream ;charset=utf-16le", "text/event-stream; charset=utf-8"),
+    ],
+)
+def test_the_client_reads_a_reply_in_the_charset_in_which_it_was_decided(
+    value: str, passes: str
+) -> None:
+    parser, _ = read(OK + f"Content-Type: {value}\r\nContent-Length: 0\r\n\r\n".encode())
+    block = head_of(parser).fields(edited=True, request_id=None).decode()
+    assert block.partition(": ")[2].lower() == passes.lower()
+    assert head_of(parser).content_type == value
 
 
 def test_digests_of_a_body_go_when_it_is_edited() -> None:

@@ -9,7 +9,10 @@ import trio
 
 from enforcement.limits import Limits
 from tests.enforcement.gateway.doors import (
+    DONE,
+    LAST,
     REPLY,
+    STREAM_HEAD,
     UpstreamSide,
     answering,
     chunk,
@@ -159,6 +162,16 @@ async def test_error_replies_are_sent_on_with_their_status() -> None:
             reply = await door.ask()
             assert reply.status == int(status[:3])
             assert reply.json["error"]["message"] == "busy"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_words_beside_a_status_do_not_pass(stream: bool) -> None:
+    line = b"HTTP/1.1 404 no mail from bob@example.org"
+    wire = line + (STREAM_HEAD + chunk(DONE) + LAST if stream else http_reply())[15:]
+    async with house(answering(wire)) as door:
+        client = await door.connect()
+        await client.send(request(close=True))
+        assert (await client.rest()).startswith(b"HTTP/1.1 404 Not Found\r\n")
 
 
 async def test_a_pooled_connection_closed_meanwhile_is_not_used() -> None:
