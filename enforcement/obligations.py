@@ -25,14 +25,14 @@ _RATE: Final = re.compile(rf"([1-9][0-9]{{0,6}})/({'|'.join(_SECONDS)})")
 _NUMBER: Final = re.compile(r"[1-9][0-9]{0,9}")
 
 # Where each route says how much the model may write. The first is written where none is there.
-# Other servers' words for the same are lowered where they are there, on every route: llama.cpp reads
-# `n_predict`, then `max_completion_tokens`, then `max_tokens`, whatever the route.
 _TOKEN_FIELDS: Final = {
     "chat.completions": ("max_tokens", "max_completion_tokens"),
     "completions": ("max_tokens",),
     "responses": ("max_output_tokens",),
     "messages": ("max_tokens",),
 }
+# Words for it that are lowered on every route, where they are there: llama.cpp reads `n_predict`,
+# then `max_completion_tokens`, then `max_tokens`, whatever the route.
 _OTHER_WORDS: Final = frozenset(
     {"max_tokens", "max_completion_tokens", "max_output_tokens"}
     | {"n_predict", "num_predict", "max_new_tokens"}

@@ -71,33 +71,33 @@ class MessagesStream:
         require_characters(reading.texts)
         part = Part(value=value, reading=reading, name=name)
         if name == "content_block_delta":
-            part.speaks = not reading.streamed
-            if not isinstance(value.get("delta"), dict):
-                raise MalformedStreamError("a delta event without a delta")
-            if value["delta"].get("type") == "signature_delta":  # signs the thinking before it
-                part.ends = ((index, "thinking"),)
-            elif index in self._filled:
-                raise MalformedStreamError("more text of a block that came with text")
+            self._go_on(part, value.get("delta"), index)
         elif name == "content_block_start":
             part.begins = True
-            self._note(index, value.get("content_block"))
+            self._begin(index, value.get("content_block"))
         elif name == "message_start":
             for number, block in enumerate((value.get("message") or {}).get("content") or ()):
-                self._note(number, block)
+                self._begin(number, block)
         elif name == "content_block_stop":
             part.ends = ((index,),)
-        elif name in ("message_delta", "message_stop"):
-            part.ends = ((),)
-            part.last = name == "message_stop"
         elif name == "ping":
             part.alive = True
-        elif name == "error":
-            part.last = True
+        else:
             part.ends = ((),)
+            part.last = name != "message_delta"
         return part
 
-    def _note(self, index: int, block: dict[str, Any] | None) -> None:
-        """A block begins: clients append its deltas to what is in it already."""
+    def _go_on(self, part: Part, delta: Any, index: int) -> None:
+        part.speaks = not part.reading.streamed
+        if not isinstance(delta, dict):
+            raise MalformedStreamError("a delta event without a delta")
+        if delta.get("type") == "signature_delta":  # signs the thinking before it
+            part.ends = ((index, "thinking"),)
+        elif part.reading.streamed and index in self._filled:
+            raise MalformedStreamError("more text of a block that came with text")
+
+    def _begin(self, index: int, block: dict[str, Any] | None) -> None:
+        """Clients append the deltas of a block to what is in it when it begins."""
         if block and index < MAX_INDEX and any(block.get(key) for key in _GROWING):
             self._filled.add(index)
 

@@ -213,7 +213,7 @@ def test_more_text_of_a_block_that_came_with_text_is_not_taken(
         [{"tool_calls": [{"function": {"name": "4111"}}]}] * 2
         + [{"tool_calls": [{"function": {"name": "1111"}}]}],
         [{"tool_calls": [{"function": {"name": "4"}}, {"index": 0, "function": {"name": "1"}}]}],
-        [{"tool_calls": [{"custom": {"name": "4111"}}]}, {"tool_calls": [{"custom": {"name": "1"}}]}],
+        [{"tool_calls": [{"custom": {"name": "4"}}]}, {"tool_calls": [{"custom": {"name": "1"}}]}],
         [{"function_call": {"name": "4111"}}, {"function_call": {"name": "1111"}}],
         [{"role": "4111"}, {"role": "1111", "content": "x"}],
     ],
@@ -232,7 +232,8 @@ def test_of_many_ids_of_a_call_the_first_goes_on() -> None:
     made = opened("/v1/chat/completions")
     wire = b""
     for number in range(3):
-        call = {"index": 0, "id": f"call-{number}", "function": {"name": "f", "arguments": "x" * 900}}
+        function = {"name": "f", "arguments": "x" * 900}
+        call = {"index": 0, "id": f"call-{number}", "function": function}
         choice = {"index": 0, "delta": {"tool_calls": [call]}}
         wire += made.feed(b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n")
     assert b"call-0" in wire
