@@ -17,10 +17,10 @@ from enforcement.authzen import (
     CONFIGURATION,
     EVALUATION,
     EVALUATIONS,
-    AuthzenError,
     Pdp,
     configuration,
 )
+from enforcement.authzen_request import AuthzenError
 from enforcement.recorder import Recorder, RecordError
 from enforcement.snapshot import Snapshot
 

@@ -28,7 +28,7 @@ from benchmarks.load import Closed, Open, closed_loop, open_loop
 from benchmarks.peers import OTHER_CPU, PROXY_CPU, free_port, started, wait_for
 from enforcement.auditing import Question
 from enforcement.auditor_client import AuditorSettings
-from enforcement.auditor_contract import outgoing
+from enforcement.auditor_question import outgoing
 from enforcement.auditors import AuditorService
 from enforcement.outcome import Phase
 from enforcement.vocabulary import Claim, ClaimType, Merge, Vocabulary

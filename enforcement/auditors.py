@@ -21,17 +21,10 @@ import trio
 from attestation.records import ClaimValue
 from enforcement.annotations import nearest
 from enforcement.auditing import Audit, Question
+from enforcement.auditor_answer import Said, read_answer
 from enforcement.auditor_client import AuditorClient, AuditorSettings
-from enforcement.auditor_contract import (
-    AnswerError,
-    Outgoing,
-    Said,
-    outgoing,
-    read_answer,
-    read_health,
-    read_vocabulary,
-    shortfalls,
-)
+from enforcement.auditor_contract import AnswerError, read_health, read_vocabulary, shortfalls
+from enforcement.auditor_question import Outgoing, outgoing
 from enforcement.detectors import Span
 from enforcement.manifest import FILE
 from enforcement.outcome import Phase

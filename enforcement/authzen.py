@@ -24,13 +24,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Final
 
 import msgspec
 
-from attestation.records import ClaimValue, Coverage, DecisionRecord
+from attestation.records import Coverage, DecisionRecord
 from enforcement import policy_view
 from enforcement.auditing import Audit, Question
+from enforcement.authzen_request import (
+    AuthzenError,
+    Json,
+    Names,
+    check,
+    claims_of,
+    decode,
+    texts_of,
+)
 from enforcement.bundle import Bundle
 from enforcement.denial import RATE_LIMITED
 from enforcement.outcome import Outcome, Phase, PolicyRequest, Verdict
@@ -38,40 +47,13 @@ from enforcement.policy_view import Asked, Findings
 from enforcement.recorder import Recorder
 from enforcement.snapshot import Snapshot
 from enforcement.texts import digests
-from enforcement.vocabulary import AUTHZEN, Claim, ClaimError, ClaimType, is_unicode, scaled
+from enforcement.vocabulary import ClaimError
 
 EVALUATION: Final = "/access/v1/evaluation"
 EVALUATIONS: Final = "/access/v1/evaluations"
 CONFIGURATION: Final = "/.well-known/authzen-configuration"
 MAX_EVALUATIONS: Final = 100  # in one request
-MAX_DEPTH: Final = 32  # of a request's JSON
 ROUTE: Final = "authzen"
-
-_PRINCIPALS: Final = {"user": "User", "agent": "Agent", "apikey": "APIKey", "api_key": "APIKey"}
-_RESOURCES: Final = {"agent": "Agent", "service": "Service"}
-_ACTIONS: Final = {"invoke": "invoke", "access_data": "access_data"}
-
-Semantic = Literal["execute_all", "deny_on_first_deny", "permit_on_first_permit"]
-Json = dict[str, Any]
-
-
-class AuthzenError(Exception):
-    """The request is not one (400). The message repeats none of it."""
-
-
-class _Options(msgspec.Struct, frozen=True):
-    evaluations_semantic: Semantic = "execute_all"
-
-
-class _Body(msgspec.Struct):
-    """Unknown members are left out, as section 5 says."""
-
-    subject: Json | None = None
-    action: Json | None = None
-    resource: Json | None = None
-    context: Json | None = None
-    evaluations: list[Json] | None = None
-    options: _Options = _Options()
 
 
 class Pdp:
@@ -104,13 +86,8 @@ class Pdp:
             AuthzenError: the request is malformed.
             RecordError: the decision cannot be recorded; nothing may be answered.
         """
-        asked = _decode(body)
-        given = {
-            name: value
-            for name in ("subject", "action", "resource", "context")
-            if (value := getattr(asked, name)) is not None
-        }
-        return await self._one(self._snapshot(), given)
+        asked = decode(body)
+        return await self._one(self._snapshot(), asked.members())
 
     async def evaluations(self, body: bytes) -> Json:
         """Several: the answer of `POST /access/v1/evaluations`. Members above the list are defaults
@@ -119,20 +96,16 @@ class Pdp:
         Raises:
             AuthzenError, RecordError: see `evaluation`.
         """
-        asked = _decode(body)
+        asked = decode(body)
         if not asked.evaluations:
             return await self.evaluation(body)
         if len(asked.evaluations) > MAX_EVALUATIONS:
             raise AuthzenError(f"more than {MAX_EVALUATIONS} evaluations")
         snapshot = self._snapshot()
-        defaults = {
-            name: value
-            for name in ("subject", "action", "resource", "context")
-            if (value := getattr(asked, name)) is not None
-        }
+        defaults = asked.members()
         items = [{**defaults, **item} for item in asked.evaluations]
         for item in items:
-            _check(item)
+            check(item)
         semantic = asked.options.evaluations_semantic
         answers: list[Json] = []
         for item in items:
@@ -145,12 +118,12 @@ class Pdp:
         return {"evaluations": answers}
 
     async def _one(self, snapshot: Snapshot, given: Json) -> Json:
-        _check(given)
+        check(given)
         bundle = snapshot.bundle
         if not isinstance(bundle, Bundle):
             raise TypeError("AuthZEN needs the bundle itself")
         context = given.get("context", {})
-        names = _Names(bundle, given)
+        names = Names(bundle, given)
         fresh = self._random(28).hex()
         asked = Asked(
             snapshot=snapshot,
@@ -163,7 +136,7 @@ class Pdp:
             clock=self._clock,
             random=self._random,
         )
-        texts = _texts(context)
+        texts = texts_of(context)
         phase = Phase.RESPONSE if "output" in texts else Phase.REQUEST
         findings = Findings(phase=phase, decision_id=asked.new_decision_id())
         verdict = names.problem or await self._decide(asked, names, findings, texts, given)
@@ -180,7 +153,7 @@ class Pdp:
     async def _decide(
         self,
         asked: Asked,
-        names: _Names,
+        names: Names,
         findings: Findings,
         texts: Mapping[str, str],
         given: Json,
@@ -188,7 +161,7 @@ class Pdp:
         snapshot, phase = asked.snapshot, findings.phase
         start = self._clock()
         try:
-            findings.claims = _claims(names.bundle, phase, given)
+            findings.claims = claims_of(names.bundle, phase, given)
         except ClaimError as error:
             return policy_view.denied(str(error), evaluated=False)
         text = texts.get("output" if phase is Phase.RESPONSE else "input")
@@ -221,104 +194,6 @@ class Pdp:
             if used_up is not None:
                 return policy_view.denied(f"{RATE_LIMITED}{used_up[0].policy}")
         return verdict
-
-
-class _Names:
-    """Principal, action and resource of a request, or why it has none (`problem`)."""
-
-    def __init__(self, bundle: Bundle, given: Json) -> None:
-        self.bundle = bundle
-        tables = bundle.authzen
-        subject, resource = given["subject"], given["resource"]
-        kind = _mapped(subject["type"], tables.subjects, _PRINCIPALS)
-        what = _mapped(resource["type"], tables.resources, _RESOURCES)
-        action = _mapped(given["action"]["name"], tables.actions, _ACTIONS)
-        unknown = [
-            name
-            for name, found in (("subject", kind), ("action", action), ("resource", what))
-            if found is None
-        ]
-        self.problem = (
-            policy_view.denied(f"authzen_unknown:{unknown[0]}", evaluated=False)
-            if unknown
-            else None
-        )
-        self.principal = (kind or "User", subject["id"])
-        self.action = action or "access_data"
-        self.resource = (what or "Service", resource["id"])
-
-
-def _mapped(name: str, table: Mapping[str, str], own: Mapping[str, str]) -> str | None:
-    return table.get(name) or own.get(name.lower()) or table.get("*")
-
-
-def _decode(body: bytes) -> _Body:
-    try:
-        return msgspec.json.decode(body, type=_Body)
-    except msgspec.ValidationError as error:
-        # The place, in the words of the type; no value is in it.
-        raise AuthzenError(f"not an AuthZEN request: {error}") from None
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise AuthzenError("the body is not valid JSON") from None
-
-
-def _check(given: Json) -> None:
-    """Raises AuthzenError: a member that must be there is not, or is of another type."""
-    for name, members in (
-        ("subject", ("type", "id")),
-        ("action", ("name",)),
-        ("resource", ("type", "id")),
-    ):
-        value = given.get(name)
-        if not isinstance(value, dict):
-            raise AuthzenError(f"{name} is missing, or is not an object")
-        for member in members:
-            text = value.get(member)
-            if not isinstance(text, str) or not text or len(text) > 1024 or not is_unicode(text):
-                raise AuthzenError(f"{name}.{member} is missing, or is not a text of at most 1024")
-        if not isinstance(value.get("properties", {}), dict):
-            raise AuthzenError(f"{name}.properties is not an object")
-    if not isinstance(given.get("context", {}), dict):
-        raise AuthzenError("context is not an object")
-
-
-def _texts(context: Json) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name in ("input", "output"):
-        if name in context:
-            if not isinstance(context[name], str):
-                raise AuthzenError(f"context.{name} is not a text")
-            found[name] = context[name]
-    return found
-
-
-def _claims(bundle: Bundle, phase: Phase, given: Json) -> dict[str, ClaimValue]:
-    """The claims that the request itself gives. What is not there is left out, and denies where a
-    policy needs it.
-
-    Raises:
-        ClaimError: `claim_invalid:<name>`.
-    """
-    found: dict[str, ClaimValue] = {}
-    for claim in bundle.vocabulary.of_phase(phase):
-        path = claim.sources[0]
-        if not path.startswith(AUTHZEN):
-            continue
-        value: Any = given
-        for step in path.removeprefix(AUTHZEN).split("."):
-            value = value.get(step) if isinstance(value, dict) else None
-        if value is not None:
-            found[claim.name] = _typed(claim, value)
-    return found
-
-
-def _typed(claim: Claim, value: object) -> ClaimValue:
-    try:
-        if claim.type in (ClaimType.SCORE, ClaimType.DECIMAL):
-            return scaled(claim, value)
-        return claim.check(value)
-    except ClaimError:
-        raise ClaimError(f"claim_invalid:{claim.name}") from None
 
 
 async def _audit(asked: Asked, phase: Phase, texts: Mapping[str, str]) -> Audit | None:

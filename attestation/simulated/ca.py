@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from attestation.snp.abi import EndorsementKey, ProductLine, Tcb
-from attestation.snp.certs import (
+from attestation.snp.extensions import (
     OID_BOOTLOADER,
     OID_CSP_ID,
     OID_FMC,

@@ -8,26 +8,20 @@ the exact bytes of the inner JSON value as received, so they are cut out, never 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from cryptography.exceptions import InvalidSignature
 
 from attestation.certificates import utc
-from attestation.errors import MalformedError, VerificationError
+from attestation.errors import VerificationError
 from attestation.tdx.certs import Certificate
 from attestation.tdx.signatures import raw_signature
-
-MAX_DOCUMENT_SIZE: Final = 512 * 1024  # bytes; real ones have up to 20 KiB
-MAX_LEVELS: Final = 256
-CODE: Final = "tdx.collateral.format"
-
-T = TypeVar("T")
+from attestation.tdx.signed_json import Fields, read_document, wrong
 
 
 class TcbStatus(StrEnum):
@@ -119,12 +113,12 @@ class TcbInfo(SignedDocument):
         Raises:
             MalformedError: `tdx.collateral.format`: something else, also TCB info for SGX.
         """
-        signed, signature, value = _outer(data, "tcbInfo")
-        fields = _Fields(value, "tcbInfo")
+        signed, signature, value = read_document(data, "tcbInfo")
+        fields = Fields(value, "tcbInfo")
         if fields.text("id") != "TDX" or fields.number("version", 99) != 3:
-            raise _wrong("this is not TCB info of version 3 for TDX")
+            raise wrong("this is not TCB info of version 3 for TDX")
         if fields.number("tcbType", 99) != 0:
-            raise _wrong("an unknown way to compare TCBs (tcbType)")
+            raise wrong("an unknown way to compare TCBs (tcbType)")
         module = fields.table("tdxModule")
         return cls(
             signed=signed,
@@ -162,10 +156,10 @@ class QeIdentity(SignedDocument):
         Raises:
             MalformedError: `tdx.collateral.format`: something else, also of another enclave.
         """
-        signed, signature, value = _outer(data, "enclaveIdentity")
-        fields = _Fields(value, "enclaveIdentity")
+        signed, signature, value = read_document(data, "enclaveIdentity")
+        fields = Fields(value, "enclaveIdentity")
         if fields.text("id") != "TD_QE" or fields.number("version", 99) != 2:
-            raise _wrong("this is not an identity of version 2 of the TD quoting enclave")
+            raise wrong("this is not an identity of version 2 of the TD quoting enclave")
         return cls(
             signed=signed,
             signature=signature,
@@ -213,128 +207,14 @@ def check_current(name: str, document: SignedDocument, now: datetime) -> tuple[s
     return f"number {document.evaluation_number}, until {utc(document.next_update)}", None
 
 
-def split_document(data: bytes, name: str) -> tuple[bytes, bytes]:
-    """What of a document is signed, byte by byte, and the signature (64 bytes).
-
-    Raises:
-        MalformedError: `tdx.collateral.format`.
-    """
-    signed, signature, _ = _outer(data, name)
-    return signed, signature
-
-
-def _outer(data: bytes, name: str) -> tuple[bytes, bytes, dict[str, Any]]:
-    """The inner value's exact bytes, the signature, and the value.
-
-    The layout is the service's own, byte by byte: with anything else between the parts, what is
-    signed and what is read could be two things.
-    """
-    data = data.strip(b" \t\r\n")
-    head, tail = b'{"' + name.encode() + b'":', b',"signature":"'
-    if len(data) > MAX_DOCUMENT_SIZE:
-        raise _wrong(f"{len(data)} bytes")
-    end = len(data) - len(tail) - 128 - 2
-    if not data.startswith(head) or data[end : end + len(tail)] != tail or data[-2:] != b'"}':
-        raise _wrong(f'not {{"{name}":{{…}},"signature":"…"}}')
-    signed = data[len(head) : end]
-    try:
-        signature = bytes.fromhex(data[end + len(tail) : -2].decode("ascii"))
-        value = json.loads(signed, object_pairs_hook=once)
-    except (ValueError, RecursionError) as error:
-        raise _wrong(f"not JSON: {error}") from None
-    if len(signature) != 64 or not isinstance(value, dict):
-        raise _wrong("the signature has not 64 bytes, or what is signed is no object")
-    return signed, signature, value
-
-
-def once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """An object for `json.loads`, in which no name stands twice: readers differ in which they take.
-
-    Raises:
-        ValueError: one does.
-    """
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise ValueError(f"{name!r} is given twice")
-        found[name] = value
-    return found
-
-
-class _Fields:
-    """Typed access to an object; every mismatch names the field."""
-
-    def __init__(self, value: dict[str, Any], where: str) -> None:
-        self._value, self._where = value, where
-
-    def _take(self, name: str, kind: type[T]) -> T:
-        value = self._value.get(name)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise _wrong(f"{self._where}.{name} is missing or of another type")
-        return value
-
-    def text(self, name: str) -> str:
-        return self._take(name, str)
-
-    def number(self, name: str, most: int) -> int:
-        number = self._take(name, int)
-        if not 0 <= number <= most:
-            raise _wrong(f"{self._where}.{name} is not between 0 and {most}")
-        return number
-
-    def octets(self, name: str, size: int) -> bytes:
-        text = self.text(name)
-        try:
-            raw = bytes.fromhex(text)
-        except ValueError:
-            raw = b""
-        if len(raw) != size or len(text) != 2 * size:
-            raise _wrong(f"{self._where}.{name} is not hex of {size} bytes")
-        return raw
-
-    def time(self, name: str) -> datetime:
-        text = self.text(name)
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError:
-            moment = None
-        if moment is None or moment.tzinfo is not UTC or moment.isoformat()[:19] + "Z" != text:
-            raise _wrong(f"{self._where}.{name} is not a time like 2026-01-31T00:00:00Z")
-        return moment
-
-    def table(self, name: str) -> _Fields:
-        found: dict[str, Any] = self._take(name, dict)
-        return _Fields(found, f"{self._where}.{name}")
-
-    def tables(self, name: str, *, optional: bool = False) -> list[_Fields]:
-        if optional and name not in self._value:
-            return []
-        items: list[Any] = self._take(name, list)
-        if len(items) > MAX_LEVELS or not all(isinstance(item, dict) for item in items):
-            raise _wrong(f"{self._where}.{name} is not a list of up to {MAX_LEVELS} objects")
-        return [_Fields(item, f"{self._where}.{name}[{n}]") for n, item in enumerate(items)]
-
-    def items(self, name: str) -> list[Any]:
-        return self._take(name, list)
-
-    def levels(self, read: Callable[[_Fields], T]) -> tuple[T, ...]:
-        return tuple(read(item) for item in self.tables("tcbLevels"))
-
-    def strings(self, name: str) -> tuple[str, ...]:
-        items: list[Any] = self._take(name, list) if name in self._value else []
-        if len(items) > MAX_LEVELS or not all(isinstance(item, str) for item in items):
-            raise _wrong(f"{self._where}.{name} is not a list of strings")
-        return tuple(items)
-
-
-def _status(fields: _Fields, known: frozenset[TcbStatus]) -> dict[str, Any]:
+def _status(fields: Fields, known: frozenset[TcbStatus]) -> dict[str, Any]:
     word = fields.text("tcbStatus")
     try:
         status = TcbStatus(word)
     except ValueError:
         status = None
     if status not in known:
-        raise _wrong(f"the status {word[:40]!r} is not known here")
+        raise wrong(f"the status {word[:40]!r} is not known here")
     return {
         "status": status,
         "date": fields.time("tcbDate"),
@@ -342,7 +222,7 @@ def _status(fields: _Fields, known: frozenset[TcbStatus]) -> dict[str, Any]:
     }
 
 
-def _platform_level(fields: _Fields) -> PlatformLevel:
+def _platform_level(fields: Fields) -> PlatformLevel:
     tcb = fields.table("tcb")
     return PlatformLevel(
         sgx=_components(tcb, "sgxtcbcomponents"),
@@ -352,37 +232,37 @@ def _platform_level(fields: _Fields) -> PlatformLevel:
     )
 
 
-def _components(tcb: _Fields, name: str) -> bytes:
+def _components(tcb: Fields, name: str) -> bytes:
     found = tcb.items(name)
     levels: list[Any] = [item.get("svn") if isinstance(item, dict) else None for item in found]
     if len(levels) != 16 or not all(type(svn) is int and 0 <= svn <= 255 for svn in levels):
-        raise _wrong(f"{name} is not 16 levels between 0 and 255")
+        raise wrong(f"{name} is not 16 levels between 0 and 255")
     return bytes(levels)
 
 
-def _enclave_level(fields: _Fields) -> EnclaveLevel:
+def _enclave_level(fields: Fields) -> EnclaveLevel:
     return _by_isvsvn(fields, _OF_ENCLAVE)
 
 
-def _module_level(fields: _Fields) -> EnclaveLevel:
+def _module_level(fields: Fields) -> EnclaveLevel:
     return _by_isvsvn(fields, _OF_MODULE)
 
 
-def _by_isvsvn(fields: _Fields, known: frozenset[TcbStatus]) -> EnclaveLevel:
+def _by_isvsvn(fields: Fields, known: frozenset[TcbStatus]) -> EnclaveLevel:
     isvsvn = fields.table("tcb").number("isvsvn", 0xFFFF)
     return EnclaveLevel(isvsvn=isvsvn, **_status(fields, known))
 
 
-def _module_number(fields: _Fields) -> int:
+def _module_number(fields: Fields) -> int:
     """The id is `TDX_` and the number in *hexadecimal*."""
     name = fields.text("id")
     digits = name.removeprefix("TDX_")
     if len(name) != 6 or len(digits) != 2 or not all(c in "0123456789abcdefABCDEF" for c in digits):
-        raise _wrong(f"the id {name[:40]!r} of a TDX module is not TDX_ and two hex digits")
+        raise wrong(f"the id {name[:40]!r} of a TDX module is not TDX_ and two hex digits")
     return int(digits, 16)
 
 
-def _module(fields: _Fields, number: int, levels: tuple[EnclaveLevel, ...]) -> ModuleIdentity:
+def _module(fields: Fields, number: int, levels: tuple[EnclaveLevel, ...]) -> ModuleIdentity:
     return ModuleIdentity(
         number=number,
         mrsigner=fields.octets("mrsigner", 48),
@@ -390,7 +270,3 @@ def _module(fields: _Fields, number: int, levels: tuple[EnclaveLevel, ...]) -> M
         attributes_mask=fields.octets("attributesMask", 8),
         levels=levels,
     )
-
-
-def _wrong(what: str) -> MalformedError:
-    return MalformedError(CODE, f"Intel's document cannot be read: {what}")

@@ -16,8 +16,9 @@ from typing import Any, Final
 from attestation.crl import RevocationList
 from attestation.errors import MalformedError
 from attestation.tdx.chain import SIGNER, Chain
-from attestation.tdx.collateral import QeIdentity, TcbInfo, once, split_document
+from attestation.tdx.collateral import QeIdentity, TcbInfo
 from attestation.tdx.crl import parse_list
+from attestation.tdx.signed_json import once, split_document
 
 MAX_COLLATERAL_SIZE: Final = 1024 * 1024
 CODE: Final = "tdx.endorsements.format"

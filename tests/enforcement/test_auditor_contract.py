@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from enforcement import auditor_contract as contract
 from enforcement.auditing import Question
-from enforcement.auditor_contract import AnswerError, Said, outgoing, read_answer
+from enforcement.auditor_answer import Said, read_answer
+from enforcement.auditor_contract import AnswerError
+from enforcement.auditor_question import outgoing
 from enforcement.detectors import Span
 from enforcement.outcome import Phase
 from enforcement.vocabulary import Claim, ClaimType, Merge, Vocabulary

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from attestation.errors import MalformedError, UncheckableError
 from attestation.simulated import ca
 from attestation.simulated.vendor import SimulatedVendor
-from attestation.snp import certs
+from attestation.snp import extensions as amd
 from attestation.snp.abi import EndorsementKey, ProductLine
 from attestation.snp.certs import Certificate, Chain
 from attestation.snp.names import SIMULATED
@@ -52,7 +52,9 @@ def test_every_real_endorsement_key_reads_as_it_was_decoded_independently(
     for known in snp.certs:
         if not known["ek"] or known["ek"]["hwfmt"] == "tagged":
             continue
-        extensions = certs.AmdExtensions.parse(Certificate.parse(snp.cert(known["h"]), "EK"))
+        extensions = amd.AmdExtensions.parse(
+            Certificate.parse(snp.cert(known["h"]), "EK").extensions
+        )
         assert extensions.product_name == known["ek"]["product"]
         assert (extensions.hwid.hex() if extensions.hwid else None) == known["ek"]["hwid"]
         assert extensions.csp_id == known["ek"]["csp"]
@@ -70,7 +72,7 @@ def test_every_real_endorsement_key_reads_as_it_was_decoded_independently(
 
 def test_a_hardware_id_that_is_wrapped_in_an_octet_string_is_refused(snp: SnpVectors) -> None:
     with pytest.raises(MalformedError, match="66 bytes"):
-        certs.AmdExtensions.parse(Certificate.parse(snp.cert("f875ab6fb518d27b"), "EK"))
+        amd.AmdExtensions.parse(Certificate.parse(snp.cert("f875ab6fb518d27b"), "EK").extensions)
 
 
 def test_pem_and_der_are_the_same_certificate(snp: SnpVectors) -> None:
@@ -100,7 +102,7 @@ def test_pem_and_der_are_the_same_certificate(snp: SnpVectors) -> None:
         b"\x0a\x01\x05",
     ],
 )
-@pytest.mark.parametrize("oid", [certs.OID_MICROCODE, certs.OID_STRUCT_VERSION])
+@pytest.mark.parametrize("oid", [amd.OID_MICROCODE, amd.OID_STRUCT_VERSION])
 def test_a_patch_level_that_is_not_der_of_0_to_255_is_refused(
     simulated_vendor: SimulatedVendor, oid: str, value: bytes
 ) -> None:
@@ -114,7 +116,7 @@ def test_every_patch_level_up_to_255_is_read(
 ) -> None:
     value = b"\x02\x01" + bytes((number,)) if number < 128 else b"\x02\x02\0" + bytes((number,))
     evidence = make(
-        simulated_vendor, change_values=lambda values: values.update({certs.OID_SNP: value})
+        simulated_vendor, change_values=lambda values: values.update({amd.OID_SNP: value})
     )
     assert evidence.chain.extensions.tcb.snp == number
 
@@ -122,12 +124,12 @@ def test_every_patch_level_up_to_255_is_read(
 @pytest.mark.parametrize(
     "oid",
     [
-        certs.OID_STRUCT_VERSION,
-        certs.OID_PRODUCT_NAME,
-        certs.OID_BOOTLOADER,
-        certs.OID_TEE,
-        certs.OID_SNP,
-        certs.OID_MICROCODE,
+        amd.OID_STRUCT_VERSION,
+        amd.OID_PRODUCT_NAME,
+        amd.OID_BOOTLOADER,
+        amd.OID_TEE,
+        amd.OID_SNP,
+        amd.OID_MICROCODE,
     ],
 )
 def test_a_missing_extension_is_refused(simulated_vendor: SimulatedVendor, oid: str) -> None:
@@ -135,7 +137,7 @@ def test_a_missing_extension_is_refused(simulated_vendor: SimulatedVendor, oid: 
     assert code_of(bent) == "snp.certs.extension"
 
 
-@pytest.mark.parametrize("oid", certs.OIDS_RESERVED)
+@pytest.mark.parametrize("oid", amd.OIDS_RESERVED)
 def test_a_reserved_patch_level_that_is_not_zero_is_refused(
     simulated_vendor: SimulatedVendor, oid: str
 ) -> None:
@@ -147,7 +149,7 @@ def test_a_reserved_patch_level_that_is_not_zero_is_refused(
 def test_an_unknown_extension_in_the_vendors_arc_is_refused(
     simulated_vendor: SimulatedVendor, suffix: str
 ) -> None:
-    oid = certs.AMD_ARC + suffix
+    oid = amd.AMD_ARC + suffix
     bent = make(simulated_vendor, change_values=lambda values: values.update({oid: b"\x05\0"}))
     assert code_of(bent) == "snp.certs.extension"
 
@@ -170,7 +172,7 @@ def test_an_extension_that_is_there_twice_is_refused(simulated_vendor: Simulated
 def test_a_hardware_id_of_another_length_is_refused(
     simulated_vendor: SimulatedVendor, size: int
 ) -> None:
-    bent = make(simulated_vendor, change_values=lambda v: v.update({certs.OID_HWID: b"\1" * size}))
+    bent = make(simulated_vendor, change_values=lambda v: v.update({amd.OID_HWID: b"\1" * size}))
     assert code_of(bent) == "snp.certs.extension"
 
 
@@ -181,7 +183,7 @@ def test_a_raw_hardware_id_that_looks_like_an_octet_string_is_read_raw(
     evidence = make(
         simulated_vendor,
         chip_id=raw,
-        change_values=lambda values: values.update({certs.OID_HWID: raw}),
+        change_values=lambda values: values.update({amd.OID_HWID: raw}),
     )
     assert evidence.chain.extensions.hwid == raw
     evidence.verify()
@@ -194,14 +196,14 @@ def test_a_raw_hardware_id_that_looks_like_an_octet_string_is_read_raw(
 def test_a_product_name_that_is_not_printable_ia5_is_refused(
     simulated_vendor: SimulatedVendor, value: bytes
 ) -> None:
-    bent = make(simulated_vendor, change_values=lambda v: v.update({certs.OID_PRODUCT_NAME: value}))
+    bent = make(simulated_vendor, change_values=lambda v: v.update({amd.OID_PRODUCT_NAME: value}))
     assert code_of(bent) == "snp.certs.extension"
 
 
 def test_a_later_structure_version_is_refused(simulated_vendor: SimulatedVendor) -> None:
     bent = make(
         simulated_vendor,
-        change_values=lambda values: values.update({certs.OID_STRUCT_VERSION: b"\x02\x01\x02"}),
+        change_values=lambda values: values.update({amd.OID_STRUCT_VERSION: b"\x02\x01\x02"}),
     )
     assert code_of(bent) == "snp.certs.extension"
 
@@ -376,4 +378,4 @@ def test_a_bent_certificate_is_read_or_refused_as_malformed(
     for offset, mask in bends:
         data[offset % len(data)] ^= mask
     with suppress(MalformedError):  # any other exception is a failure
-        certs.AmdExtensions.parse(Certificate.parse(bytes(data), "EK"))
+        amd.AmdExtensions.parse(Certificate.parse(bytes(data), "EK").extensions)

@@ -13,7 +13,7 @@ from attestation.checks import CheckStatus
 from attestation.errors import AttestationError, UncheckableError, VerificationError
 from attestation.simulated import ca
 from attestation.simulated.vendor import SimulatedVendor
-from attestation.snp import certs
+from attestation.snp import extensions as amd
 from attestation.snp.abi import EndorsementKey, ProductLine
 from attestation.snp.names import AMD, SIMULATED
 from attestation.snp.verify import P384_ORDER, verify_report
@@ -81,29 +81,29 @@ def test_a_short_hardware_id_does_not_match_by_its_prefix(
     bent = make(
         simulated_vendor,
         chip_id=short.ljust(64, b"\0"),
-        change_values=put(certs.OID_HWID, short),
+        change_values=put(amd.OID_HWID, short),
     )
     assert code_of(bent) == "snp.chip.matches_certificate"
     long = make(
         simulated_vendor,
         line=TURIN,
-        change_values=put(certs.OID_HWID, short.ljust(64, b"\0")),
+        change_values=put(amd.OID_HWID, short.ljust(64, b"\0")),
     )
     assert code_of(long) == "snp.chip.matches_certificate"
 
 
 def test_a_masked_chip_id_is_refused(simulated_vendor: SimulatedVendor) -> None:
     assert code_of(make(simulated_vendor, chip_id=bytes(64))) == "snp.chip.matches_certificate"
-    zeros = make(simulated_vendor, chip_id=bytes(64), change_values=put(certs.OID_HWID, bytes(64)))
+    zeros = make(simulated_vendor, chip_id=bytes(64), change_values=put(amd.OID_HWID, bytes(64)))
     assert code_of(zeros) == "snp.chip.matches_certificate"
 
 
 def test_a_vcek_without_chip_or_with_a_provider_is_refused(
     simulated_vendor: SimulatedVendor,
 ) -> None:
-    no_chip = make(simulated_vendor, change_values=lambda values: values.pop(certs.OID_HWID))
+    no_chip = make(simulated_vendor, change_values=lambda values: values.pop(amd.OID_HWID))
     assert code_of(no_chip) == "snp.chip.matches_certificate"
-    provider = make(simulated_vendor, change_values=put(certs.OID_CSP_ID, b"\x16\x01A"))
+    provider = make(simulated_vendor, change_values=put(amd.OID_CSP_ID, b"\x16\x01A"))
     assert code_of(provider) == "snp.chip.matches_certificate"
 
 
@@ -111,8 +111,8 @@ def test_a_vlek_with_chip_or_without_a_provider_is_refused(
     simulated_vendor: SimulatedVendor,
 ) -> None:
     for change in (
-        put(certs.OID_HWID, bytes(64)),
-        lambda values: values.pop(certs.OID_CSP_ID),
+        put(amd.OID_HWID, bytes(64)),
+        lambda values: values.pop(amd.OID_CSP_ID),
     ):
         assert code_of(make(simulated_vendor, kind=VLEK, change_values=change)) == (
             "snp.chip.matches_certificate"
@@ -136,9 +136,7 @@ def test_a_report_that_names_the_other_key_is_refused(
 # --- binding to the TCB
 
 
-@pytest.mark.parametrize(
-    "oid", [certs.OID_BOOTLOADER, certs.OID_TEE, certs.OID_SNP, certs.OID_MICROCODE]
-)
+@pytest.mark.parametrize("oid", [amd.OID_BOOTLOADER, amd.OID_TEE, amd.OID_SNP, amd.OID_MICROCODE])
 def test_a_certificate_for_another_tcb_is_refused(
     simulated_vendor: SimulatedVendor, oid: str
 ) -> None:
@@ -150,17 +148,17 @@ def test_a_certificate_for_another_tcb_is_refused(
 def test_the_first_mutable_code_is_part_of_the_tcb_on_turin_and_only_there(
     simulated_vendor: SimulatedVendor,
 ) -> None:
-    other = make(simulated_vendor, line=TURIN, change_values=put(certs.OID_FMC, b"\x02\x01\x02"))
+    other = make(simulated_vendor, line=TURIN, change_values=put(amd.OID_FMC, b"\x02\x01\x02"))
     assert code_of(other) == "snp.tcb.matches_certificate"
     zero = replace(TCB[TURIN], fmc=0)
     missing = make(
         simulated_vendor,
         line=TURIN,
-        change_values=lambda values: values.pop(certs.OID_FMC),
+        change_values=lambda values: values.pop(amd.OID_FMC),
         change_fields=with_fields(tcb=zero.encode(TURIN)),
     )
     assert code_of(missing) == "snp.tcb.matches_certificate"
-    genoa = make(simulated_vendor, change_values=put(certs.OID_FMC, b"\x02\x01\x00"))
+    genoa = make(simulated_vendor, change_values=put(amd.OID_FMC, b"\x02\x01\x00"))
     assert code_of(genoa) == "snp.tcb.matches_certificate"
 
 
@@ -305,7 +303,7 @@ def test_a_certificate_that_names_another_issuer_is_refused(
 
 
 def test_a_product_of_another_line_is_refused(simulated_vendor: SimulatedVendor) -> None:
-    bent = make(simulated_vendor, change_values=put(certs.OID_PRODUCT_NAME, b"\x16\x05Milan"))
+    bent = make(simulated_vendor, change_values=put(amd.OID_PRODUCT_NAME, b"\x16\x05Milan"))
     assert code_of(bent) == "snp.chain.product_line"
     cpu = make(simulated_vendor, change_fields=with_fields(cpuid=(0x19, 0x01, 0x01)))
     assert code_of(cpu) == "snp.chain.product_line"
@@ -314,14 +312,14 @@ def test_a_product_of_another_line_is_refused(simulated_vendor: SimulatedVendor)
 @pytest.mark.parametrize("name", [b"Venice", b"Genoa2", b"genoa", b"-Genoa"])
 def test_an_unknown_product_is_not_guessed(simulated_vendor: SimulatedVendor, name: bytes) -> None:
     value = b"\x16" + bytes((len(name),)) + name
-    bent = make(simulated_vendor, change_values=put(certs.OID_PRODUCT_NAME, value))
+    bent = make(simulated_vendor, change_values=put(amd.OID_PRODUCT_NAME, value))
     with pytest.raises(UncheckableError) as caught:
         bent.verify()
     assert caught.value.code == "snp.chain.product_line"
 
 
 def test_a_stepping_after_the_product_name_is_allowed(simulated_vendor: SimulatedVendor) -> None:
-    make(simulated_vendor, change_values=put(certs.OID_PRODUCT_NAME, b"\x16\x08Genoa-B1")).verify()
+    make(simulated_vendor, change_values=put(amd.OID_PRODUCT_NAME, b"\x16\x08Genoa-B1")).verify()
 
 
 @pytest.mark.parametrize("part", ["ark", "ica"])
