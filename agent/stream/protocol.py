@@ -147,7 +147,7 @@ class StreamProtocol:
             boot = self._boots.get(accepted.boot_id)
             if boot is None:
                 raise self._broken("a Welcome for a boot that was not offered")
-            if accepted.next_seq > boot.last_seq + 1 and boot.boot_id != self._running:
+            if accepted.next_seq > boot.last_seq + 1:
                 self.state = State.CLOSED
                 raise StreamClosedError(
                     "rollback",
@@ -169,7 +169,7 @@ class StreamProtocol:
     def _ack(self, ack: pb.Ack) -> Acked:
         if ack.boot_id not in self._next or self.in_flight == 0:
             raise self._broken("an Ack for nothing that was sent")
-        if ack.through_seq >= self._next[ack.boot_id] and ack.boot_id not in self._rewind:
+        if ack.through_seq >= self._next[ack.boot_id]:
             raise self._broken("an Ack for records that were not sent")
         self._landed()
         return Acked(ack.boot_id, ack.through_seq, ack.head)

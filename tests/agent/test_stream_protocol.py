@@ -203,10 +203,22 @@ def test_an_observer_that_wants_time_is_no_alarm_and_bounded() -> None:
     assert (error.alarm, error.retry_after) == (False, 600)
 
 
-def test_an_observer_that_has_more_of_an_old_boot_than_we_shows_a_rollback() -> None:
-    error = closed_by(made(boot(OLD, last=5), boot()), welcome((OLD, 9), (NEW, 1)))
+@pytest.mark.parametrize("places", [{OLD: 9}, {NEW: 12}, {NEW: 2**64 - 1}])
+def test_an_observer_that_has_more_of_a_boot_than_we_shows_a_rollback(
+    places: dict[bytes, int],
+) -> None:
+    places = {OLD: 1, NEW: 1} | places
+    error = closed_by(made(boot(OLD, last=5), boot()), welcome(*places.items()))
     assert error.code == "rollback"
-    assert "8 records" in str(error)
+    assert f"{max(places.values()) - 1} records" in str(error)
+
+
+def test_after_a_gap_only_what_was_sent_can_be_acknowledged() -> None:
+    protocol = opened()
+    protocol.batch(segment(NEW, 1, 4))
+    protocol.batch(segment(NEW, 5, 8))
+    protocol.receive(nack(pb.Nack.GAP, boot_id=NEW, want_seq=3))
+    assert closed_by(protocol, ack(NEW, 2**64 - 1)).alarm
 
 
 @given(st.binary(max_size=200))
