@@ -114,6 +114,10 @@ class Certificate:
             ) from None
         if signed[4:9] != _VERSION_3:
             raise MalformedError("snp.certs.certificate", f"the {what} is not X.509 version 3")
+        if certificate.serial_number < 0:  # AMD's keys have 0; no list can name a negative one
+            raise MalformedError(
+                "snp.certs.certificate", f"the {what} has a negative serial number"
+            )
         if not _declares_pss(certificate):
             raise MalformedError(
                 "snp.certs.algorithm",

@@ -103,6 +103,8 @@ class Certificate:
             raise ValueError("a certificate is not X.509 version 3")
         if not spki.startswith(_P256_KEY):
             raise ValueError("a key is not on P-256")
+        if parsed.serial_number <= 0:  # RFC 5280, 4.1.2.2; no list can name it
+            raise ValueError("a serial number is not positive")
         rights = may_sign = False
         unknown = sgx = None
         for extension in parsed.extensions:

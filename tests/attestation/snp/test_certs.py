@@ -75,6 +75,16 @@ def test_a_hardware_id_that_is_wrapped_in_an_octet_string_is_refused(snp: SnpVec
         amd.AmdExtensions.parse(Certificate.parse(snp.cert("f875ab6fb518d27b"), "EK").extensions)
 
 
+def test_a_serial_number_that_no_list_can_name_is_refused(
+    simulated_vendor: SimulatedVendor,
+) -> None:
+    bent = bytearray(der(simulated_vendor.intermediate))
+    Certificate.parse(bytes(bent), "ASK or ASVK")
+    bent[15] |= 0x80  # after two SEQUENCEs of 4 bytes, the version, and the INTEGER's header
+    with pytest.raises(MalformedError, match="negative"):
+        Certificate.parse(bytes(bent), "ASK or ASVK")
+
+
 def test_pem_and_der_are_the_same_certificate(snp: SnpVectors) -> None:
     for name in ("69d063b45344d26a", "b8a8f27c2c4cb9fe"):
         data = snp.cert(name)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestation.errors import AttestationError, MalformedError, VerificationError
+from attestation.simulated.tdx import SimulatedIntel
 from attestation.tdx import chain as chains
 from attestation.tdx.abi import Quote
 from attestation.tdx.certs import Certificate
@@ -151,6 +153,18 @@ def test_what_follows_the_chain_as_zero_bytes_is_ignored(
 ) -> None:
     chain = read(vectors, rows[0])
     check(Chain.parse(pem(*chain.certificates) + bytes(3)), start_of(rows[0]))
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_a_serial_number_that_no_list_can_name_is_refused(place: int) -> None:
+    of = SimulatedIntel.create(now=datetime(2026, 11, 1, tzinfo=UTC))
+    ders = [each.public_bytes(Encoding.DER) for each in (of.pck, of.ca, of.root)]
+    Chain.parse(b"".join(map(block, ders)))
+    for first in (0x80, 0xFF):
+        bent = bytearray(ders[place])
+        bent[15] = first  # after two SEQUENCEs of 4 bytes, the version, and the INTEGER's header
+        with pytest.raises(MalformedError, match="serial"):
+            Chain.parse(b"".join(map(block, [*ders[:place], bytes(bent), *ders[place + 1 :]])))
 
 
 @pytest.mark.parametrize("data", [b"", b"x", bytes(40_000), b"-----BEGIN CERTIFICATE-----"])
