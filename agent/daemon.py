@@ -288,10 +288,10 @@ class Daemon:
             agent_id=self.config.agent.id,
             auditors=self.auditors.for_bundle(bundle),
             rates=self._rates,
-            shadow=self.policies.shadow,
+            shadow=self.policies.candidate.shadow,
         )
         self.journal.set_signer(self.attester.key, issued.token)
-        await self.policies.came_into_force(bundle.digest)
+        await self.policies.came_into_force(loaded)
         return issued
 
     async def _challenge(self, nonce: bytes, audience: str | None) -> bytes:
@@ -390,7 +390,9 @@ class Daemon:
 
     def _shadow_changed(self) -> None:
         if self.snapshot is not None:
-            self.snapshot = dataclasses.replace(self.snapshot, shadow=self.policies.shadow)
+            self.snapshot = dataclasses.replace(
+                self.snapshot, shadow=self.policies.candidate.shadow
+            )
 
     async def _drain(self) -> None:
         self.notifier.send("STOPPING=1", must=True)

@@ -105,6 +105,8 @@ def status(parts: Parts) -> dict[str, Any]:
             "version": snapshot.bundle.version,
             "digest": snapshot.bundle.digest.hex(),
             "reload_failures": parts.policies.failures,
+            "superseded": parts.policies.superseded,
+            "shadow": parts.policies.candidate.as_json(),
         },
         "journal": {
             "healthy": parts.journal.healthy,

@@ -5,16 +5,15 @@ changes) or are pushed over the local API. Whatever its way, a bundle is read wh
 in a thread, and comes into force together with a passport that states its digest. A bundle that
 cannot be used changes nothing but a counter and the log.
 
-The directory is looked at every `watch_seconds`. A change is loaded when two looks in a row see
-the same, and only if nothing changed while it was read, so a folder that is being written is left
-alone. What was tried once is not tried again until it changes, unless it may pass by itself: a file
-that could not be read, an auditor that was away.
+The directory is looked at every `watch_seconds` (`agent/bundle_folder.py`). Of several bundles that
+come while one waits for its passport the newest counts; the history says which were superseded
+before they came into force. A candidate beside it: `agent/candidate.py`.
 """
 
 from __future__ import annotations
 
 import functools
-import time
+import itertools
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,32 +23,30 @@ from typing import Final
 import trio
 
 from agent import logs
+from agent.bundle_folder import BundleFolder
+from agent.candidate import Candidate
 from agent.config import PolicyTable
 from agent.errors import ExitCode, FatalError
-from agent.policy_vault import Action, Entry, PolicyVault, VaultError
+from agent.policy_vault import Action, Entry, PolicyVault, State, VaultError
 from agent.supervise import Faults
 from attestation.panics import is_fault
 from enforcement.bundle import Bundle, BundleError, Problem
-from enforcement.bundle_files import bundle_digest, check_files, fingerprint, read_files
+from enforcement.bundle_files import bundle_digest, check_files
 from enforcement.bundle_signature import KeyFileError, Trust, read_public_key
 from enforcement.engine import Engine
-from enforcement.shadow import Shadow
 
 _LOG = logs.get("policy")
 IN_FORCE_SECONDS: Final = 30.0  # how long a push waits for its passport
-SETTLE_TRIES: Final = 5  # to read a folder that is being written
-SETTLE_SECONDS: Final = 0.1
-RETRY_SECONDS: Final = 60.0  # between two tries of what may pass by itself
-_PASSING: Final = frozenset({"auditors", "file.unreadable"})  # rules of such problems
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """A bundle, ready to decide."""
+    """A bundle, ready to decide. `number`: which came later."""
 
     bundle: Bundle
     engine: Engine
     action: Action
+    number: int
 
 
 class Policies:
@@ -59,8 +56,9 @@ class Policies:
         newest: what the next passport states.
         failures: bundles that were refused since the start.
         problem: why the directory was refused when it was last looked at; empty: it was not.
+        superseded: bundles that a newer one replaced before they came into force.
         claims_missing: denials because nobody gave a claim, by (claim,).
-        shadow: the candidate beside it, if there is one.
+        candidate: what is asked beside it, without effect.
     """
 
     newest: Loaded
@@ -81,23 +79,22 @@ class Policies:
         bundle before it is taken; raises FatalError where nobody gives the claims that it needs.
         """
         self._table = table
-        self._path = Path(table.bundle)
+        self._folder = BundleFolder(Path(table.bundle))
         self._state = state_dir / "policy"
         self._changed = changed
-        self._shadow_changed = shadow_changed
         self._faults = faults
         self._admit = admit
         self._turn = trio.Lock()
         self._in_force = trio.Condition()
-        self._digest_in_force = b""
-        self._tried: tuple[object, ...] = ()
-        self._again = float("inf")  # when what was refused is tried again all the same
         self._wish = trio.Event()
+        self._reached: Loaded | None = None  # what came into force last
+        self._numbers = itertools.count()
         self._base = ""
+        self.candidate = Candidate(table.shadow, changed=shadow_changed, faults=faults)
         self.failures = 0
+        self.superseded = 0
         self.problem = ""
         self.claims_missing: dict[tuple[str, ...], int] = {}
-        self.shadow: Shadow | None = None
 
     @property
     def trust(self) -> Trust:
@@ -111,7 +108,6 @@ class Policies:
             FatalError: there is nothing that can be enforced.
         """
         self._trust = trust_of(self._table)
-        self._tried = fingerprint(self._path)
         try:
             self._vault = PolicyVault(self._state)
         except VaultError as error:
@@ -124,41 +120,40 @@ class Policies:
             raise FatalError(
                 ExitCode.STATE, f"{self._state} cannot be written: {error.strerror}"
             ) from None
-        if self._table.shadow:
-            self._load_shadow(Path(self._table.shadow))
+        self.candidate.start(self._trust)
 
     async def reload(self) -> None:
-        """Load the directory again (SIGHUP), whether or not it seems to have changed."""
+        """Load the directories again (SIGHUP), whether or not they seem to have changed."""
         async with self._turn:
-            for _ in range(SETTLE_TRIES):
-                seen = await trio.to_thread.run_sync(fingerprint, self._path)
-                if await self._load_directory(seen):
-                    break
-                await trio.sleep(SETTLE_SECONDS)
-        if self._table.shadow:
-            await trio.to_thread.run_sync(self._load_shadow, Path(self._table.shadow))
-            self._shadow_changed()
+            await self._load_directory(self._folder.read_now)
+        await self.candidate.reload()
 
     def reload_soon(self) -> None:
         """Have `watch` do what `reload` does. Wishes that come until it begins are one."""
         self._wish.set()
 
     async def watch(self) -> None:
-        """Load the directory when it changes, or somebody wishes it. Until cancelled."""
-        before = self._tried
+        """Load a directory when it changes, or somebody wishes it. Until cancelled."""
+        async with trio.open_nursery() as nursery:
+            if self._table.watch_seconds:
+                nursery.start_soon(self._every, self.candidate.look)
+            while True:
+                with trio.move_on_after(self._table.watch_seconds or float("inf")):
+                    await self._wish.wait()
+                if self._wish.is_set():
+                    await self._fulfil()
+                else:
+                    await self._look()
+
+    async def _every(self, look: Callable[[], Awaitable[None]]) -> None:
         while True:
-            with trio.move_on_after(self._table.watch_seconds or float("inf")):
-                await self._wish.wait()
-            if self._wish.is_set():
-                await self._fulfil()
-                before = self._tried
-                continue
-            seen = await trio.to_thread.run_sync(fingerprint, self._path)
-            again = seen != self._tried or time.monotonic() >= self._again
-            if seen == before and again:
-                async with self._turn:
-                    await self._load_directory(seen)
-            before = seen
+            await trio.sleep(self._table.watch_seconds)
+            await look()
+
+    async def _look(self) -> None:
+        if (seen := await self._folder.look()) is not None:
+            async with self._turn:
+                await self._load_directory(functools.partial(self._folder.read, seen))
 
     async def _fulfil(self) -> None:
         self._wish = trio.Event()
@@ -195,19 +190,36 @@ class Policies:
             await self._take(loaded, by=by)
         return loaded
 
-    async def in_force(self, loaded: Loaded) -> bool:
-        """Wait until a passport states the bundle; False if that took too long."""
+    async def in_force(self, loaded: Loaded) -> State:
+        """Wait until a passport states the bundle, or a newer one instead; `waiting` if that took
+        too long."""
         with trio.move_on_after(IN_FORCE_SECONDS):
             async with self._in_force:
-                while self._digest_in_force != loaded.bundle.digest:
+                while True:
+                    reached = self._reached
+                    if reached is not None:
+                        if reached.bundle.digest == loaded.bundle.digest:
+                            return "in_force"
+                        if reached.number > loaded.number:
+                            return "superseded"
                     await self._in_force.wait()
-                return True
-        return False
+        return "waiting"
 
-    async def came_into_force(self, digest: bytes) -> None:
+    async def came_into_force(self, loaded: Loaded) -> None:
         """Called when a passport states a bundle."""
+        if self._reached is None or loaded.bundle.digest != self._reached.bundle.digest:
+            digest, at = loaded.bundle.digest.hex(), _now()
+            try:
+                work = functools.partial(self._vault.came_into_force, digest, at)
+                superseded = await trio.to_thread.run_sync(work)
+            except OSError as error:
+                _LOG.error("policy.history_failed", error=str(error))
+            else:
+                self.superseded += len(superseded)
+                for entry in superseded:
+                    _LOG.info("policy.superseded", digest=entry.digest, name=entry.name, by=digest)
         async with self._in_force:
-            self._digest_in_force = digest
+            self._reached = loaded
             self._in_force.notify_all()
 
     def cache_counts(self) -> tuple[int, int]:
@@ -230,30 +242,18 @@ class Policies:
             return newest.files
         return await trio.to_thread.run_sync(self._vault.read, digest)
 
-    async def set_shadow(self, files: Mapping[str, bytes] | None) -> None:
-        """Begin to ask a candidate beside the live bundle, or stop (None).
-
-        Raises:
-            BundleError: it cannot be used; what was there stays.
-        """
-        if files is None:
-            self.shadow = None
-        else:
-            loaded = await trio.to_thread.run_sync(self._load, lambda: check_files(files), "push")
-            self.shadow = Shadow(loaded.bundle, loaded.engine)
-        self._shadow_changed()
-
     # -- within -----------------------------------------------------------------------------------
 
     def _first(self) -> Loaded:
         last = self._vault.last
         pushed = last if last is not None and last.action != "directory" else None
         try:
-            directory = self._load(lambda: read_files(self._path), "directory")
+            directory = self._load(self._folder.begin, "directory")
         except BundleError as error:
             if pushed is None:
                 raise FatalError(
-                    ExitCode.USAGE, f"the policy bundle {self._path} cannot be used:\n{error}"
+                    ExitCode.USAGE,
+                    f"the policy bundle {self._folder.path} cannot be used:\n{error}",
                 ) from None
             self._failed(error)
             self._base = pushed.base
@@ -274,7 +274,8 @@ class Policies:
 
     def _load(self, read: Callable[[], Mapping[str, bytes]], action: Action) -> Loaded:
         bundle = Bundle.from_files(read(), trust=self._trust)
-        return Loaded(bundle=bundle, engine=Engine(bundle), action=action)
+        number = next(self._numbers)
+        return Loaded(bundle=bundle, engine=Engine(bundle), action=action, number=number)
 
     async def _read(self, read: Callable[[], Mapping[str, bytes]], action: Action) -> Loaded:
         loaded = await trio.to_thread.run_sync(self._load, read, action)
@@ -286,46 +287,30 @@ class Policies:
             ) from None
         return loaded
 
-    async def _load_directory(self, seen: tuple[object, ...]) -> bool:
-        """Load what the directory holds; False if it changed meanwhile, and nothing was done."""
-
-        def read() -> Mapping[str, bytes]:
-            files = read_files(self._path)
-            if fingerprint(self._path) != seen:
-                raise BundleError([_unsettled()])
-            return files
-
+    async def _load_directory(
+        self, read: Callable[[], Awaitable[Mapping[str, bytes] | None]]
+    ) -> None:
+        """Load what the directory holds, unless it changes meanwhile: the next look sees to it."""
         try:
-            files = await trio.to_thread.run_sync(read)
-        except BundleError as error:
-            if any(problem.rule == "bundle.unsettled" for problem in error.problems):
-                _LOG.info("policy.unsettled")  # the next look will see to it
-                return False
-            self._tried = seen
-            self._failed(error)
-            return True
-        except BaseException as error:
-            if not is_fault(error):
-                raise
-            self._tried = seen
-            self._fault(error)
-            return True
-        self._tried, self._again = seen, float("inf")
-        base = bundle_digest(files).hex()
-        if base == self._base:
-            self.problem = ""
-            _LOG.info("policy.unchanged", digest=base)
-            return True
-        try:
+            files = await read()
+            if files is None:
+                _LOG.info("policy.unsettled")
+                return
+            base = bundle_digest(files).hex()
+            if base == self._base:
+                self.problem = ""
+                _LOG.info("policy.unchanged", digest=base)
+                return
             loaded = await self._read(lambda: files, "directory")
         except BundleError as error:
             self._failed(error)
-            return True
+            return
         except BaseException as error:
             if not is_fault(error):
                 raise
-            self._fault(error)
-            return True
+            text = f"a fault of the agent itself: {self._faults.note('reload', error)}"
+            self._failed(text)  # one in a reload must not end the daemon
+            return
         self.problem = ""
         self._base = base
         try:
@@ -333,7 +318,6 @@ class Policies:
         except OSError as error:  # the directory itself keeps it
             _LOG.error("policy.history_failed", error=str(error))
             self._use(loaded)
-        return True
 
     async def _take(self, loaded: Loaded, *, by: str) -> None:
         if loaded.bundle.digest != self.newest.bundle.digest:
@@ -354,7 +338,7 @@ class Policies:
         if last is not None and last.digest == bundle.digest.hex() and last.base == self._base:
             return
         entry = Entry(
-            at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            at=_now(),
             digest=bundle.digest.hex(),
             name=bundle.name,
             version=bundle.version,
@@ -362,34 +346,19 @@ class Policies:
             by=by,
             signer="" if bundle.signer is None else bundle.signer.hex(),
             base=self._base,
+            state="waiting",
         )
         self._vault.add(bundle.files, entry)
 
     def _earlier(self) -> str:
         newest = self.newest.bundle.digest.hex()
         for entry in reversed(self._vault.entries):
-            if entry.digest != newest:
+            if entry.digest != newest and entry.state != "superseded":
                 return entry.digest
         raise KeyError("there is no earlier bundle")
 
-    def _load_shadow(self, path: Path) -> None:
-        try:
-            loaded = self._load(lambda: read_files(path), "directory")
-        except BundleError as error:
-            self.failures += 1
-            _LOG.error("policy.shadow_refused", error=str(error))
-            return
-        if self.shadow is None or self.shadow.bundle.digest != loaded.bundle.digest:
-            self.shadow = Shadow(loaded.bundle, loaded.engine)
-            _LOG.info("policy.shadow", digest=loaded.bundle.digest.hex())
-
-    def _fault(self, error: BaseException) -> None:
-        """One in a reload must not end the daemon."""
-        self._failed(f"a fault of the agent itself: {self._faults.note('reload', error)}")
-
     def _failed(self, error: BundleError | str) -> None:
-        passing = isinstance(error, str) or {p.rule for p in error.problems} <= _PASSING
-        self._again = time.monotonic() + RETRY_SECONDS if passing else float("inf")
+        self._folder.refused(error if isinstance(error, BundleError) else None)
         self.failures += 1
         self.problem = str(error)
         newest = getattr(self, "newest", None)
@@ -414,5 +383,5 @@ def trust_of(table: PolicyTable) -> Trust:
         ) from None
 
 
-def _unsettled() -> Problem:
-    return Problem(file="", message="the folder changed while it was read", rule="bundle.unsettled")
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

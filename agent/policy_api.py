@@ -124,7 +124,9 @@ class PolicyApi:
                 "require_signature": trust.required,
                 "trusted_keys": [kid.hex() for kid in trust.keys],
                 "refused": policies.failures,
-                "shadow": None if policies.shadow is None else policies.shadow.bundle.digest.hex(),
+                "superseded": policies.superseded,
+                "shadow": policies.candidate.digest,
+                "shadow_problem": policies.candidate.problem,
                 "platform": None if snapshot is None else asdict(snapshot.platform),
             }
         )
@@ -143,10 +145,11 @@ class PolicyApi:
         return Response(status=200, body=cbor.encode(dict(files)), content_type=CBOR)
 
     async def _shadow(self, _request: Request) -> Response:
-        shadow = self._parts.policies.shadow
-        if shadow is None:
-            return Response.error(404, "no_shadow", "no candidate is asked beside the bundle")
-        return Response.json(shadow.report())
+        candidate = self._parts.policies.candidate
+        if candidate.shadow is None:
+            why = f": {candidate.problem}" if candidate.problem else ""
+            return Response.error(404, "no_shadow", f"no candidate is asked beside the bundle{why}")
+        return Response.json({**candidate.shadow.report(), "problem": candidate.problem})
 
     async def _decisions(self, request: Request) -> Response:
         text = parse_qs(request.query).get("last", [str(DEFAULT_LAST)])[0]
@@ -190,9 +193,9 @@ class PolicyApi:
             return refusal
         begin = request.method == "POST"
         files = _files(request.body, MAX_BODIES["/v1/policy/shadow"]) if begin else None
-        await self._parts.policies.set_shadow(files)
-        shadow = self._parts.policies.shadow
-        return Response.json({"shadow": None if shadow is None else shadow.bundle.digest.hex()})
+        candidate = self._parts.policies.candidate
+        await candidate.set(files)
+        return Response.json({"shadow": candidate.digest})
 
     def _not_allowed(self, request: Request) -> Response | None:
         if not self._may_push:
@@ -205,7 +208,8 @@ class PolicyApi:
         return None
 
     async def _taken(self, loaded: Loaded) -> Response:
-        in_force = await self._parts.policies.in_force(loaded)
+        state = await self._parts.policies.in_force(loaded)
+        in_force = state == "in_force"
         bundle, snapshot = loaded.bundle, self._parts.snapshot
         value = {
             "name": bundle.name,
@@ -213,9 +217,11 @@ class PolicyApi:
             "digest": bundle.digest.hex(),
             "signer": None if bundle.signer is None else bundle.signer.hex(),
             "in_force": in_force,
+            "state": state,
             "passport": snapshot.passport_id if in_force and snapshot is not None else None,
         }
-        # 202: kept, and it comes into force with the next passport, which is not there yet.
+        # 202: kept, and it comes into force with the next passport, which is not there yet; or a
+        # newer bundle did in its place.
         return Response.json(value, status=200 if in_force else 202)
 
 

@@ -1,6 +1,6 @@
-"""The bundles that were in force, and their history, in the state directory. Blocking.
+"""The bundles that were taken, and their history, in the state directory. Blocking.
 
-    policy/history.json      what came into force, when, and from where; newest last
+    policy/history.json      what was taken, when, from where, and whether it came into force
     policy/bundles/<digest>  the files of those bundles, for `rollback` and `explain`
 
 Each change is written beside and renamed, so a crash leaves the old state or the new one. What was
@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Literal
@@ -29,6 +30,8 @@ MAX_ENTRIES: Final = 200
 MAX_BUNDLES: Final = 20
 
 Action = Literal["directory", "push", "rollback"]
+# Empty: an older agent's entry, which does not say. Superseded: a newer one came into force first.
+State = Literal["", "waiting", "in_force", "superseded"]
 
 
 class VaultError(Exception):
@@ -36,10 +39,12 @@ class VaultError(Exception):
 
 
 class Entry(msgspec.Struct, kw_only=True, frozen=True):
-    """One bundle that came into force.
+    """One bundle that was taken.
 
     Attributes:
-        at: UTC, ISO 8601.
+        at: when; UTC, ISO 8601.
+        state: what became of it. It comes into force with the first passport that states it.
+        in_force_at: when it did; empty where it did not, or is not known.
         action: whence it came: the configured directory, a push, or a rollback.
         by: who asked, for example `uid 0`; empty for the directory.
         signer: thumbprint of the trusted key that signed it, in hex; empty where nothing was
@@ -55,6 +60,8 @@ class Entry(msgspec.Struct, kw_only=True, frozen=True):
     by: str = ""
     signer: str = ""
     base: str = ""
+    state: State = ""
+    in_force_at: str = ""
 
 
 class _History(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -63,7 +70,7 @@ class _History(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class PolicyVault:
-    """The store. Used by one thread at a time."""
+    """The store. Safe to use from several threads."""
 
     def __init__(self, directory: Path) -> None:
         """Open it, and make it where it is not there.
@@ -74,6 +81,7 @@ class PolicyVault:
         self._root = directory
         self._bundles = directory / "bundles"
         self._file = directory / "history.json"
+        self._lock = threading.Lock()
         try:
             self._bundles.mkdir(mode=0o700, parents=True, exist_ok=True)
             for stale in self._bundles.glob(".new-*"):
@@ -93,21 +101,48 @@ class PolicyVault:
 
     @property
     def last(self) -> Entry | None:
-        """What came into force last."""
+        """What was taken last."""
         return self._history.entries[-1] if self._history.entries else None
 
     def add(self, files: Mapping[str, bytes], entry: Entry) -> None:
-        """Keep a bundle and note that it comes into force.
+        """Keep a bundle and note that it was taken.
 
         Raises:
             OSError: it cannot be written; nothing has changed then.
         """
         durable = entry.action != "directory"
-        self._keep(files, entry.digest, durable=durable)
-        entries = [*self._history.entries, entry][-MAX_ENTRIES:]
-        self._write(_History(entries=entries), durable=durable)
-        self._history = _History(entries=entries)
-        self._forget()
+        with self._lock:
+            self._keep(files, entry.digest, durable=durable)
+            history = _History(entries=[*self._history.entries, entry][-MAX_ENTRIES:])
+            self._write(history, durable=durable)
+            self._history = history
+            self._forget()
+
+    def came_into_force(self, digest: str, at: str) -> list[Entry]:
+        """A passport states this bundle: note it, and what waited before it and is superseded.
+
+        Returns:
+            The superseded entries.
+
+        Raises:
+            OSError: it cannot be written; it is noted in memory.
+        """
+        with self._lock:
+            entries = self._history.entries
+            waiting = [i for i, entry in enumerate(entries) if entry.state == "waiting"]
+            reached = [i for i in waiting if entries[i].digest == digest]
+            if not reached:
+                return []
+            changed = list(entries)
+            superseded = [i for i in waiting if i < reached[-1]]
+            for i in superseded:
+                changed[i] = msgspec.structs.replace(entries[i], state="superseded")
+            changed[reached[-1]] = msgspec.structs.replace(
+                entries[reached[-1]], state="in_force", in_force_at=at
+            )
+            self._history = _History(entries=changed)
+            self._write(self._history, durable=False)
+            return [changed[i] for i in superseded]
 
     def read(self, digest: str) -> dict[str, bytes]:
         """The files of a bundle that was in force.
@@ -157,7 +192,8 @@ class PolicyVault:
     def _forget(self) -> None:
         kept: dict[str, None] = {}
         for entry in reversed(self._history.entries):
-            if len(kept) < MAX_BUNDLES:
+            # What never decided anything is nothing to return to.
+            if len(kept) < MAX_BUNDLES and entry.state != "superseded":
                 kept.setdefault(entry.digest)
         with contextlib.suppress(OSError):
             for path in self._bundles.iterdir():

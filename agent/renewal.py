@@ -5,6 +5,9 @@ failure ends it once the daemon has been attested, not even one of the program i
 that is valid stays, and when it ends the life cycle says so. At the first start a final failure
 (no such TEE) does end the daemon.
 
+Wishes (a new bundle) are met as fast as the platform allows: how long a try took says how long to
+rest after it, so a host that throttles is not pressed, and quick quotes come ten a second at most.
+
 Where no quote can come until the guest is rebooted, none is asked for: the passport serves until
 its end, then requests are refused. The daemon stays to say so; started again, it would end at once.
 """
@@ -30,7 +33,10 @@ from attestation.panics import is_fault
 
 FIRST_RETRY_SECONDS: Final = 1.0
 LONGEST_RETRY_SECONDS: Final = 60.0
-CLOSEST_SECONDS: Final = 1.0
+CLOSEST_SECONDS: Final = 0.1
+REST_TIMES: Final = 9.0  # so tries take a tenth of the time: device and processor have other work
+QUICK_REST_SECONDS: Final = 1.0
+LONGEST_REST_SECONDS: Final = 10.0
 TRY_SECONDS: Final = 600.0  # far above the bounds that the parts of a try have of their own
 LATE_SECONDS: Final = 30.0
 _LOG = logs.get("renewal")
@@ -42,11 +48,18 @@ class Pace:
 
     Attributes:
         closest: between the beginnings of two tries, whoever asks for them.
+        rest: after a try that gave a passport, times what it took.
+        quick_rest: rest no longer than this, unless the try itself took longer: then as long as it
+            took. So long, too, after a try that gave none.
+        longest_rest: never longer than this: a try may have slept through a suspend.
     """
 
     first_retry: float = FIRST_RETRY_SECONDS
     longest_retry: float = LONGEST_RETRY_SECONDS
     closest: float = CLOSEST_SECONDS
+    rest: float = REST_TIMES
+    quick_rest: float = QUICK_REST_SECONDS
+    longest_rest: float = LONGEST_REST_SECONDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +110,8 @@ class Renewal:
         self._wake = trio.Event()
         self._failure: Failure | None = None
         self._next_ns = 0
+        self._soonest_ns = 0
+        self._took = 0.0  # seconds that a try takes, slow ones remembered
         self.current: Issued | None = None
         self.failures: dict[tuple[str, ...], int] = {}
         self.renewals = 0
@@ -135,6 +150,7 @@ class Renewal:
             started = self._clock()
             self.promise(self._try_seconds)
             issued = await self._try()
+            self._soonest_ns = self._rested(started, failed=issued is None)
             if issued is None:
                 wait = self._retry_delay(retry)
                 retry = min(retry * 2, self._pace.longest_retry)
@@ -143,7 +159,7 @@ class Renewal:
             self._next_ns = self._clock() + int(wait * 1e9)
             self._lifecycle.look()
             self.promise(wait + LATE_SECONDS)
-            await self._sleep(started)
+            await self._sleep()
         self.promise(REST)
         await trio.sleep_forever()
 
@@ -267,8 +283,20 @@ class Renewal:
         left = self._seconds_left()
         return max(min(delay, left / 4), self._pace.first_retry) if left > 0 else delay
 
-    async def _sleep(self, started_ns: int) -> None:
-        """Until it is time or somebody wishes it, and never too soon after the last try began."""
+    def _rested(self, started_ns: int, *, failed: bool) -> int:
+        """When the next try may begin at the soonest, whoever wishes it."""
+        now, pace = self._clock(), self._pace
+        # A host that throttles shows as a quote that takes long among quick ones; what was slow
+        # once is not taken for quick at once.
+        self._took = max((now - started_ns) / 1e9, self._took / 2)
+        rest = pace.quick_rest
+        if not failed:
+            rest = min(self._took * pace.rest, max(rest, self._took), pace.longest_rest)
+        return max(started_ns + int(pace.closest * 1e9), now + int(rest * 1e9))
+
+    async def _sleep(self) -> None:
+        """Until it is time or somebody wishes it, and never too soon after the last try. Whoever
+        wishes it before the next try begins is served by that one."""
         async with trio.open_nursery() as nursery:
 
             async def until_woken() -> None:
@@ -278,8 +306,8 @@ class Renewal:
             nursery.start_soon(until_woken)
             await self._until(self._next_ns)
             nursery.cancel_scope.cancel()
+        await self._until(self._soonest_ns)
         self._wake = trio.Event()
-        await self._until(started_ns + int(self._pace.closest * 1e9))
         self._next_ns = 0
 
     async def _until(self, deadline_ns: int) -> None:

@@ -194,6 +194,16 @@ def _decisions(parts: Scraped) -> Iterator[Family]:
     yield counter("lucid_policy_cache_hits", "Answers of the engine from its cache.", hits)
     yield counter("lucid_policy_cache_misses", "Answers that Cedar was asked for.", misses)
     yield counter("lucid_policy_reload_failures", "Refused bundles.", parts.policies.failures)
+    yield counter(
+        "lucid_policy_superseded",
+        "Bundles that a newer one replaced before they came into force.",
+        parts.policies.superseded,
+    )
+    yield counter(
+        "lucid_policy_shadow_failures",
+        "Shadow bundles on disk that could not be used.",
+        parts.policies.candidate.failures,
+    )
     if parts.snapshot is not None:
         bundle = parts.snapshot.bundle
         yield info(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import click
 
@@ -26,6 +26,16 @@ from lucid.policy.running import run_cases
 from lucid.policy.sign import key_option, signed_files
 from lucid.terminal import printable
 
+_BECAME: Final = {
+    "in_force": "in force",
+    "waiting": "kept; in force with the next passport",
+    "superseded": "kept, but a newer bundle came into force in its place",
+}
+_STATES: Final = {
+    "waiting": ", waiting for its passport",
+    "superseded": ", superseded before it came into force",
+}
+
 
 @click.command("push")
 @bundle_argument
@@ -43,8 +53,9 @@ def push(
     anything is wrong. Only root and the agent's own user may push.
 
     \b
-    Exit codes: 0 in force; 1 the tests fail, or the agent refuses it; 2 the bundle is not sound;
-    3 no agent answers, there are no tests, or it is kept and not yet in force.
+    Exit codes: 0 in force; 1 the tests fail, the agent refuses it, or a newer bundle came into
+    force in its place; 2 the bundle is not sound; 3 no agent answers, there are no tests, or it is
+    kept and not yet in force.
     """
     bundle = load_bundle(directory, as_json=as_json)
     cases, problems = read_cases(bundle)
@@ -70,7 +81,10 @@ def push(
 @agent_option()
 @json_option
 def history(*, agent: str, as_json: bool) -> None:
-    """Show what was in force at an agent: when, which bundle, whence, and by whom. Newest last.
+    """Show the bundles that an agent took: when, which, whence, and by whom. Newest last.
+
+    `*` marks the one in force. One that a newer bundle replaced before a passport stated it never
+    decided anything: it was superseded.
 
     \b
     Exit codes: 0 shown; 3 no agent answers.
@@ -82,13 +96,16 @@ def history(*, agent: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"ok": True, **value}, indent=2))
         return
-    for number, entry in enumerate(value["entries"], 1):
-        mark = "*" if number == len(value["entries"]) else " "
+    entries = value["entries"]
+    in_force = [n for n, entry in enumerate(entries) if entry["state"] in ("in_force", "")][-1:]
+    for number, entry in enumerate(entries):
+        mark = "*" if number in in_force else " "
+        state = _STATES.get(entry["state"], "")
         signed = " signed" if entry["signer"] else ""
         by = f" by {entry['by']}" if entry["by"] else ""
         click.echo(
             f"{mark} {entry['at']}  {entry['digest'][:16]}  "
-            + printable(f"{entry['name']} {entry['version']}  {entry['action']}{by}{signed}")
+            + printable(f"{entry['name']} {entry['version']}  {entry['action']}{by}{signed}{state}")
         )
 
 
@@ -102,8 +119,8 @@ def rollback(digest: str | None, *, agent: str, as_json: bool) -> None:
     DIGEST may be the first characters, as `history` shows them. The agent checks the bundle again.
 
     \b
-    Exit codes: 0 in force; 1 the agent refuses it; 2 no such bundle; 3 no agent answers, or it is
-    not yet in force.
+    Exit codes: 0 in force; 1 the agent refuses it, or a newer bundle came into force in its place;
+    2 no such bundle; 3 no agent answers, or it is not yet in force.
     """
     client = AgentClient(agent)
     try:
@@ -136,12 +153,11 @@ def _report(answer: Answer, *, as_json: bool, **more: Any) -> NoReturn:
     if as_json:
         click.echo(json.dumps({"ok": value["in_force"], **value, **more}, indent=2))
     else:
-        state = "in force" if value["in_force"] else "kept; in force with the next passport"
-        click.echo(printable(f"{value['name']} {value['version']}: {state}"))
+        click.echo(printable(f"{value['name']} {value['version']}: {_BECAME[value['state']]}"))
         click.echo(f"digest {value['digest']}")
         if value["passport"]:
             click.echo(f"passport {printable(value['passport'])}")
-    sys.exit(DONE if value["in_force"] else UNCHECKED)
+    sys.exit({"in_force": DONE, "superseded": NOT_SO}.get(value["state"], UNCHECKED))
 
 
 def _refused(problems: list[dict[str, Any]], code: int, *, as_json: bool) -> NoReturn:

@@ -31,7 +31,8 @@ def start(directory: Path, *, agent: str, key_file: Path | None, as_json: bool) 
     """Begin to ask the candidate in DIR beside the live bundle of an agent.
 
     Every record then says what the candidate would have decided. It lasts until `stop`, or until
-    the agent ends ([policy] shadow in agent.toml makes it permanent).
+    the agent ends. ([policy] shadow in agent.toml makes it permanent: then the folder it names is
+    looked at like the bundle's own, and whichever changed last counts.)
 
     \b
     Exit codes: 0 asked from now on; 1 the agent refuses it; 2 not a sound bundle;
@@ -81,6 +82,11 @@ def report(*, agent: str, as_json: bool) -> None:
         )
         for entry in value["differences"]:
             _show(entry)
+        if value["problem"]:
+            click.echo(
+                printable(f"the directory of the candidate was refused since: {value['problem']}"),
+                err=True,
+            )
     sys.exit(NOT_SO if value["different"] else DONE)
 
 

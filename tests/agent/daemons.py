@@ -129,7 +129,9 @@ async def daemon_inside(
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(daemon.run)
-            daemon.renewal._pace = Pace(first_retry=0.05, longest_retry=0.2, closest=0.0)
+            daemon.renewal._pace = Pace(
+                first_retry=0.05, longest_retry=0.2, closest=0.0, rest=0.0, quick_rest=0.0
+            )
             yield inside
             daemon.stop("the test is over")
     finally:

@@ -18,11 +18,11 @@ import trio
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from agent import policies as policies_module
+from agent import bundle_folder
 from agent.config import PolicyTable
 from agent.errors import ExitCode, FatalError
 from agent.local_api import Request, Response
-from agent.policies import Policies
+from agent.policies import Loaded, Policies
 from agent.policy_api import PolicyApi
 from agent.policy_vault import MAX_BUNDLES, Entry, PolicyVault, VaultError
 from agent.supervise import Faults, keep_alive
@@ -45,6 +45,7 @@ class World:
     root: Path
     changes: int = 0
     gives: bool = False
+    shadow_changes: int = 0
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -61,7 +62,7 @@ class World:
             table,
             state_dir=self.state,
             changed=self._changed,
-            shadow_changed=lambda: None,
+            shadow_changed=self._shadow_changed,
             admit=self._admit,
             faults=Faults(),
         )
@@ -74,6 +75,9 @@ class World:
 
     def _changed(self) -> None:
         self.changes += 1
+
+    def _shadow_changed(self) -> None:
+        self.shadow_changes += 1
 
     def files(self, text: str, name: str = "other") -> dict[str, bytes]:
         return read_files(write(self.root / name, text))
@@ -175,7 +179,7 @@ async def test_what_is_broken_is_tried_once_until_it_changes(world: World) -> No
 async def test_what_may_pass_by_itself_is_tried_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(policies_module, "RETRY_SECONDS", WATCH * 5)
+    monkeypatch.setattr(bundle_folder, "RETRY_SECONDS", WATCH * 5)
     found = world.policies(watch_seconds=WATCH)
     async with watched(found):
         # An auditor that is away.
@@ -196,7 +200,7 @@ async def test_what_may_pass_by_itself_is_tried_again(
                 raise MemoryError
             return read_files(root)
 
-        monkeypatch.setattr(policies_module, "read_files", read)
+        monkeypatch.setattr(bundle_folder, "read_files", read)
         write(world.directory, PERMIT + FORBID)
         await eventually(lambda: "never" in found.newest.bundle.policies)
         assert found.failures == before + 4
@@ -227,43 +231,6 @@ async def test_a_wish_to_reload_is_served_by_the_watch_and_survives_a_fault(worl
     assert not broken, "wishes that wait are one"
 
 
-async def test_a_folder_that_is_being_written_is_left_alone(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each look sees another state than the one before, until two are alike."""
-    found = world.policies(watch_seconds=0.001)
-    looks = iter([1, 2, 3, 2, 4, 4, *[5] * 1_000_000])
-    last, tried = [0], list[int]()
-
-    def look(_path: Path) -> tuple[object, ...]:
-        last[0] = next(looks)
-        return (last[0],)
-
-    async def load(seen: tuple[object, ...]) -> bool:
-        tried.append(last[0])
-        found._tried = seen
-        return True
-
-    monkeypatch.setattr(policies_module, "fingerprint", look)
-    monkeypatch.setattr(found, "_load_directory", load)
-    async with watched(found):
-        await eventually(lambda: last[0] == 5 and len(tried) == 2)
-    assert tried == [4, 5]
-
-
-async def test_a_folder_that_changes_while_it_is_read_is_not_loaded(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = world.policies()
-    write(world.directory, PERMIT + FORBID)
-    looks = iter(range(1_000_000))
-    monkeypatch.setattr(policies_module, "fingerprint", lambda _path: (next(looks),))
-    monkeypatch.setattr(policies_module, "SETTLE_SECONDS", 0)
-    await found.reload()
-    assert "never" not in found.newest.bundle.policies
-    assert found.failures == 0
-
-
 # -- pushes ---------------------------------------------------------------------------------------
 
 
@@ -282,8 +249,8 @@ async def test_a_push_waits_until_a_passport_states_it(world: World) -> None:
     found = world.policies()
     loaded = await found.push(world.files(FORBID), by="uid 0")
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(found.came_into_force, loaded.bundle.digest)
-        assert await found.in_force(loaded)
+        nursery.start_soon(found.came_into_force, loaded)
+        assert await found.in_force(loaded) == "in_force"
 
 
 async def test_a_push_without_a_passport_is_told_so(
@@ -291,7 +258,101 @@ async def test_a_push_without_a_passport_is_told_so(
 ) -> None:
     found = world.policies()
     loaded = await found.push(world.files(FORBID), by="uid 0")
-    assert not await found.in_force(loaded)
+    assert await found.in_force(loaded) == "waiting"
+
+
+def states(found: Policies) -> list[str]:
+    return [entry.state for entry in found.history()]
+
+
+async def test_a_bundle_that_a_newer_one_replaces_first_is_superseded(world: World) -> None:
+    """It never decided anything, and whoever pushed it is told so at once."""
+    found = world.policies()
+    assert states(found) == ["waiting"]
+    await found.came_into_force(found.newest)
+    assert states(found) == ["in_force"]
+    second = await found.push(world.files(PERMIT + FORBID), by="uid 0")
+    third = await found.push(world.files(FORBID, "third"), by="uid 0")
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+
+            async def wait(loaded: Loaded, expected: str) -> None:
+                assert await found.in_force(loaded) == expected
+
+            nursery.start_soon(wait, second, "superseded")
+            nursery.start_soon(wait, third, "in_force")
+            await trio.testing.wait_all_tasks_blocked()
+            await found.came_into_force(third)
+    assert states(found) == ["in_force", "superseded", "in_force"]
+    assert found.superseded == 1
+    assert [bool(entry.in_force_at) for entry in found.history()] == [True, False, True]
+    assert states(world.policies()) == states(found)  # it is on record
+
+
+async def test_a_passport_that_was_on_its_way_puts_the_older_bundle_in_force(world: World) -> None:
+    """A push that comes while the quote for the one before is fetched supersedes nothing."""
+    found = world.policies()
+    first = found.newest
+    second = await found.push(world.files(PERMIT + FORBID), by="uid 0")
+    await found.came_into_force(first)
+    assert states(found) == ["in_force", "waiting"]
+    await found.came_into_force(first)  # a renewal
+    assert states(found) == ["in_force", "waiting"]
+    await found.came_into_force(second)
+    assert states(found) == ["in_force", "in_force"]
+    assert found.superseded == 0
+
+
+async def test_a_rollback_passes_over_what_never_was_in_force(world: World) -> None:
+    found = world.policies()
+    await found.came_into_force(found.newest)
+    first = found.newest.bundle.digest
+    await found.push(world.files(FORBID), by="uid 0")
+    third = await found.push(world.files(PERMIT + FORBID, "third"), by="uid 0")
+    await found.came_into_force(third)
+    assert (await found.rollback(None, by="uid 0")).bundle.digest == first
+
+
+async def test_what_never_was_in_force_crowds_out_nothing_that_was(world: World) -> None:
+    found = world.policies()
+    await found.came_into_force(found.newest)
+    first = found.newest.bundle.digest.hex()
+    for number in range(MAX_BUNDLES + 5):
+        await found.push(world.files(f"{PERMIT} // {number}"), by="uid 0")
+        if number % 5 == 4:
+            await found.came_into_force(found.newest)
+    assert len(list((world.state / "policy" / "bundles").iterdir())) <= MAX_BUNDLES
+    await found.rollback(first, by="uid 0")
+
+
+async def test_a_history_without_states_is_read(world: World) -> None:
+    """As agents before wrote it."""
+    found = world.policies()
+    await found.push(world.files(PERMIT + FORBID), by="uid 0")
+    path = world.state / "policy" / "history.json"
+    history = json.loads(path.read_text())
+    for entry in history["entries"]:
+        del entry["state"], entry["in_force_at"]
+    path.write_text(json.dumps(history))
+    again = world.policies()
+    assert states(again) == ["", ""]
+    await again.came_into_force(again.newest)
+    assert states(again) == ["", ""]
+    await again.rollback(None, by="uid 0")
+
+
+async def test_a_history_that_cannot_be_written_stops_no_passport(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = world.policies()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(PolicyVault, "_write", full)
+    await found.came_into_force(found.newest)
+    assert await found.in_force(found.newest) == "in_force"
+    assert states(found) == ["in_force"]
 
 
 async def test_the_directory_overrides_a_push_when_it_changes_after_it(world: World) -> None:
@@ -464,7 +525,7 @@ async def test_signatures_are_demanded_on_every_way_in(demanding: World) -> None
     with pytest.raises(BundleError, match="not signed"):
         await found.push(read_files(other), by="uid 0")
     with pytest.raises(BundleError, match="not signed"):
-        await found.set_shadow(read_files(other))
+        await found.candidate.set(read_files(other))
     sign(other)
     loaded = await found.push(read_files(other), by="uid 0")
     assert demanding.policies().newest.bundle.digest == loaded.bundle.digest  # kept with it
@@ -491,7 +552,7 @@ def test_a_key_that_cannot_be_read_ends_the_start(world: World) -> None:
 async def test_a_candidate_decides_beside_and_changes_nothing(world: World) -> None:
     write(world.root / "candidate", PERMIT + FORBID)
     found = world.policies(shadow=str(world.root / "candidate"))
-    shadow = found.shadow
+    shadow = found.candidate.shadow
     assert shadow is not None
     live = found.newest.engine.decide(ask())
     assert live.outcome is Outcome.PROCEED
@@ -502,15 +563,85 @@ async def test_a_candidate_decides_beside_and_changes_nothing(world: World) -> N
     report = shadow.report()
     assert (report["decisions"], report["same"], report["different"]) == (2, 1, 1)
     assert report["differences"][0]["examples"] == ["dec-1"]
-    await found.set_shadow(None)
-    assert found.shadow is None
+    await found.candidate.set(None)
+    assert found.candidate.shadow is None
 
 
 def test_a_broken_candidate_is_only_counted(world: World) -> None:
     write(world.root / "candidate", "permit (")
     found = world.policies(shadow=str(world.root / "candidate"))
-    assert found.shadow is None
-    assert found.failures == 1
+    assert found.candidate.shadow is None
+    assert (found.candidate.failures, found.failures) == (1, 0)
+    assert "main.cedar:1" in found.candidate.problem
+    assert found.problem == ""  # it is no trouble of what is enforced
+
+
+async def test_a_change_of_the_candidates_directory_is_noticed(world: World) -> None:
+    path = write(world.root / "candidate", PERMIT + FORBID)
+    found = world.policies(shadow=str(path), watch_seconds=WATCH)
+    live, first = found.newest, found.candidate.digest
+    async with watched(found):
+        write(path, FORBID)
+        await eventually(lambda: found.candidate.digest != first)
+        good = found.candidate.digest
+        write(path, "permit (")
+        await eventually(lambda: found.candidate.failures == 1)
+        await trio.sleep(WATCH * 10)
+        assert found.candidate.failures == 1  # it is tried once until it changes
+        assert found.candidate.digest == good  # the last good one is still asked
+        write(path, PERMIT)
+        await eventually(lambda: found.candidate.digest not in (first, good))
+        assert found.candidate.problem == ""
+        shutil.rmtree(path)
+        await eventually(lambda: found.candidate.failures == 2)
+        write(world.directory, PERMIT + FORBID)  # and the bundle itself is still looked at
+        await eventually(lambda: found.newest is not live)
+    assert world.shadow_changes == 2
+    assert (found.failures, found.problem) == (0, "")
+
+
+async def test_a_candidate_that_appears_later_is_taken(world: World) -> None:
+    path = world.root / "candidate"
+    found = world.policies(shadow=str(path), watch_seconds=WATCH)
+    assert (found.candidate.shadow, found.candidate.failures) == (None, 1)
+    async with watched(found):
+        write(path, FORBID)
+        await eventually(lambda: found.candidate.shadow is not None)
+
+
+async def test_a_candidate_that_was_pushed_stays_until_the_directory_changes(world: World) -> None:
+    path = write(world.root / "candidate", PERMIT + FORBID)
+    found = world.policies(shadow=str(path), watch_seconds=WATCH)
+    async with watched(found):
+        await found.candidate.set(world.files(FORBID))
+        pushed = found.candidate.digest
+        await trio.sleep(WATCH * 5)
+        assert found.candidate.digest == pushed
+        write(path, PERMIT)
+        await eventually(lambda: found.candidate.digest != pushed)
+
+
+async def test_no_fault_in_a_candidate_reaches_what_is_enforced(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(world.root / "candidate", PERMIT + FORBID)
+    found = world.policies(shadow=str(path), watch_seconds=WATCH)
+    before = found.candidate.digest
+
+    def fault(*_: object) -> None:
+        raise RuntimeError("secret words")
+
+    monkeypatch.setattr("agent.candidate.Engine", fault)
+    async with watched(found):
+        write(path, FORBID)
+        await eventually(lambda: found.candidate.failures == 1)
+        write(world.directory, PERMIT + FORBID)
+        await eventually(lambda: "never" in found.newest.bundle.policies)
+    assert found.candidate.digest == before
+    assert "RuntimeError" in found.candidate.problem
+    assert "secret words" not in found.candidate.problem
+    await found.reload()
+    assert (found.candidate.failures, found.failures) == (2, 0)
 
 
 # -- the local API --------------------------------------------------------------------------------
@@ -533,7 +664,7 @@ class Agent:
             platform=PLATFORM,
             agent_id="demo",
         )
-        await self.policies.came_into_force(loaded.bundle.digest)
+        await self.policies.came_into_force(loaded)
 
 
 @dataclass
@@ -627,7 +758,7 @@ async def test_only_root_and_the_agents_user_may_change_the_policy(
     status, answer = await client(method, path, body)
     assert (status, answer["error"]["code"]) == (403, "push_disabled")
     assert actions(client.agent.policies) == ["directory"]
-    assert client.agent.policies.shadow is None
+    assert client.agent.policies.candidate.shadow is None
 
 
 async def test_a_candidate_over_the_api_has_a_report(client: Client, world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -29,8 +30,11 @@ def clock() -> int:
 class Issuer:
     """Issues at once, or fails as scripted."""
 
-    def __init__(self, script: Sequence[BaseException | None] = ()) -> None:
+    def __init__(
+        self, script: Sequence[BaseException | None] = (), *, takes: Sequence[float] = ()
+    ) -> None:
         self.script = list(script)
+        self.takes = list(takes)
         self.lifetime = LIFETIME
         self.clock = clock
         self.times: list[float] = []
@@ -38,6 +42,8 @@ class Issuer:
 
     async def __call__(self) -> Issued:
         self.times.append(trio.current_time())
+        if self.takes:
+            await trio.sleep(self.takes.pop(0))
         step = self.script.pop(0) if self.script else None
         if isinstance(step, QuoteError) and step.needs_reboot:
             self.dead = step
@@ -286,27 +292,96 @@ async def test_a_wish_to_renew_is_heard_at_once(autojump_clock: trio.testing.Moc
     assert len(issuer.times) == 2
 
 
-async def test_wishes_never_come_closer_together_than_a_second(
+async def wished_for_ever(issuer: Issuer, seconds: float, every: float = 0.01) -> list[float]:
+    """How far apart tries begin where somebody always wishes for one."""
+    lifecycle = Lifecycle(clock=clock)
+    lifecycle.begin()
+    renewal = Renewal(
+        issue=issuer,
+        lifecycle=lifecycle,
+        clock=clock,
+        rng=random.Random(7),
+        look_seconds=every,
+    )
+    with trio.move_on_after(seconds):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(renewal.run)
+            while True:
+                renewal.renew_now("test")
+                await trio.sleep(every)
+    return [b - a for a, b in zip(issuer.times, issuer.times[1:], strict=False)]
+
+
+@pytest.mark.parametrize(
+    ("quote", "gap"),
+    [
+        (0.0, 0.1),  # simulated: never closer than this
+        (0.01, 0.1),
+        (0.03, 0.3),  # SEV-SNP: a tenth of the time
+        (0.08, 0.8),
+        (0.4, 1.4),  # a second's rest at most
+        (1.0, 2.0),  # TDX polls once a second: half of the time
+        (6.0, 12.0),  # a host that throttles is not pressed
+        (3600.0, 3610.0),  # a machine that slept meanwhile
+    ],
+)
+async def test_the_pace_of_wishes_is_what_the_platform_can_do(
+    autojump_clock: trio.testing.MockClock, quote: float, gap: float
+) -> None:
+    gaps = await wished_for_ever(Issuer(takes=[quote] * 1000), gap * 12, gap / 50)
+    assert len(gaps) >= 8
+    assert all(gap - 1e-6 <= found <= gap * 1.05 for found in gaps), gaps
+
+
+async def test_a_platform_that_was_slow_once_is_not_pressed_at_once(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    issuer = Issuer()
+    """What a throttling host shows: a quote that took seconds among quick ones."""
+    gaps = await wished_for_ever(Issuer(takes=[0.01, 4.0, *[0.01] * 1000]), 60)
+    assert gaps[0] < 0.2
+    assert gaps[1] >= 8.0 - 1e-6
+    assert all(later <= before + 0.05 for before, later in itertools.pairwise(gaps[1:]))
+    assert sum(gap > 0.5 for gap in gaps[2:]) >= 2
+    assert gaps[-1] < 0.2
 
-    def wish_for_ever(renewal: Renewal) -> None:
-        for _ in range(50):
-            renewal.renew_now("test")
+
+async def test_after_a_failure_no_wish_is_heard_within_a_second(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    gaps = await wished_for_ever(Issuer([None, *failing(1000)]), 20)
+    assert gaps[0] < 0.2
+    assert min(gaps[1:]) >= 1.0 - 1e-6
+
+
+async def test_a_failure_that_took_long_is_not_rested_after_as_long(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """It failed by a time-out, or the machine slept: the passport may be over already."""
+    gaps = await wished_for_ever(Issuer(failing(3), takes=[600.0] * 3), 2000, 1)
+    assert len(gaps) >= 4
+    assert max(gaps) <= 610
+
+
+async def test_one_wish_is_one_try(autojump_clock: trio.testing.MockClock) -> None:
+    """A wish while the last try is still too near is met by the next one; no other follows."""
+    issuer = Issuer(takes=[0.05] * 10)
+
+    async def wish(renewal: Renewal) -> None:
+        await trio.sleep(10)
+        renewal.renew_now("one")
+        await trio.sleep(0.1)  # the try is over, the next may not begin yet
+        renewal.renew_now("two")
+        await trio.sleep(0.1)
+        renewal.renew_now("three")
 
     lifecycle = Lifecycle(clock=clock)
     lifecycle.begin()
     renewal = Renewal(issue=issuer, lifecycle=lifecycle, clock=clock, rng=random.Random(7))
-    with trio.move_on_after(20):
+    with trio.move_on_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(renewal.run)
-            while True:
-                wish_for_ever(renewal)
-                await trio.sleep(0.05)
-    gaps = [b - a for a, b in zip(issuer.times, issuer.times[1:], strict=False)]
-    assert len(gaps) >= 10
-    assert min(gaps) >= 1.0
+            nursery.start_soon(wish, renewal)
+    assert len(issuer.times) == 3
 
 
 async def test_a_failure_says_when_it_is_tried_again_and_when_requests_are_refused(

@@ -205,10 +205,10 @@ async def test_no_request_fails_or_mixes_bundles_while_they_change(
         assert first.bundle == second.bundle, "an exchange mixed bundles"
         in_force[first.bundle[2]] += 1
     assert last_decisions(tmp_path / "agent" / "state" / "journal.sqlite", 1)
-    # A bundle comes into force with its passport, and a passport follows another by a second at
-    # least (`agent/renewal.py`): of five bundles a second about one decides, the newest.
+    # A bundle comes into force with its passport, and how soon a passport follows another depends
+    # on how long they take (`agent/renewal.py`): on an idle machine nearly every bundle decides.
     assert status["policy"]["reload_failures"] >= bundles.bad / 5
-    assert len(in_force) >= took / 4
+    assert len(in_force) >= len(bundles.good) / 3
     late = sorted(seen.late)
     with capsys.disabled():
         sys.stdout.write(

@@ -138,7 +138,9 @@ async def test_two_thousand_renewals_leave_nothing_behind(tmp_path: Path, quiet:
         async with trio.open_nursery() as nursery:
             await nursery.start(daemon.run)
             renewal = daemon.renewal
-            renewal._pace = Pace(first_retry=0.001, longest_retry=0.002, closest=0.0)
+            renewal._pace = Pace(
+                first_retry=0.001, longest_retry=0.002, closest=0.0, rest=0.0, quick_rest=0.0
+            )
             with trio.fail_after(30):
                 while not renewal.valid:  # noqa: ASYNC110 - real time
                     await trio.sleep(0.01)
