@@ -36,6 +36,7 @@ MAX_BODIES: Final = {
 MAX_CONNECTIONS: Final = 64
 NOBODY: Final = 65_534
 REQUEST_SECONDS: Final = 10.0  # to receive a request; answering may take longer (a quote)
+SEND_SECONDS: Final = 10.0  # to send an answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +185,8 @@ async def _talk(stream: trio.SocketStream, handler: Handler, uid: int) -> None:
         if not head_only:
             parts.append(connection.send(h11.Data(data=response.body)))
         parts.append(connection.send(h11.EndOfMessage()))
-        await stream.send_all(b"".join(part for part in parts if part))
+        with trio.fail_after(SEND_SECONDS):  # who reads nothing does not keep its place
+            await stream.send_all(b"".join(part for part in parts if part))
         if connection.our_state is h11.MUST_CLOSE or connection.their_state is h11.MUST_CLOSE:
             return
         connection.start_next_cycle()

@@ -3,6 +3,7 @@ claims typed."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
@@ -14,6 +15,7 @@ from enforcement.bundle import Bundle
 from enforcement.outcome import Phase
 from enforcement.vocabulary import AUTHZEN, Claim, ClaimError, ClaimType, is_unicode, scaled
 
+_PLACE: Final = re.compile(r"\$[a-z_.\[\]]*(?=`\Z)")
 _PRINCIPALS: Final = {"user": "User", "agent": "Agent", "apikey": "APIKey", "api_key": "APIKey"}
 _RESOURCES: Final = {"agent": "Agent", "service": "Service"}
 _ACTIONS: Final = {"invoke": "invoke", "access_data": "access_data"}
@@ -84,8 +86,10 @@ def decode(body: bytes) -> Body:
     try:
         return msgspec.json.decode(body, type=Body)
     except msgspec.ValidationError as error:
-        # The place, in the words of the type; no value is in it.
-        raise AuthzenError(f"not an AuthZEN request: {error}") from None
+        # The place alone: where a word is none of those expected, the error repeats it.
+        place = _PLACE.search(str(error))
+        where = place[0] if place else "the body"
+        raise AuthzenError(f"not an AuthZEN request: {where} is not what it must be") from None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise AuthzenError("the body is not valid JSON") from None
 

@@ -26,6 +26,7 @@ MAX_AGE: Final = 24 * 3600.0  # seconds
 SPACING: Final = 10.0  # seconds between two fetches
 FETCH_SECONDS: Final = 10.0
 FILE_SECONDS: Final = 5.0  # between two looks at a file
+_PLAIN: Final = {"accept": "application/json", "accept-encoding": "identity"}
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 Told = Callable[[str, str], None]
@@ -139,10 +140,12 @@ def _read(path: Path) -> bytes:
 async def _fetch(client: httpx.AsyncClient, url: str) -> bytes:
     document = bytearray()
     with trio.move_on_after(FETCH_SECONDS) as scope:
-        async with client.stream("GET", url, headers={"accept": "application/json"}) as reply:
+        async with client.stream("GET", url, headers=_PLAIN) as reply:
             if reply.status_code != 200:
                 raise ValueError(f"status {reply.status_code}")
-            async for piece in reply.aiter_bytes():
+            if reply.headers.get("content-encoding", "identity") != "identity":
+                raise ValueError("compressed, which was not asked for")  # a little may be very much
+            async for piece in reply.aiter_raw():
                 # What is too much is read away, for as long as the time lasts, and not kept.
                 document += piece[: MAX_DOCUMENT + 1 - len(document)]
     if scope.cancelled_caught:

@@ -341,14 +341,17 @@ DEEP = b'{"subject":' + b'{"a":' * 100_000 + b"1" + b"}" * 100_000 + b"}"
         {**ask("x"), "evaluations": [1]},
         {**ask("x"), "evaluations": [{"action": {}}]},
         {**ask("x"), "evaluations": [{}] * 101},
-        {**ask("x"), "evaluations": [{}], "options": {"evaluations_semantic": "first"}},
+        {**ask("x"), "evaluations": [{}], "options": {"evaluations_semantic": "my secret"}},
+        {**ask("x"), "evaluations": [{}], "options": {"evaluations_semantic": "`$.my secret`"}},
     ],
 )  # fmt: skip
 async def test_what_is_no_request_is_400_and_decides_nothing(tmp_path: Path, body: Any) -> None:
     async with pdp(tmp_path) as asked:
         reply = await asked.post("/access/v1/evaluations", body)
         assert reply.status_code == 400
-        assert reply.json()["error"]["code"] == "invalid_request"
+        error = reply.json()["error"]
+        assert error["code"] == "invalid_request"
+        assert "secret" not in error["message"]
         assert asked.journal.records == []
 
 

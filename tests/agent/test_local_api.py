@@ -93,6 +93,18 @@ async def test_a_silent_peer_is_dropped(path: Path, autojump_clock: trio.testing
                 assert await stream.receive_some(1) == b""
 
 
+async def test_a_peer_that_reads_nothing_is_dropped(
+    path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    ask = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    async with served(path):
+        stream = await trio.open_unix_socket(str(path))
+        async with stream:
+            with trio.fail_after(2 * local_api.SEND_SECONDS), suppress(trio.BrokenResourceError):
+                while True:
+                    await stream.send_all(ask * 1000)
+
+
 async def test_a_dead_socket_is_replaced_and_a_live_one_is_not(path: Path) -> None:
     local_api.bind(path).socket.close()
     async with served(path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -114,6 +115,7 @@ async def test_a_key_that_is_not_there_is_fetched_at_once_but_not_again_and_agai
         (b"302 Found", b"", "status 302"),
         (b"200 OK", b"<html>", "not a JSON object"),
         (b"200 OK", b" " * (1024 * 1024 + 1), "larger than"),
+        (b"200 OK\r\ncontent-encoding: gzip", gzip.compress(bytes(10**7)), "compressed"),
         (b"200 OK", b'{"keys": [{"key_ops": 5}]}', "no key in it"),
         (b"200 OK", b'{"keys": [{"key_ops": null, "use": ["sig"]}]}', "no key in it"),
         (
