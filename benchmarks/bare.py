@@ -55,6 +55,7 @@ class _NoJournal:
 
 class _OpenGuard:
     question: Question | None = None
+    held = 0
 
     def __init__(self) -> None:
         self.denied = False

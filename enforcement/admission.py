@@ -51,6 +51,10 @@ class GuardLike(Protocol):
         """Set when the stream was denied before any byte left: it can still be a status."""
 
     @property
+    def held(self) -> int:
+        """Bytes of memory, about, that what waits for its release takes."""
+
+    @property
     def question(self) -> Question | None:
         """After `feed` and `finish`: what auditors must be asked before more may leave.
 

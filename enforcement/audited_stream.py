@@ -30,6 +30,7 @@ from enforcement.texts import BodyError, Text, encode_json
 from enforcement.window import CONTEXT, MAX_HELD
 
 Path = tuple[str | int, ...]
+WEIGHT: Final = 8  # bytes of memory for each byte of an event that was read and waits
 
 
 class Ask(Protocol):
@@ -119,6 +120,11 @@ class AuditedStream:
     def refusal(self) -> Refusal | None:
         """See StreamGuard."""
         return self._guard.refusal
+
+    @property
+    def held(self) -> int:
+        """See StreamGuard."""
+        return self._held * WEIGHT + self._guard.held
 
     @property
     def record(self) -> DecisionRecord:

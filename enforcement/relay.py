@@ -23,6 +23,7 @@ from enforcement.upstream import UpstreamConnection, UpstreamError
 from enforcement.wire import InterruptedWaitError, WireError, WireTimeoutError
 
 CLIENT_GONE: Final = 499  # nginx's number; no client ever reads it
+HELD_STEP: Final = 64 * 1024  # bytes that a stream holds back without being counted
 
 
 class Relay:
@@ -179,9 +180,12 @@ class Relay:
 
     async def _pass_on(self, guard: GuardLike, upstream: UpstreamConnection, head: bytes) -> bytes:
         """Feed the guard and send what it releases; returns the bytes that wait for the record."""
-        client = self._client
+        client, counted = self._client, 0
         while (piece := await upstream.some()) is not None:
             released = guard.feed(piece)
+            if guard.held > counted + HELD_STEP:
+                client.hold(guard.held - counted)
+                counted = guard.held
             if guard.question is not None:
                 released += await auditing.stream(guard, guard.question)
             if guard.denied:
@@ -199,11 +203,12 @@ class Relay:
         metrics = self._shared.metrics
         guard.aborted(_reason(error))
         seq = self._append(guard)
-        if not isinstance(error, UpstreamError):
+        if not isinstance(error, (UpstreamError, HttpError)):
             if isinstance(error, (InterruptedWaitError, WireError, WireTimeoutError)):
                 metrics.client_gone += 1
             raise error
-        count(metrics.upstream_errors, error.code)
+        if isinstance(error, UpstreamError):
+            count(metrics.upstream_errors, error.code)
         self._client.closing = True  # no last chunk: the client must not take it for complete
         if not self._client.started:
             await self._shared.admission.recorder.durable(seq)
@@ -238,7 +243,7 @@ def _is_stream(reply: ReplyHead) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    if isinstance(error, UpstreamError):
+    if isinstance(error, (UpstreamError, HttpError)):
         return error.code
     if isinstance(error, WireTimeoutError):
         return "client_stalled"

@@ -102,6 +102,11 @@ class StreamGuard:
         return self._judge.how
 
     @property
+    def held(self) -> int:
+        """Bytes of memory, about, that what waits for its release takes."""
+        return self._buffered_size + self._editor.held
+
+    @property
     def record(self) -> DecisionRecord:
         """Final after `finish`, a denial or `aborted`. RuntimeError before."""
         if self._record is None:

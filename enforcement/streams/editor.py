@@ -60,6 +60,11 @@ class Editor:
         self._before_tail = 0
         self.tail = b""
 
+    @property
+    def held(self) -> int:
+        """Bytes, about, of text and events that have not left."""
+        return self._held + len(self.tail)
+
     def event(self, event: Event) -> bytes:
         """One event in, the bytes out that may leave now.
 

@@ -8,6 +8,7 @@ import pytest
 import trio
 import trio.lowlevel
 
+from enforcement.limits import Limits
 from enforcement.outcome import Outcome
 from tests.enforcement.exchanges import events, texts, when_found
 from tests.enforcement.gateway.doors import (
@@ -329,3 +330,20 @@ async def test_a_stopped_gateway_records_its_open_streams() -> None:
         with trio.CancelScope(shield=True):
             await client.more()
     assert "aborted:gateway_stopped" in door.journal.records[-1].reasons
+
+
+async def test_what_streams_hold_back_is_bounded_over_all_connections() -> None:
+    script = streaming(*told(TEXT * 200, 500))
+    async with house(script, mode="buffer", limits=Limits(buffered_bytes=150_000)) as door:
+        client = await door.connect()
+        await client.send(request())
+        reply = await client.reply()
+        assert (reply.status, reply.code) == (503, "overloaded")
+        await client.stream.send_eof()
+        assert await client.is_closed()
+        record = door.journal.records[1]
+        assert record.reasons[-1] == "aborted:overloaded"
+        assert (record.coverage.complete, record.coverage.released) == (False, 0)
+        assert door.gateway.metrics.buffered_bytes == 0
+    async with house(script, mode="window", limits=Limits(buffered_bytes=150_000)) as door:
+        assert (await door.ask()).body.endswith(DONE)
