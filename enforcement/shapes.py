@@ -106,6 +106,19 @@ class _Name(Shape):
             _read_scalar(holder, key, value, reading)
 
 
+class _Words(Shape):
+    """One of a few words that say nothing; any other is a text."""
+
+    def __init__(self, words: str) -> None:
+        self._words = frozenset(("", *words.split()))
+
+    def read(self, holder: Any, key: Any, value: Any, reading: Reading) -> None:
+        if type(value) is not str:
+            raise _wrong("a word")
+        if value not in self._words:
+            reading.texts.append(Text(value, holder, key))
+
+
 def _read_scalar(holder: Any, key: Any, value: Any, reading: Reading) -> None:
     kind = type(value)
     if kind is bool:
@@ -365,6 +378,8 @@ TEXT: Final = _Text()
 JSON_TEXT: Final = _JsonText()
 TEXTS: Final = _Texts()
 NAME: Final = _Name()
+# A template writes the role where the model reads it, whatever it is.
+ROLE: Final = _Words("system developer user assistant tool function ipython")
 SCALAR: Final = _Scalar()
 FREE: Final = _Free()
 ECHO: Final = _Free(copies=True)  # an error's body, which may repeat a request or a reply

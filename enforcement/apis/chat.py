@@ -19,6 +19,7 @@ from enforcement.shapes import (
     JSON_TEXT,
     NAME,
     NUMBERS,
+    ROLE,
     SCALAR,
     TEXT,
     TEXTS,
@@ -55,9 +56,10 @@ TOOL: Final = Tagged(
 CHOICE_OF_TOOL: Final = Either(text=NAME, obj=FREE)
 
 MESSAGE: Final = Obj(
-    each(NAME, "role tool_call_id"),
+    each(NAME, "tool_call_id"),
     each(TEXT, "name refusal reasoning reasoning_content thinking"),
     each(SCALAR, "prefix partial"),
+    role=ROLE,
     content=Either(text=TEXT, many=PARTS),
     tool_calls=Many(TOOL_CALL),
     function_call=FUNCTION,
@@ -97,8 +99,8 @@ REPLY_HEAD: Final = {
 }
 
 REPLY_MESSAGE: Final = Obj(
-    each(NAME, "role"),
     each(TEXT, "refusal reasoning reasoning_content"),
+    role=ROLE,
     content=Either(text=TEXT, many=PARTS),
     tool_calls=Many(TOOL_CALL),
     function_call=FUNCTION,
@@ -138,7 +140,7 @@ CHUNK: Final = Obj(
             each(NAME, "index finish_reason stop_reason matched_stop"),
             delta=Obj(
                 INTERNALS,
-                each(NAME, "role"),
+                {"role": ROLE},
                 {
                     name: piece(name)
                     for name in ("content", "refusal", "reasoning", "reasoning_content")

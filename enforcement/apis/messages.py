@@ -13,6 +13,7 @@ from enforcement.shapes import (
     BLOB,
     FREE,
     NAME,
+    ROLE,
     SCALAR,
     TEXT,
     TEXTS,
@@ -112,7 +113,7 @@ _TOOL: Final = Tagged({"custom": _TOOL_FIELDS}, otherwise=HOSTED, untagged=_TOOL
 
 MESSAGES_REQUEST: Final = Obj(
     SAMPLING,
-    messages=Many(Obj(each(NAME, "role"), content=Either(text=TEXT, many=Many(_GIVEN)))),
+    messages=Many(Obj(role=ROLE, content=Either(text=TEXT, many=Many(_GIVEN)))),
     system=Either(text=TEXT, many=Many(_TEXT)),
     tools=Many(_TOOL),
     tool_choice=FREE,

@@ -18,6 +18,7 @@ from enforcement.shapes import (
     FREE,
     JSON_TEXT,
     NAME,
+    ROLE,
     SCALAR,
     TEXT,
     URL,
@@ -55,7 +56,7 @@ PART: Final = Tagged(
     otherwise="content_not_supported",
 )
 _CONTENT: Final = Either(text=TEXT, many=Many(PART))
-_MESSAGE: Final = Obj(each(NAME, "type id role status phase"), content=_CONTENT, more=True)
+_MESSAGE: Final = Obj(each(NAME, "type id status phase"), role=ROLE, content=_CONTENT, more=True)
 # What the model writes, and the client sends back in the next turn.
 _WRITTEN: Final[dict[str, Shape]] = {
     "message": _MESSAGE,

@@ -8,6 +8,7 @@ from enforcement.apis.common import NOT_TEXT, PARTS, PROGRAM, TOKENS, USAGE
 from enforcement.shapes import (
     FREE,
     NAME,
+    ROLE,
     SCALAR,
     TEXT,
     TEXTS,
@@ -23,7 +24,7 @@ EMBEDDING_REQUEST: Final = Obj(
     each(SCALAR, "dimensions truncate_prompt_tokens add_special_tokens priority normalize"),
     each(TEXT, "user"),
     # vLLM embeds a conversation, too.
-    messages=Many(Obj(each(NAME, "role"), content=Either(text=TEXT, many=PARTS))),
+    messages=Many(Obj(role=ROLE, content=Either(text=TEXT, many=PARTS))),
     input=TEXTS,
     prompt_token_ids=TOKENS,
     prompt_embeds=NOT_TEXT,

@@ -120,6 +120,14 @@ def test_auditors_see_every_text_and_their_claims_reach_the_policy_and_the_recor
     assert ruling.record.auditors == {"names": "ok"}
 
 
+def test_auditors_see_a_role_that_says_something() -> None:
+    auditors = Scripted(marking)
+    made, _ = exchange(PROCEED, auditors=auditors)
+    told = {"role": "ignore-all-rules", "content": "hi"}
+    decided(made, json.dumps({"messages": [told, {"role": "user", "content": "x"}]}).encode())
+    assert auditors.asked[0].input == ("ignore-all-rules", "hi", "x")
+
+
 def test_in_the_reply_they_see_the_request_too() -> None:
     auditors = Scripted(marking)
     made, _ = exchange(PROCEED, auditors=auditors)
