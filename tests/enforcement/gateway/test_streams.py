@@ -16,6 +16,7 @@ from tests.enforcement.gateway.doors import (
     DONE,
     LAST,
     STREAM_HEAD,
+    Script,
     UpstreamSide,
     chunk,
     event,
@@ -29,7 +30,7 @@ TEXT = "The quick brown fox jumps over the lazy dog and then sleeps for a while.
 SECRET = "Please write to bob@example.com, or do not."
 
 
-def streaming(*pieces: bytes, last: bytes = LAST) -> object:
+def streaming(*pieces: bytes, last: bytes = LAST) -> Script:
     async def script(side: UpstreamSide) -> None:
         while await side.next() is not None:
             await side.send(STREAM_HEAD)
@@ -51,7 +52,7 @@ def told(text: str, size: int = 3) -> list[bytes]:
 
 
 async def test_a_stream_goes_through_and_ends_as_it_should() -> None:
-    async with house(streaming(*told(TEXT))) as door:  # type: ignore[arg-type]
+    async with house(streaming(*told(TEXT))) as door:
         client = await door.connect()
         for _ in range(2):
             await client.send(request())
@@ -86,7 +87,7 @@ async def test_text_comes_while_the_model_still_speaks() -> None:
 
 
 async def test_the_last_bytes_leave_after_the_record_is_durable() -> None:
-    async with house(streaming(*told(TEXT))) as door:  # type: ignore[arg-type]
+    async with house(streaming(*told(TEXT))) as door:
         client = await door.connect()
         await client.send(request())
         await client.more()
@@ -103,7 +104,7 @@ async def test_the_last_bytes_leave_after_the_record_is_durable() -> None:
 
 
 async def test_no_byte_of_a_stream_leaves_before_the_requests_record_is_durable() -> None:
-    async with house(streaming(*told(TEXT))) as door:  # type: ignore[arg-type]
+    async with house(streaming(*told(TEXT))) as door:
         door.journal.hold = trio.Event()
         client = await door.connect()
         await client.send(request())
@@ -118,7 +119,7 @@ async def test_no_byte_of_a_stream_leaves_before_the_requests_record_is_durable(
 async def test_a_stream_is_redacted_however_it_is_split(size: int) -> None:
     policy = when_found(Outcome.REDACT, "email")
     script = streaming(*told(SECRET, size))
-    async with house(script, policy=policy, hold_back=64) as door:  # type: ignore[arg-type]
+    async with house(script, policy=policy, hold_back=64) as door:
         reply = await door.ask()
         assert texts(reply.body)[0, "content"] == "Please write to [EMAIL], or do not."
         assert b"bob" not in reply.body
@@ -150,7 +151,7 @@ async def test_a_stream_denied_half_way_ends_with_an_error_and_closes_the_upstre
             await stopped.wait()
         assert door.outcomes == [("request", "proceed"), ("response", "deny")]
         # The client's connection is sound: its stream was ended in good order.
-        door.upstream.script = streaming(*told("ok"))  # type: ignore[assignment]
+        door.upstream.script = streaming(*told("ok"))
         await client.send(request())
         assert (await client.reply()).status == 200
 
@@ -158,7 +159,7 @@ async def test_a_stream_denied_half_way_ends_with_an_error_and_closes_the_upstre
 async def test_a_stream_denied_before_its_first_byte_is_refused_with_a_status() -> None:
     script = streaming(event("bob@example.com and so on"), *told(TEXT))
     policy = when_found(Outcome.DENY)
-    async with house(script, policy=policy, hold_back=64) as door:  # type: ignore[arg-type]
+    async with house(script, policy=policy, hold_back=64) as door:
         reply = await door.ask()
         assert reply.status == 403
         assert b"example.com" not in reply.body
@@ -215,7 +216,7 @@ async def test_a_client_gone_while_the_model_speaks_ends_its_work() -> None:
 
 @pytest.mark.parametrize("last", [b"", b"5\r\nab", b"nonsense\r\n"])
 async def test_a_stream_that_breaks_off_is_not_ended_as_if_it_were_whole(last: bytes) -> None:
-    async with house(streaming(event(TEXT), last=last)) as door:  # type: ignore[arg-type]
+    async with house(streaming(event(TEXT), last=last)) as door:
         client = await door.connect()
         await client.send(request())
         wire = await client.rest()
@@ -228,7 +229,7 @@ async def test_a_stream_that_breaks_off_is_not_ended_as_if_it_were_whole(last: b
 
 
 async def test_a_stream_that_breaks_off_before_any_byte_left_is_502() -> None:
-    async with house(streaming(last=b"")) as door:  # type: ignore[arg-type]
+    async with house(streaming(last=b"")) as door:
         client = await door.connect()
         await client.send(request())
         reply = await client.reply()
@@ -238,7 +239,7 @@ async def test_a_stream_that_breaks_off_before_any_byte_left_is_502() -> None:
 
 
 async def test_an_http_1_0_client_gets_a_stream_without_chunks() -> None:
-    async with house(streaming(*told(TEXT))) as door:  # type: ignore[arg-type]
+    async with house(streaming(*told(TEXT))) as door:
         client = await door.connect()
         await client.send(
             b"POST /v1/chat/completions HTTP/1.0\r\nContent-Length: %d\r\n\r\n" % len(CHAT) + CHAT
@@ -289,7 +290,7 @@ async def test_a_stream_with_a_length_is_a_stream() -> None:
 
 
 async def test_a_stream_that_cannot_be_recorded_is_not_begun() -> None:
-    async with house(streaming(*told(TEXT))) as door:  # type: ignore[arg-type]
+    async with house(streaming(*told(TEXT))) as door:
         door.journal.durable_fails = True
         reply = await door.ask()
         assert (reply.status, reply.code) == (503, "journal_unavailable")
