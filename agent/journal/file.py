@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import sqlite3
 import stat
 from collections.abc import Callable
+from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -52,6 +55,8 @@ CREATE VIEW ends AS SELECT *, coalesce(
     WHERE place > boots.base AND place < boots.base + (1 << 40)) - base, pruned_seq) AS last_seq
   FROM boots;
 """
+
+_COMMENT: Final = re.compile(r"--[^\n]*")
 
 Connect = Callable[[Path], sqlite3.Connection]
 
@@ -114,7 +119,7 @@ def prepare(db: sqlite3.Connection, path: Path) -> None:
     """Make the tables in a new file; refuse a file that is something else.
 
     Raises:
-        JournalError: another version, or no journal.
+        JournalError: another version, no journal, or one with something added to it.
     """
     (version,) = db.execute("PRAGMA user_version").fetchone()
     (application,) = db.execute("PRAGMA application_id").fetchone()
@@ -131,6 +136,24 @@ def prepare(db: sqlite3.Connection, path: Path) -> None:
             f"the journal {path} has version {version}, this agent knows version {SCHEMA_VERSION};"
             " use the agent that made it, or move the file aside"
         )
+    elif _made_of(db) != _own_schema():
+        # A trigger can drop what an INSERT said it wrote.
+        raise unusable(path, "it has other tables, views or triggers than the agent made")
+
+
+def _made_of(db: sqlite3.Connection) -> set[tuple[str, str, str]]:
+    """What a database consists of, without comments and white space."""
+    return {
+        (kind, name, " ".join(_COMMENT.sub("", sql or "").split()))
+        for kind, name, sql in db.execute("SELECT type, name, sql FROM sqlite_schema")
+    }
+
+
+@cache
+def _own_schema() -> set[tuple[str, str, str]]:
+    with closing(sqlite3.connect(":memory:")) as db:
+        db.executescript(_SCHEMA)
+        return _made_of(db)
 
 
 def take(path: Path) -> int:

@@ -289,6 +289,33 @@ def test_a_checkpoint_of_another_key_is_none(path: Path) -> None:
         opened(path, b"n" * 32)
 
 
+@pytest.mark.parametrize(
+    "addition",
+    [
+        "CREATE TRIGGER more BEFORE INSERT ON records BEGIN SELECT RAISE(IGNORE); END",
+        "CREATE TABLE more (a)",
+        "CREATE VIEW more AS SELECT 1",
+        "CREATE INDEX more ON records(wall_ns)",
+        "ALTER TABLE counters ADD COLUMN more TEXT",
+        "DROP VIEW ends",
+    ],
+)
+def test_a_file_that_does_more_than_hold_records_is_refused(path: Path, addition: str) -> None:
+    """The first one lets every decision vanish, with an INSERT that succeeds."""
+
+    async def write() -> None:
+        async with running(path):
+            pass
+
+    trio.run(write)
+    db = sqlite3.connect(path / "journal.sqlite")
+    db.execute(addition)
+    db.commit()
+    db.close()
+    with pytest.raises(JournalError, match="other tables"):
+        opened(path, b"n" * 32)
+
+
 @pytest.mark.parametrize("states", [0, 6])
 async def test_what_nobody_touched_opens_again_and_again(path: Path, states: int) -> None:
     await trio.to_thread.run_sync(partial(crashed, path, states=states))
