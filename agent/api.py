@@ -15,7 +15,7 @@ from agent.authzen_api import PATHS as AUTHZEN_PATHS
 from agent.errors import FatalError
 from agent.local_api import Request, Response
 from agent.metrics import CONTENT_TYPE, exposition
-from agent.quote_line import ChallengeRefusedError
+from agent.quotes.line import ChallengeRefusedError
 from agent.scrape import Scraped, scrape
 from attestation.errors import AttestationError
 

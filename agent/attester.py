@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from agent.boottime import boot_ns, wall_ns
 from agent.histogram import SLOW, Histogram
 from agent.platform import TeePlatform
-from agent.quoting import Quotes
+from agent.quotes.quoting import Quotes
 from attestation.claims_buffer import ClaimsBuffer, report_data
 from attestation.cose import thumbprint
 from attestation.errors import UncheckableError
@@ -78,7 +78,7 @@ class Issued:
 
 
 class Attester:
-    """Issues passports for one boot. Called one after another (`agent.quote_line`).
+    """Issues passports for one boot. Called one after another (`agent.quotes.line`).
 
     Attributes:
         complete: what of certificates a quote needs, given its kind, the quote and what the host

@@ -36,7 +36,7 @@ from agent.platform import TeePlatform, find_platform
 from agent.policies import Policies
 from agent.policy_api import PolicyApi
 from agent.pulse import Pulse
-from agent.quote_line import QuoteLine
+from agent.quotes.line import QuoteLine
 from agent.renewal import LATE_SECONDS, TRY_SECONDS, Renewal
 from agent.stream.status import StreamStatus
 from agent.supervise import Faults, keep_alive

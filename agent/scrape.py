@@ -18,7 +18,7 @@ from agent.metrics import Family, counter, counters, gauge, gauges, histogram, i
 from agent.notify import Notifier
 from agent.process import Process
 from agent.pulse import Pulse
-from agent.quote_line import QuoteLine
+from agent.quotes.line import QuoteLine
 from agent.supervise import Faults
 from agent.watchdog import Freshness
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from agent.quote_helper import Helper, inherited, listen
+from agent.quotes.helper import Helper, inherited, listen
 from attestation.kernel_tree import DEFAULT_PATH, KernelTree, sweep
 
 

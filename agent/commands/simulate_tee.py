@@ -22,7 +22,7 @@ from agent.commands.failing import fail
 from agent.errors import ExitCode, FatalError
 from agent.notify import Notifier
 from agent.platform import simulated_machine
-from agent.simulate_tee import serve, watch_parent
+from agent.simulate_tee.serving import serve, watch_parent
 from attestation.simulated.tree import SimulatedTree
 from attestation.tee import tee_from_spelling
 from attestation.tsm import MAX_PRIVLEVEL

@@ -16,12 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from agent import quote_helper, quote_limit
 from agent.config import load_config
 from agent.platform import TeePlatform, find_platform
-from agent.quote_client import quote_by_helper
-from agent.quote_helper import Helper, alarm, inherited, listen
-from agent.quote_wire import REQUEST, encode_quote, encode_request
+from agent.quotes import helper as quote_helper
+from agent.quotes import limit as quote_limit
+from agent.quotes.client import quote_by_helper
+from agent.quotes.helper import Helper, alarm, inherited, listen
+from agent.quotes.wire import REQUEST, encode_quote, encode_request
 from attestation.configfs_tsm import fetch_quote
 from attestation.errors import QuoteError
 from attestation.simulated.machine import SimulatedMachine

@@ -15,8 +15,8 @@ from agent.api import Api
 from agent.attester import Issued
 from agent.lifecycle import Lifecycle
 from agent.local_api import Request
-from agent.quote_limit import BURST, PER_SECOND
-from agent.quote_line import OUTCOMES, Bounds, ChallengeRefusedError, QuoteLine
+from agent.quotes.limit import BURST, PER_SECOND
+from agent.quotes.line import OUTCOMES, Bounds, ChallengeRefusedError, QuoteLine
 from agent.renewal import Renewal
 from tests.agent.daemons import daemon_inside, no_policy
 from tests.agent.test_renewal import LIFETIME, Issuer, clock

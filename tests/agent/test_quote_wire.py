@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import quote_wire
-from agent.quote_wire import (
+from agent.quotes import wire as quote_wire
+from agent.quotes.wire import (
     HEAD,
     MAGIC,
     MAX_BLOB,

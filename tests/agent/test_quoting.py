@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 import trio
 
-from agent.quoting import Quotes
+from agent.quotes.quoting import Quotes
 from attestation.configfs_tsm import fetch_quote
 from attestation.errors import QuoteError
 from attestation.simulated.tree import SimulatedTree

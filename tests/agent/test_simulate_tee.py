@@ -13,8 +13,8 @@ from tests.processes import clean_environment
 SCRIPT = """
 import sys
 from pathlib import Path
-import agent.simulate_tee
-agent.simulate_tee.DEVICE = Path(sys.argv.pop(1))
+import agent.simulate_tee.serving
+agent.simulate_tee.serving.DEVICE = Path(sys.argv.pop(1))
 sys.modules["pyfuse3"] = None  # as if it were not installed
 from agent.cli import main
 main()

@@ -1,7 +1,7 @@
 """The quote helper: the one process with root's rights. Turns 64 bytes into a quote, nothing else.
 
 The kernel's report tree is for root alone. The agent, which talks to the network and parses what
-strangers send, is not root; it asks this process over a Unix socket (`agent.quote_wire`). Only one
+strangers send, is not root; it asks this process over a Unix socket (`agent.quotes.wire`). Only one
 user may ask, and is known by what the kernel says of the peer (SO_PEERCRED). A request has a fixed
 size, little time, and a place in a line; quotes have a rate. There is no state but that rate.
 """
@@ -22,8 +22,8 @@ from types import FrameType
 from typing import Final
 
 from agent import unix_socket
-from agent.quote_limit import turn
-from agent.quote_wire import REQUEST, decode_request, encode_error, encode_quote
+from agent.quotes.limit import turn
+from agent.quotes.wire import REQUEST, decode_request, encode_error, encode_quote
 from attestation.configfs_tsm import fetch_quote
 from attestation.errors import MalformedError, QuoteError
 from attestation.tsm import Quote, TsmTree
@@ -45,7 +45,7 @@ class Helper:
     Args:
         tree: where quotes come from.
         uid: the one user that may ask.
-        limit: descriptor of the file with the rate (`agent.quote_limit`).
+        limit: descriptor of the file with the rate (`agent.quotes.limit`).
         bound: a context that raises TimeIsUpError in its block after so many seconds.
     """
 

@@ -27,7 +27,7 @@ class Bounds:
         waiting: how many may wait. The local API has places for four times as many connections,
             so that probes are answered whatever challenges do.
         seconds: how long one may wait.
-        burst, per_second: the rate. Half of what the quote helper allows (`agent.quote_limit`), so
+        burst, per_second: the rate. Half of what the quote helper allows (`agent.quotes.limit`), so
             that the renewal always finds a quote left there.
     """
 

@@ -1,4 +1,4 @@
-"""Removes a dead mount: `python -m agent.unmounting DIR`, started by `lucid-agent simulate-tee`.
+"""Removes a dead mount: started by `lucid-agent simulate-tee` as a process of its own.
 
 It waits at the end of a pipe. Its first line names the mount's device (major:minor); when the pipe
 ends, whoever served the mount is gone, and what is still mounted there with that device goes too.

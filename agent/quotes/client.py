@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from agent.quote_wire import MAX_REPLY, decode_reply, encode_request
+from agent.quotes.wire import MAX_REPLY, decode_reply, encode_request
 from attestation.configfs_tsm import report_data_of
 from attestation.errors import MalformedError, QuoteError
 from attestation.tsm import Quote

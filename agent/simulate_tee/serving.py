@@ -1,7 +1,7 @@
 """Serves a simulated TEE's report tree as a file system, for programs that have no hardware.
 
 The mount lives as long as the block that serves it: it is removed when the block is left, and by a
-process of its own (`agent.unmounting`) when this one is killed.
+process of its own (`agent.simulate_tee.unmounting`) when this one is killed.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Final
 import trio
 
 from agent.errors import ExitCode, FatalError
+from agent.simulate_tee.unmounting import unmount
 from agent.tee_search import SIMULATED_FILE_SYSTEM, mounts
-from agent.unmounting import unmount
 from attestation.simulated.tree import SimulatedTree
 
 DEVICE: Final = Path("/dev/fuse")
@@ -49,7 +49,7 @@ async def serve(
     try:
         import pyfuse3  # noqa: PLC0415 - an extra that most installations have not
 
-        from agent.fuse_tree import FuseTree  # noqa: PLC0415 - needs it
+        from agent.simulate_tee.fuse_tree import FuseTree  # noqa: PLC0415 - needs it
     except ImportError as error:
         raise FatalError(
             ExitCode.USAGE, f"pyfuse3 cannot be used: {error}", remedy=_INSTALL
@@ -134,7 +134,7 @@ def _guard(mount: Path) -> Iterator[Callable[[], None]]:
     """A process that removes the mount if this one is killed; to be called when it is mounted."""
     # In a session of its own, so that Ctrl-C or a killed process group does not end it with us.
     process = subprocess.Popen(  # noqa: S603 - our own module
-        [sys.executable, "-m", "agent.unmounting", str(mount)],
+        [sys.executable, "-m", "agent.simulate_tee.unmounting", str(mount)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,  # whoever reads ours must not wait for it
         stderr=subprocess.DEVNULL,
