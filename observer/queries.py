@@ -17,7 +17,7 @@ from attestation import chain
 from observer.effects import AlarmCode
 from observer.filters import Filter
 from observer.store import Store
-from observer.store.schema import agents, alarms, boots, records
+from observer.store.schema import agents, alarms, boots, checkpoints, records
 
 Row = Mapping[str, Any]
 
@@ -89,8 +89,23 @@ async def since(store: Store, wanted: Filter, *, after: int, limit: int) -> tupl
     return missed, rows[::-1]
 
 
-async def one(store: Store, boot_id: bytes, seq: int) -> tuple[Row, bytes, Row] | None:
-    """A record, the head before it, and its boot; None where it is not stored.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A record with its place.
+
+    Attributes:
+        previous_head: the chain's head before it.
+        checkpoint: the first one that is kept at its place or after it; None: none covers it.
+    """
+
+    record: Row
+    previous_head: bytes
+    boot: Row
+    checkpoint: Row | None
+
+
+async def one(store: Store, boot_id: bytes, seq: int) -> Found | None:
+    """A record; None where it is not stored.
 
     Raises:
         StoreError.
@@ -101,10 +116,20 @@ async def one(store: Store, boot_id: bytes, seq: int) -> tuple[Row, bytes, Row] 
     boot = await _first(store, select(boots).where(boots.c.boot_id == boot_id))
     if found is None or boot is None:
         return None
-    if seq == 1:
-        return found, chain.genesis(boot["boot_seed"]), boot
-    heads = await store.load_heads(boot_id, seq - 1, seq - 1)
-    return found, heads[seq - 1], boot
+    previous_head = chain.genesis(boot["boot_seed"])
+    if seq > 1:
+        previous_head = (await store.load_heads(boot_id, seq - 1, seq - 1))[seq - 1]
+    covering = checkpoints.c.boot_id == boot_id, checkpoints.c.seq >= seq
+    # The boot's own signature goes before what a later boot found on the disk and signed.
+    first = checkpoints.c.recovered_by.is_not(None), checkpoints.c.seq
+    return Found(
+        record=found,
+        previous_head=previous_head,
+        boot=boot,
+        checkpoint=await _first(
+            store, select(checkpoints).where(*covering).order_by(*first).limit(1)
+        ),
+    )
 
 
 async def export(store: Store, wanted: Filter, *, before: int | None) -> AsyncIterator[Row]:

@@ -50,11 +50,13 @@ def _value(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-def full(row: Mapping[str, Any], *, previous_head: bytes, boot: Mapping[str, Any]) -> Json:
-    """Everything about one decision, from its exact bytes, with its place in the chain."""
+def full(
+    row: Mapping[str, Any], *, previous_head: bytes, checkpoint: Mapping[str, Any] | None
+) -> Json:
+    """Everything about one decision, from its exact bytes, with its place in the chain and the
+    checkpoint that covers it."""
     placed = decode_record(row["record"])
     record = placed.record
-    covered = boot["checkpoint_seq"] is not None and boot["checkpoint_seq"] >= row["seq"]
     return {
         **decision(row),
         "trace_id": record.trace_id,
@@ -90,9 +92,20 @@ def full(row: Mapping[str, Any], *, previous_head: bytes, boot: Mapping[str, Any
             "head": row["head"].hex(),
             "raw_bytes": len(row["record"]),
             "raw": row["record"].hex(),
-            "checkpoint_covers": covered,
-            "checkpoint_seq": boot["checkpoint_seq"],
+            "checkpoint_covers": checkpoint is not None,
+            "checkpoint": None if checkpoint is None else _checkpoint(checkpoint),
         },
+    }
+
+
+def _checkpoint(row: Mapping[str, Any]) -> Json:
+    """A signed statement over the chain: by the boot's own key, or by a later boot's, which found
+    the records on a disk."""
+    return {
+        "seq": row["seq"],
+        "time": moment(row["wall_ns"]),
+        "recovered_by": row["recovered_by"].hex() if row["recovered_by"] else None,
+        "cose": row["cose"].hex(),
     }
 
 

@@ -141,9 +141,10 @@ class Web:
             found = await queries.one(self._store, boot_id, seq)
         if found is None:
             return _problem(404, "decision_unknown", "no such decision is stored here")
-        row, previous_head, stored_boot = found
-        answer = views.full(row, previous_head=previous_head, boot=stored_boot)
-        answer["attestation"] = views.boot(stored_boot, now_s=self._clock())
+        answer = views.full(
+            found.record, previous_head=found.previous_head, checkpoint=found.checkpoint
+        )
+        answer["attestation"] = views.boot(found.boot, now_s=self._clock())
         return JSONResponse(answer)
 
     async def agents(self, _request: Request) -> Response:

@@ -81,7 +81,7 @@ function proof(boot) {
     `seq ${stored}`,
     h(
       "span",
-      { class: "dim", title: "The newest checkpoint, signed by the passport’s key, that agrees with the stored chain" },
+      { class: "dim", title: "The newest checkpoint that agrees with the stored chain. Of a boot that crashed, a later one may have signed it: each decision says which" },
       signed === null ? " · nothing signed yet" : ` · signed to ${signed}`,
     ),
   );

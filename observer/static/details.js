@@ -45,14 +45,17 @@ function some(entries) {
 
 function chainPart(d) {
   const { chain } = d;
+  const signed = chain.checkpoint;
   return section(
     "Place in the chain",
     h(
       "p",
-      { class: chain.checkpoint_covers ? "ok" : "warned" },
-      chain.checkpoint_covers
-        ? `✓ Covered by a checkpoint the agent signed (up to seq ${chain.checkpoint_seq}).`
-        : "Chained and stored; not covered by a signed checkpoint yet.",
+      { class: signed && !signed.recovered_by ? "ok" : "warned" },
+      !signed
+        ? "Chained and stored; not covered by a signed checkpoint yet."
+        : signed.recovered_by
+          ? `Signed up to seq ${signed.seq} by a later boot, which found it on its disk.`
+          : `✓ Covered by a checkpoint that this boot signed (up to seq ${signed.seq}).`,
     ),
     pairs([
       ["Boot", hex(d.boot, 32)],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from observer.config import Address, ConfigError, ObserverConfig
 from observer.effects import Alarm, AlarmCode, Begin, SaveCheckpoint
 from observer.queries import all_alarms
 from observer.store import Store
-from observer.store.schema import alarms, checkpoints
+from observer.store.schema import alarms, boots, checkpoints
 from tests.observer.fake_agent import FakeBoot
 from tests.observer.fake_trust import attested
 
@@ -141,7 +141,15 @@ def test_strangers_cannot_push_the_alarms_of_proven_agents_out(
     with_store(tmp_path, work)
 
 
-def test_one_checkpoint_a_minute_is_kept_and_the_newest(tmp_path: Path) -> None:
+OWN = None
+LATER = b"l" * 16  # a boot that recovered the journal
+
+
+def kept(
+    tmp_path: Path, made: Sequence[tuple[int, int, bytes | None]]
+) -> list[tuple[int, bytes | None]]:
+    """Save checkpoints (seq, second, who recovered); those that are kept. The boot's row always
+    states the newest of them."""
     boot = FakeBoot()
     offered = OfferedBoot(
         boot_id=boot.boot_id,
@@ -150,25 +158,49 @@ def test_one_checkpoint_a_minute_is_kept_and_the_newest(tmp_path: Path) -> None:
         first_unacked_seq=1,
         last_seq=0,
     )
+    found: list[tuple[int, bytes | None]] = []
 
     async def work(store: Store) -> None:
         begin = Begin(
             agent_id=boot.agent_id, version="", epoch=1, running=offered, boots=(offered,)
         )
         await store.begin(begin, allowed=lambda: True)
-        for seq, second in ((1, 1), (2, 20), (2, 20), (3, 59), (4, 61), (5, 90), (6, 121)):
+        for seq, second, recovered_by in made:
             checkpoint = Checkpoint(
                 boot_id=boot.boot_id, seq=seq, head=bytes(32), wall_ns=second * 10**9
             )
             await store.save_checkpoint(
                 SaveCheckpoint(
-                    agent_id=boot.agent_id, checkpoint=checkpoint, cose=b"", recovered_by=None
+                    agent_id=boot.agent_id,
+                    checkpoint=checkpoint,
+                    cose=b"",
+                    recovered_by=recovered_by,
                 )
             )
-        rows = await store.read(select(checkpoints.c.seq).order_by(checkpoints.c.seq))
-        assert [row.seq for row in rows] == [3, 5, 6]
+        columns = (checkpoints.c.seq, checkpoints.c.recovered_by)
+        rows = await store.read(select(*columns).order_by(checkpoints.c.seq))
+        found.extend((row.seq, row.recovered_by) for row in rows)
+        (row,) = await store.read(select(boots.c.checkpoint_seq))
+        assert row.checkpoint_seq == found[-1][0]
 
     with_store(tmp_path, work)
+    return found
+
+
+def test_one_checkpoint_a_minute_is_kept_and_the_newest(tmp_path: Path) -> None:
+    seconds = ((1, 1), (2, 20), (2, 20), (3, 59), (4, 61), (5, 90), (6, 121))
+    found = kept(tmp_path, [(seq, second, OWN) for seq, second in seconds])
+    assert found == [(3, OWN), (5, OWN), (6, OWN)]
+
+
+def test_a_checkpoint_that_comes_again_or_late_takes_no_newer_one_away(tmp_path: Path) -> None:
+    made = [(1, 1, OWN), (5, 20, OWN), (3, 10, OWN), (1, 1, OWN)]
+    assert kept(tmp_path, made) == [(5, OWN)]
+
+
+def test_what_a_later_boot_signed_takes_nothing_of_the_boots_own_away(tmp_path: Path) -> None:
+    made = [(4, 10, OWN), (6, 20, LATER), (7, 30, LATER), (7, 40, OWN), (7, 50, LATER)]
+    assert kept(tmp_path, made) == [(4, OWN), (7, OWN)]
 
 
 # -- configuration -------------------------------------------------------------------------

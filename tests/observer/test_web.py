@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from attestation import chain
+from attestation.checkpoint import verify_checkpoint
 from attestation.wire import observer_pb2 as pb
 from observer.app import Running
 from observer.config import Limits
@@ -191,6 +192,13 @@ def test_one_decision_shows_everything_and_its_place_in_the_chain(
                 shown = (await http.get(f"/api/decisions/{boot.boot_id.hex()}/{seq}")).json()
                 place = shown["chain"]
                 assert place["checkpoint_covers"] is covered
+                if covered:
+                    assert place["checkpoint"]["recovered_by"] is None
+                    cose = bytes.fromhex(place["checkpoint"]["cose"])
+                    signed = verify_checkpoint(cose, boot.key.public_key())
+                    assert (signed.seq, signed.head) == (5, boot.heads[5])
+                else:
+                    assert place["checkpoint"] is None
                 assert place["previous_head"] == boot.heads[seq - 1].hex()
                 assert place["head"] == boot.heads[seq].hex()
                 raw = bytes.fromhex(place["raw"])
@@ -201,6 +209,25 @@ def test_one_decision_shows_everything_and_its_place_in_the_chain(
             assert shown["texts"] == [{"sha256": "00" * 32, "size": 12}]
             assert shown["bundle"] == {"name": "demo", "version": "1", "digest": "00" * 32}
             assert shown["attestation"]["passport"]["simulated"] is True
+
+    run(pages, scenario)
+
+
+def test_what_a_later_boot_signed_is_not_shown_as_the_boots_own_word(
+    pages: Serve, boot: FakeBoot, trust: FakeTrust
+) -> None:
+    crashed = FakeBoot()
+    crashed.decide(3)
+
+    async def scenario(running: Running, http: httpx.AsyncClient) -> None:
+        async with connect(running.grpc) as stream:
+            await stream.open(boot, crashed)
+            await stream.acked(crashed.batch(1))
+            await stream.send(crashed.checkpoint(3, key=boot.key, recovered_by=boot.boot_id))
+            await stream.settled_at(crashed, 3)
+            shown = (await http.get(f"/api/decisions/{crashed.boot_id.hex()}/2")).json()
+            assert shown["chain"]["checkpoint"]["seq"] == 3
+            assert shown["chain"]["checkpoint"]["recovered_by"] == boot.boot_id.hex()
 
     run(pages, scenario)
 
