@@ -29,7 +29,8 @@ class Custody:
     Attributes:
         core_dumps: the system may still write this process's memory into a file when it crashes.
         readable: other processes of the same user may still read its memory.
-        locked: its memory is never swapped out.
+        locked: its memory is never swapped out. Code, which is read again from its files, does
+            not stay locked (`agent/code_pages.py`).
         swap: this machine has swap at all.
         problems: why not, with what to do; empty where everything holds.
     """

@@ -26,6 +26,7 @@ from agent.api import Api, Probes
 from agent.attester import Attester, Issued, Stated
 from agent.authzen_api import AuthzenApi
 from agent.boottime import ClockWatch, boot_ns
+from agent.code_pages import CodePages
 from agent.config import Config
 from agent.custody import Custody
 from agent.endorsing import endorsing
@@ -85,6 +86,7 @@ class Daemon:
         self._said_ready = False
         self._stopping = trio.Event()
         self._rates = RateLimiter()
+        self._code_pages = CodePages()
         self._rng = random.Random(os.urandom(16))  # noqa: S311 - jitter, not a secret
 
     @property
@@ -140,26 +142,15 @@ class Daemon:
                 await services.start(self.identities.run)
                 if hang.wanted(os.environ, simulated=platform.simulated):
                     services.start_soon(hang.hang_on_signal)
-                services.start_soon(
-                    functools.partial(
-                        keep_alive, "pulse", self.pulse.run, self.faults, rng=self._rng
-                    )
-                )
-                authzen = AuthzenApi(
-                    snapshot=self._current_snapshot, gate=self._gate, recorder=self.journal
-                )
-                policy = PolicyApi(self, may_push=config.policy.push)
-                api = Api(self, self._challenge, policy, authzen)
-                await self._serve_api(services, listener, api)
+                kept = functools.partial(keep_alive, faults=self.faults, rng=self._rng)
+                services.start_soon(kept, "pulse", self.pulse.run)
+                services.start_soon(kept, "code_pages", self._code_pages.run)
+                await self._serve_api(services, listener)
                 await setup.check_auditors(self.auditors, self.policies.newest.bundle, wait=True)
                 async with trio.open_nursery() as front:
                     front.start_soon(self._handle_signals)
                     front.start_soon(self.renewal.run)
-                    front.start_soon(
-                        functools.partial(
-                            keep_alive, "policy", self.policies.watch, self.faults, rng=self._rng
-                        )
-                    )
+                    front.start_soon(kept, "policy", self.policies.watch)
                     await front.start(self.gateway.serve, [gateway_socket])
                     self.lifecycle.begin()
                     task_status.started()
@@ -174,10 +165,13 @@ class Daemon:
             self.notifier.close()
         _LOG.info("stopped", last_seq=self.journal.last_seq, durable_seq=self.journal.durable_seq)
 
-    async def _serve_api(
-        self, services: trio.Nursery, listener: trio.SocketListener, api: Api
-    ) -> None:
+    async def _serve_api(self, services: trio.Nursery, listener: trio.SocketListener) -> None:
         """On the socket everything; over TCP, where that is wanted, what anybody may know."""
+        authzen = AuthzenApi(
+            snapshot=self._current_snapshot, gate=self._gate, recorder=self.journal
+        )
+        policy = PolicyApi(self, may_push=self.config.policy.push)
+        api = Api(self, self._challenge, policy, authzen)
         serve = functools.partial(local_api.serve, faults=self.faults)
         await services.start(serve, listener, api)
         if self.config.api.listen:
@@ -245,7 +239,7 @@ class Daemon:
                 agent_id=config.agent.id,
                 version=self.version,
                 key=self.attester.key,
-                passport=self._current_passport,
+                passport=lambda: self.journal.passport,
                 state=lambda: self.lifecycle.look().state.value,
                 faults=self.faults,
                 rng=self._rng,
@@ -280,6 +274,7 @@ class Daemon:
             loaded = self.policies.newest
             bundle, engine = loaded.bundle, loaded.engine
             issued = await self.attester.issue(self._stated(bundle))
+        another = self.snapshot is None or self.snapshot.bundle.digest != bundle.digest
         self.snapshot = Snapshot(
             engine=engine,
             bundle=bundle,
@@ -292,6 +287,8 @@ class Daemon:
         )
         self.journal.set_signer(self.attester.key, issued.token)
         await self.policies.came_into_force(loaded)
+        if another:
+            self._code_pages.ask()
         return issued
 
     async def _challenge(self, nonce: bytes, audience: str | None) -> bytes:

@@ -1,19 +1,18 @@
-"""Who may ask: the configured keys and tokens, and the issuers' keys kept fresh."""
+"""Who may ask: the configured keys, and the issuers whose tokens are believed."""
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
-from agent import logs
-from agent.config import IdentityTable, TokensTable
+from agent.config import IdentityTable
 from enforcement.identity import Identifier, Key, read_keys
-from enforcement.jwks import KeySource
-from enforcement.tokens import Issuer, TokenVerifier
 
-_LOG = logs.get("identity")
+if TYPE_CHECKING:
+    from agent.issuers import Issuers
+    from enforcement.tokens import TokenVerifier
 
 
 class Identities:
@@ -21,7 +20,6 @@ class Identities:
 
     Attributes:
         identifier: what the gateway asks.
-        tokens: what judges tokens; None where none are believed.
     """
 
     def __init__(self, table: IdentityTable) -> None:
@@ -41,42 +39,21 @@ class Identities:
         ]
         if table.keys_file:
             keys += read_keys(Path(table.keys_file))
-        self._sources = {of_one.issuer: _source(of_one) for of_one in table.tokens}
-        self.tokens = (
-            TokenVerifier(
-                [(_issuer(of_one), self._sources[of_one.issuer].keys) for of_one in table.tokens],
-                now=time.time,
-                missed=lambda issuer: self._sources[issuer].want(),
-            )
-            if table.tokens
-            else None
-        )
+        self._issuers: Issuers | None = None
+        if table.tokens:
+            from agent.issuers import Issuers  # noqa: PLC0415 - see there
+
+            self._issuers = Issuers(table.tokens)
         self.identifier = Identifier(keys, tokens=self.tokens, anonymous=table.anonymous)
+
+    @property
+    def tokens(self) -> TokenVerifier | None:
+        """What judges tokens; None where none are believed."""
+        return None if self._issuers is None else self._issuers.tokens
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the issuers' keys fresh until cancelled; started when each was tried once."""
-        async with trio.open_nursery() as nursery:
-            for source in self._sources.values():
-                await nursery.start(source.run)
+        if self._issuers is None:
             task_status.started()
-
-
-def _issuer(table: TokensTable) -> Issuer:
-    return Issuer(
-        issuer=table.issuer,
-        audience=table.audience,
-        algorithms=table.algorithms,
-        kind=table.type,
-        principal_claim=table.principal_claim,
-        groups_claim=table.groups_claim,
-        leeway=table.leeway_seconds,
-    )
-
-
-def _source(table: TokensTable) -> KeySource:
-    place = table.keys if "://" in table.keys else Path(table.keys)
-    return KeySource(table.issuer, place, refresh=table.refresh_seconds, told=_told)
-
-
-def _told(issuer: str, problem: str) -> None:
-    _LOG.warning("identity.keys_unavailable", issuer=issuer, problem=problem)
+        else:
+            await self._issuers.run(task_status=task_status)

@@ -10,8 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-import structlog
-
+from agent import logs
 from agent.config import Config
 from agent.errors import ExitCode, FatalError
 from agent.quotes.client import quote_by_helper
@@ -33,7 +32,7 @@ _MACHINES: Final[dict[str, Callable[..., SimulatedMachine]]] = {
     "sev-snp": SimulatedVendor.load_or_create,
     "tdx": SimulatedIntel.load_or_create,
 }
-_LOG = structlog.get_logger(part="tee")
+_LOG = logs.get("tee")
 SIMULATE: Final = "to try the agent without hardware: [tee] mode = 'simulated'"
 
 

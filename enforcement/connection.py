@@ -8,10 +8,10 @@ cannot be told from one that closed both sides until something is sent to it.
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 from typing import Final
 
-import structlog
 import trio
 
 from attestation.panics import is_fault
@@ -26,7 +26,7 @@ from enforcement.recorder import RecordError
 from enforcement.relay import Relay, record_decision
 from enforcement.wire import InterruptedWaitError, WireError, WireTimeoutError
 
-_LOG = structlog.get_logger(part="gateway")
+_LOG = logging.getLogger("lucid.gateway")
 
 # Bodies that are refused with a decision of their own; other faults of framing are no decision,
 # because no request was understood.
@@ -154,7 +154,8 @@ class Connection:
         while frame is not None and frame.tb_next is not None:
             frame = frame.tb_next
         where = "" if frame is None else f"{frame.tb_frame.f_code.co_qualname}:{frame.tb_lineno}"
-        _LOG.error("gateway.internal_error", error=type(error).__name__, where=where)
+        values = {"error": type(error).__name__, "where": where}
+        _LOG.error("gateway.internal_error", extra={"values": values})
         with contextlib.suppress(WireError, WireTimeoutError, InterruptedWaitError):
             await self._send_own(
                 "internal_error", replies.refusal("internal_error", "the agent failed", 500)

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 import trio
 
 from attestation.panics import is_fault
+from enforcement.token_rules import check_url
 from enforcement.tokens import KeySet, read_keys
 
 if TYPE_CHECKING:
@@ -27,17 +27,8 @@ SPACING: Final = 10.0  # seconds between two fetches
 FETCH_SECONDS: Final = 10.0
 FILE_SECONDS: Final = 5.0  # between two looks at a file
 _PLAIN: Final = {"accept": "application/json", "accept-encoding": "identity"}
-_LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 Told = Callable[[str, str], None]
-
-
-def check_url(url: str) -> None:
-    """Raises ValueError: not HTTPS, or HTTP to this machine alone."""
-    parts = urlsplit(url)
-    local = parts.scheme == "http" and parts.hostname in _LOOPBACK
-    if not parts.hostname or parts.username or not (parts.scheme == "https" or local):
-        raise ValueError(f"{url!r} is not an https:// address (http:// only on this machine)")
 
 
 class KeySource:

@@ -28,6 +28,7 @@ import jwt
 import msgspec
 
 from enforcement.identity import Caller, Kind
+from enforcement.token_rules import ALGORITHMS
 from enforcement.vocabulary import LIMITS, is_unicode
 
 MAX_TOKEN: Final = 16 * 1024  # bytes
@@ -35,20 +36,6 @@ MAX_GROUPS: Final = 256  # of one caller
 MAX_KEYS: Final = 64  # of one issuer
 REMEMBERED: Final = 4096  # tokens
 MIN_RSA_BITS: Final = 2048
-
-# Algorithms by what their keys are: (kty, crv).
-ALGORITHMS: Final[Mapping[str, tuple[str, str | None]]] = {
-    "RS256": ("RSA", None),
-    "RS384": ("RSA", None),
-    "RS512": ("RSA", None),
-    "PS256": ("RSA", None),
-    "PS384": ("RSA", None),
-    "PS512": ("RSA", None),
-    "ES256": ("EC", "P-256"),
-    "ES384": ("EC", "P-384"),
-    "ES512": ("EC", "P-521"),
-    "EdDSA": ("OKP", "Ed25519"),
-}
 
 
 class Issuer(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 from pathlib import Path
 from typing import Any, Final
@@ -24,11 +23,6 @@ config_option = click.option(
     envvar="LUCID_CONFIG",
     help=f"Configuration file. Default: {DEFAULT_CONFIG} where it exists.",
 )
-
-
-def version() -> str:
-    """The installed version."""
-    return importlib.metadata.version("lucid-agent")
 
 
 def load(path: Path | None, *, tee: str | None = None) -> Config:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
 from agent.commands.failing import fail
-from agent.errors import ExitCode
+from agent.errors import ExitCode, FatalError
 from agent.first_run import ExistsError, Written, write
 
 
@@ -28,12 +29,14 @@ def init(directory: Path | None, *, service: bool, no_key: bool) -> None:
     DIRECTORY is made where it is missing; the default is `lucid`, with --service /etc/lucid.
 
     Overwrites nothing. Makes an API key for the first client and shows it once; the file has only
-    its SHA-256. Says what to do next.
+    its SHA-256. Without --service, makes the simulated TEE as well, whose keys take a second to
+    generate; else the first start would. Says what to do next.
 
     \b
     Exit codes:
       0  written
       2  one of the two is there already, or DIRECTORY cannot be written
+      4  written, but no simulated TEE could be made
     """
     directory = directory or Path("/etc/lucid" if service else "lucid")
     try:
@@ -42,8 +45,25 @@ def init(directory: Path | None, *, service: bool, no_key: bool) -> None:
         fail(ExitCode.USAGE, str(error), "nothing was written; move it away, or name another place")
     except OSError as error:
         fail(ExitCode.USAGE, f"{directory} cannot be written: {error.strerror}")
+    if not service:
+        _make_simulated_tee(written.config)
     for line in _next_steps(written, service=service):
         click.echo(line)
+
+
+def _make_simulated_tee(path: Path) -> None:
+    from agent import setup  # noqa: PLC0415 - half the daemon, for a simulated TEE alone
+    from agent.config import load_config  # noqa: PLC0415
+    from agent.platform import simulated_machine  # noqa: PLC0415
+
+    config = load_config(path, {})
+    state = Path(config.agent.state_dir)
+    try:
+        setup.state_directory(state)
+        simulated_machine(config.tee.simulate, state, now=datetime.now(UTC))
+    except FatalError as error:
+        fail(error.code, str(error), error.remedy)
+    click.echo(f"made a simulated TEE in {state}/: its quotes prove nothing")
 
 
 def _next_steps(written: Written, *, service: bool) -> list[str]:

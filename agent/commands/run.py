@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 import trio
 
-from agent import logs
-from agent.commands.common import config_option, first_fatal, load, version
+from agent import __version__, logs
+from agent.commands.common import config_option, first_fatal, load
 from agent.commands.failing import fail
 from agent.custody import protect
 from agent.daemon import Daemon
@@ -37,13 +37,14 @@ def run(path: Path | None, tee: str | None) -> None:
     logs.configure(level=config.agent.log_level, form=config.agent.log_format)
     daemon = Daemon(
         config,
-        version=version(),
+        version=__version__,
         notifier=Notifier.from_environment(os.environ),
         custody=protect(),
     )
     fatal: FatalError | None = None
     try:
-        trio.run(daemon.run)
+        with logs.OUTPUT.thread():
+            trio.run(daemon.run)
     except* FatalError as group:
         fatal = first_fatal(group)
     if fatal is not None:  # not inside `except*`, which would make a group of the exit, too

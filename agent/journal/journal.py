@@ -48,6 +48,7 @@ class Journal(GroupCommit):
 
     Attributes:
         last_seq: the last place that was given.
+        passport: the newest one that vouches for the signer; None until the first.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Journal(GroupCommit):
         self.boot_id = store.boot_id
         self.epoch = store.epoch
         self.last_seq = 0
+        self.passport: bytes | None = None
 
     @classmethod
     def open(
@@ -172,7 +174,7 @@ class Journal(GroupCommit):
     def set_signer(self, key: ec.EllipticCurvePrivateKey, passport: bytes) -> None:
         """Use this key for checkpoints from now on, and keep the passport that vouches for it."""
         self._signer.use(key)
-        self._backlog.passport = passport
+        self.passport = self._backlog.passport = passport
         self._work.set()
         self.announce()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,17 @@ from click.testing import CliRunner, Result
 
 from agent.cli import main
 from agent.config import Config, load_config
+from agent.platform import find_platform
+from attestation.simulated.vendor import SimulatedVendor
 from tests.processes import BUNDLE
 
 FORMS = [[], ["--service"], ["--no-key"], ["--service", "--no-key"]]
+
+
+@pytest.fixture(autouse=True)
+def no_new_keys(monkeypatch: pytest.MonkeyPatch, simulated_vendor: SimulatedVendor) -> None:
+    """Whoever makes a vendor gets the one that there is: its keys cost a second each time."""
+    monkeypatch.setattr(SimulatedVendor, "create", lambda *, now: simulated_vendor)  # noqa: ARG005
 
 
 def run(*arguments: str | Path) -> Result:
@@ -62,6 +71,28 @@ def test_elsewhere_all_of_it_is_in_the_directory(tmp_path: Path) -> None:
     assert config.tee.mode == "simulated"
     for place in (config.agent.state_dir, config.api.socket, config.policy.bundle):
         assert Path(place).is_relative_to(tmp_path / "new")
+
+
+def test_the_simulated_tee_is_made_as_well_so_that_the_first_start_need_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = run("init", tmp_path / "new").output
+    assert "prove nothing" in said
+    config = load_config(tmp_path / "new" / "agent.toml", {})
+    monkeypatch.setattr(SimulatedVendor, "create", None)
+    find_platform(config, now=datetime.now(UTC))
+
+
+def test_hardware_needs_none(tmp_path: Path) -> None:
+    run("init", tmp_path / "new", "--service")
+    assert not [name for name in names(tmp_path) if "simulated" in name or "state" in name]
+
+
+def test_where_no_simulated_tee_can_be_made_it_says_so(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("not a directory")
+    done = run("init", tmp_path)
+    assert done.exit_code == 4
+    assert str(tmp_path / "state") in done.output
 
 
 @pytest.mark.parametrize("name", ["agent.toml", "bundle"])

@@ -117,6 +117,15 @@ async def test_what_waits_at_a_clean_stop_is_written_and_signed(path: Path) -> N
     reader.close()
 
 
+async def test_whoever_is_told_of_a_passport_finds_it(path: Path) -> None:
+    """The stream waits for the first one; what would wake it again may be long in coming."""
+    async with running(path) as journal:
+        found: list[bytes | None] = [journal.passport]
+        with journal.subscribed(lambda: found.append(journal.passport)):
+            journal.set_signer(ec.generate_private_key(ec.SECP256R1()), b"passport")
+            assert found == [None, b"passport"]
+
+
 async def test_a_new_boot_signs_the_end_of_one_that_crashed(path: Path) -> None:
     async with running(path) as journal:
         await journal.durable(journal.append(record()))

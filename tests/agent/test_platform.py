@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
-from agent import platform
+from agent import logs, platform
 from agent.config import Config, ConfigError, TeeTable, load_config
 from agent.errors import ExitCode, FatalError
 from agent.platform import TeePlatform, find_platform
@@ -51,24 +50,26 @@ def refusal(find: Find, **tee: Any) -> FatalError:
 
 @pytest.mark.parametrize("mode", ["auto", "sev-snp"])
 def test_the_provider_decides_and_the_log_says_so(
-    find: Find, tree: SimulatedTree, mode: str
+    find: Find, tree: SimulatedTree, mode: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with structlog.testing.capture_logs() as logs:
-        found = find(mode=mode)
+    caplog.set_level("INFO", "lucid")
+    found = find(mode=mode)
     assert isinstance(found.fetch, partial)
     assert found.fetch.args == (tree,)
     assert not found.simulated
     assert found.tee_of("sev_guest") is TeeType.SEV_SNP
-    (said,) = [entry for entry in logs if entry["event"] == "tee.found"]
+    (said,) = [logs.fields(record) for record in caplog.records if record.msg == "tee.found"]
     assert (said["tee"], said["provider"], said["mode"]) == ("AMD SEV-SNP", "sev_guest", mode)
     assert tree.entries() == []
 
 
-def test_tdx_is_found_as_well(find: Find, tree: SimulatedTree) -> None:
+def test_tdx_is_found_as_well(
+    find: Find, tree: SimulatedTree, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "lucid")
     tree.provider = SimulatedIntel.provider
-    with structlog.testing.capture_logs() as logs:
-        find(mode="auto")
-    assert [entry["tee"] for entry in logs] == ["Intel TDX"]
+    find(mode="auto")
+    assert [logs.fields(record)["tee"] for record in caplog.records] == ["Intel TDX"]
 
 
 def test_another_tee_than_the_one_asked_for_ends_the_start(find: Find) -> None:

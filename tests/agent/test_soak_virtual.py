@@ -10,8 +10,6 @@ import logging
 import os
 import random
 
-import structlog
-
 from agent.lifecycle import TRANSITIONS, Part, State
 from agent.renewal import FIRST_RETRY_SECONDS
 from tests.agent.soaking import DAY, HINDER, MOMENTS, OTHERS, lived_through, schedule
@@ -21,12 +19,11 @@ DAYS = 30.0
 
 
 def test_thirty_days_of_failures_never_serve_without_a_passport_and_always_recover() -> None:
-    quiet = structlog.make_filtering_bound_logger(logging.CRITICAL)
-    structlog.configure(wrapper_class=quiet)  # ten thousand lines
+    logging.getLogger("lucid").setLevel(logging.CRITICAL + 1)  # ten thousand lines
     try:
         world = lived_through(SEED, DAYS)
     finally:
-        structlog.reset_defaults()
+        logging.getLogger("lucid").setLevel(logging.NOTSET)
     print(  # noqa: T201 - the seed, for whoever has to look at a failure
         f"seed {SEED}: {DAYS:.0f} days, {world.renewal.renewals} passports,"
         f" {sum(world.renewal.failures.values())} failed tries, {len(world.told)} changes,"
@@ -55,12 +52,11 @@ def test_thirty_days_of_failures_never_serve_without_a_passport_and_always_recov
 
 
 def test_a_key_that_dies_ends_in_refusal_and_stays_visible() -> None:
-    quiet = structlog.make_filtering_bound_logger(logging.CRITICAL)
-    structlog.configure(wrapper_class=quiet)
+    logging.getLogger("lucid").setLevel(logging.CRITICAL + 1)
     try:
         world = lived_through(SEED, 3.0, dies=1.5 * DAY)
     finally:
-        structlog.reset_defaults()
+        logging.getLogger("lucid").setLevel(logging.NOTSET)
     assert world.dead is not None, "checked by the client all along"
     assert world.renewal.failures[("quote.key_disabled",)] == 1
     issued = world.renewal.current

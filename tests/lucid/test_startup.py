@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
 import sys
 
 import click
 import pytest
 
+import agent
 from agent.lazy import LazyGroup
 from lucid.cli import COMMANDS, main
 
@@ -16,7 +18,7 @@ from lucid.cli import COMMANDS, main
 FORBIDDEN = {
     "aiosqlite", "attestation", "cbor2", "cedarpy", "cryptography", "enforcement", "google", "grpc",
     "h11", "httpcore", "httptools", "httpx", "jinja2", "msgspec", "OpenSSL",
-    "prometheus_client", "psutil", "re2", "sqlalchemy", "ssl", "starlette", "structlog", "trio",
+    "prometheus_client", "psutil", "re2", "sqlalchemy", "ssl", "starlette", "trio",
     "uvicorn", "yaml",
 }  # fmt: skip
 
@@ -59,3 +61,7 @@ def test_every_command_of_the_table_is_there(name: str) -> None:
     assert command is not None
     assert command.name == name
     assert command.help
+
+
+def test_the_version_that_the_daemon_states_is_the_installed_one() -> None:
+    assert agent.__version__ == importlib.metadata.version("lucid-agent")

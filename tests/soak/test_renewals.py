@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 import trio
 
 from agent.config import load_config
@@ -119,9 +118,9 @@ async def settled() -> Process:
 @pytest.fixture
 def quiet() -> Iterator[None]:
     """Without the log: it would be thousands of lines."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    logging.getLogger("lucid").setLevel(logging.CRITICAL + 1)
     yield
-    structlog.reset_defaults()
+    logging.getLogger("lucid").setLevel(logging.NOTSET)
     gc.unfreeze()  # the daemon froze what its start made; the process goes on without it
 
 
