@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Final
 
 import httpx
 
 MAX_SIZE: Final = 1024 * 1024  # bytes; a passport is about 8 KiB
-TIMEOUT_SECONDS: Final = 15.0
+TIMEOUT_SECONDS: Final = 15.0  # of silence
+FETCH_SECONDS: Final = 60.0  # altogether: a server may drip
 
 
 class SourceError(Exception):
@@ -50,18 +52,23 @@ def read_file(source: str) -> bytes:
 
 
 def _fetch(url: str) -> bytes:
+    end = time.monotonic() + FETCH_SECONDS
     try:
         with (
             httpx.Client(timeout=TIMEOUT_SECONDS, follow_redirects=False) as client,
-            client.stream("GET", url) as answer,
+            client.stream("GET", url, headers={"accept-encoding": "identity"}) as answer,
         ):
             if answer.status_code != 200:
                 raise SourceError(f"{url}: answered {answer.status_code}, not 200")
-            data = b""
+            if answer.headers.get("content-encoding", "identity") != "identity":
+                raise SourceError(f"{url}: answered compressed, which it was asked not to")
+            data = bytearray()
             for chunk in answer.iter_bytes():
                 data += chunk
                 if len(data) > MAX_SIZE:
                     break
-            return data
+                if time.monotonic() > end:
+                    raise SourceError(f"{url}: no whole answer in {FETCH_SECONDS:.0f} s")
+            return bytes(data)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise SourceError(f"{url}: {error}") from None

@@ -113,12 +113,16 @@ class Asker:
         async with self._turn:
             await trio.sleep(max(self._next_request - trio.current_time(), 0))
             self._next_request = trio.current_time() + self._service.spacing
-        data, largest = b"", self._service.largest
+        data, largest = bytearray(), self._service.largest
         headers = httpx.Headers()
         try:
             with trio.move_on_after(REQUEST_SECONDS) as scope:
                 async with self._client.stream(
-                    "GET", url, follow_redirects=False, timeout=REQUEST_SECONDS
+                    "GET",
+                    url,
+                    headers={"accept-encoding": "identity"},
+                    follow_redirects=False,
+                    timeout=REQUEST_SECONDS,
                 ) as answer:
                     headers = answer.headers
                     self._check_status(answer, url)
@@ -132,11 +136,13 @@ class Asker:
             raise self._nonsense(f"sent more than {largest} bytes", url)
         if scope.cancelled_caught:
             raise _LaterError(f"no whole answer in {REQUEST_SECONDS:.0f} s")
-        return Answer(body=data, headers=headers)
+        return Answer(body=bytes(data), headers=headers)
 
     def _check_status(self, answer: httpx.Response, url: str) -> None:
         status = answer.status_code
         if status == 200:
+            if answer.headers.get("content-encoding", "identity") != "identity":
+                raise self._nonsense("sent what it was asked not to compress", url)
             return
         if status in self._service.meanings or status == 429 or status >= 500:
             wait = retry_after(answer.headers.get("retry-after"), self._now())

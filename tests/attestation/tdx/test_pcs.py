@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 from collections.abc import AsyncIterator
@@ -248,6 +249,15 @@ async def test_more_than_it_can_be_is_not_read_to_its_end() -> None:
         error = await world.refusal(base_url=url, root_crl_url=url)
     assert error.code == "pcs.answer"
     assert "more than" in str(error)
+
+
+async def test_what_is_compressed_is_not_expanded() -> None:
+    world, bomb = World(), gzip.compress(bytes(64 * 1024 * 1024))
+    head = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(bomb)
+    async with on_loopback(head + bomb) as url:
+        error = await world.refusal(base_url=url, root_crl_url=url)
+    assert error.code == "pcs.answer"
+    assert "compress" in str(error)
 
 
 # --- what is kept
