@@ -90,6 +90,17 @@ def measurement_of(verified: Verified) -> bytes:
     return verified.report.measurement
 
 
+def left_out_of(verified: Verified, policy: HardwarePolicy | None) -> str:
+    """What of the code that was launched `measurement_of` does not cover and the policy does not
+    demand either; empty where nothing is known to be left out.
+    """
+    if not isinstance(verified, VerifiedQuote):
+        return ""
+    if isinstance(policy, TdxPolicy) and policy.rtmr1 and policy.rtmr2:
+        return ""
+    return "MRTD is the firmware; what it booted is in RTMR1 and RTMR2, which no policy demands"
+
+
 def debug_of(verified: Verified) -> bool:
     """Whether the host may look into the guest."""
     if isinstance(verified, VerifiedQuote):

@@ -24,6 +24,7 @@ from attestation.hardware import (
     debug_of,
     demands_on,
     is_about_chain_and_tcb,
+    left_out_of,
     measurement_of,
     revoked_of,
     verify_evidence,
@@ -267,6 +268,8 @@ class Steps:
             holds=hmac.compare_digest(measurement_of(self.verified), self.measurement),
             otherwise="other code was launched than expected",
         )
+        if left_out := left_out_of(self.verified, self.hardware_policy):
+            self.note("code_measured", skipped("passport.booted", left_out))
 
     def policy(self) -> None:
         if self.bundle_digest is None:

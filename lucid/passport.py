@@ -53,8 +53,8 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
             click.option(
                 "--measurement",
                 type=Hex(48, 48),
-                help="The launch measurement that you expect. Without it the answer to"
-                " 'code measured as expected' is 'not checked'.",
+                help="The launch measurement that you expect (TDX: MRTD, the firmware alone)."
+                " Without it the answer to 'code measured as expected' is 'not checked'.",
             ),
             click.option(
                 "--bundle-digest",

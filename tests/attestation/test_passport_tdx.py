@@ -100,6 +100,14 @@ def test_it_is_appraised_by_a_policy_for_tdx_only(maker: Maker, token: bytes) ->
 def test_code_is_compared_with_mrtd(maker: Maker, token: bytes) -> None:
     found = examine(maker, token, measurement=SIMULATED_MRTD)
     assert found.answer("code_measured").status == "passed"
+    # The firmware alone: a kernel and an agent of anybody's can follow it.
+    assert "not checked: MRTD is the firmware" in found.answer("code_measured").detail
+    some = TdxPolicy(rtmr1=frozenset({bytes(48)}))
+    found = examine(maker, token, measurement=SIMULATED_MRTD, hardware_policy=some)
+    assert "RTMR2" in found.answer("code_measured").detail
+    all_of_it = TdxPolicy(rtmr1=frozenset({bytes(48)}), rtmr2=frozenset({bytes(48)}))
+    found = examine(maker, token, measurement=SIMULATED_MRTD, hardware_policy=all_of_it)
+    assert found.answer("code_measured").detail == ""
     assert refused(maker, token, measurement=bytes(48)).code == "passport.measurement"
 
 
