@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from attestation.records import Placed, decode_record
+from attestation.records import PLATFORM_FIELDS, Placed, decode_record
 
 MAX_LAST: Final = 10_000
 
@@ -76,6 +76,10 @@ def as_json(placed: Placed) -> dict[str, Any]:
         "passport": record.passport,
         "auditors": dict(record.auditors),
         "shadow": record.shadow,
+        "groups": None if record.groups is None else list(record.groups),
+        "platform": None
+        if record.platform is None
+        else dict(zip(PLATFORM_FIELDS, record.platform, strict=True)),
     }
 
 

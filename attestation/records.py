@@ -24,6 +24,8 @@ MAX_RECORD_SIZE: Final = 64 * 1024  # bytes; a guess: typical records are 600 to
 PHASES: Final = frozenset({"request", "response", "artifact", "execution"})
 OUTCOMES: Final = frozenset({"proceed", "warn", "redact", "deny"})
 
+PLATFORM_FIELDS: Final = ("tee_type", "hardware_attested", "tcb_status", "simulated")
+
 ClaimValue = bool | int | str | tuple[str, ...]
 
 _EMPTY: Final[MappingProxyType[str, Any]] = MappingProxyType({})
@@ -57,6 +59,10 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         obligations: what the door had to do, e.g. `{"redact": ("card", "email")}`.
         latency_us: microseconds per step, e.g. `{"detect": 40, "policy": 31}`.
         auditors: status per auditor, e.g. `{"injection": "ok"}`.
+        groups: of the principal's credential, those that the bundle names; None where it names
+            none, or the principal can be in none (and in records of older agents).
+        platform: what policies saw of it: tee_type, hardware_attested, tcb_status, simulated; None
+            where no policy of the bundle asks (and in records of older agents).
     """
 
     decision_id: str
@@ -79,6 +85,8 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     latency_us: dict[str, int] = msgspec.field(default_factory=dict)
     auditors: dict[str, str] = msgspec.field(default_factory=dict)
     shadow: str | None = None
+    groups: tuple[str, ...] | None = None
+    platform: tuple[str, bool, str, bool] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +132,7 @@ def encode_record(
             "action": record.action,
             "bundle": [name, version, digest],
             "claims": _sorted_map(record.claims),
+            **({} if record.groups is None else {"groups": list(record.groups)}),
             "shadow": record.shadow,
             "boot_ns": boot_ns,
             "outcome": record.outcome,
@@ -138,6 +147,7 @@ def encode_record(
                 coverage.complete,
             ],
             "passport": record.passport,
+            **({} if record.platform is None else {"platform": list(record.platform)}),
             "resource": list(record.resource),
             "trace_id": record.trace_id,
             "principal": list(record.principal),
@@ -189,6 +199,9 @@ class _Fields:
             raise MalformedError("record.field", f"{name!r} of the record needs {count} strings")
         return tuple(value)
 
+    def has(self, name: str) -> bool:
+        return name in self._map
+
     def table(self, name: str, kind: type | tuple[type, ...]) -> dict[str, Any]:
         value = self.take(name, dict)
         for key, item in value.items():
@@ -237,6 +250,13 @@ def _bundle(value: list[Any]) -> tuple[str, str, bytes]:
     raise MalformedError("record.field", "'bundle' of the record is malformed")
 
 
+def _platform(value: list[Any]) -> tuple[str, bool, str, bool]:
+    match value:
+        case [str(tee), bool(attested), str(tcb), bool(simulated)]:
+            return tee, attested, tcb, simulated
+    raise MalformedError("record.field", "'platform' of the record is malformed")
+
+
 def decode_record(data: bytes) -> Placed:
     """Decode and check one record (attacker input: bounds, types, no unknown fields).
 
@@ -276,6 +296,8 @@ def decode_record(data: bytes) -> Placed:
         latency_us=fields.table("latency_us", int),
         auditors=fields.table("auditors", str),
         shadow=fields.take("shadow", (str, type(None))),
+        groups=fields.strings("groups") if fields.has("groups") else None,
+        platform=_platform(fields.take("platform", list)) if fields.has("platform") else None,
     )
     if record.phase not in PHASES or record.outcome not in OUTCOMES:
         raise MalformedError("record.field", "unknown phase or outcome in the record")

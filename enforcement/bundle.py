@@ -17,8 +17,9 @@ its sources does not give denies a request that a policy reading it applies to.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -36,6 +37,7 @@ from enforcement.outcome import Phase
 from enforcement.policies import Schema
 from enforcement.policy_source import PolicySource, PolicyTooDeepError, parse_policies
 from enforcement.problems import BundleError, Problem
+from enforcement.reads import named
 from enforcement.schema import ATTRIBUTES, FRAME, NAMESPACE, validation_schema
 from enforcement.vocabulary import Vocabulary
 
@@ -58,6 +60,8 @@ class Bundle:
         authzen: what the names in AuthZEN requests mean.
         policies: by id, in the order of files and of the policies in them.
         entities: Cedar's JSON form, checked against the schema.
+        groups: ids of the groups that policies or entities name. No other can change a decision.
+        reads_platform: whether some policy asks for something of the platform.
         files: what it was read from, by path.
         signer: thumbprint of the trusted key that signed it; None where nothing was checked.
     """
@@ -73,6 +77,8 @@ class Bundle:
     authzen: AuthzenTable
     policies: Mapping[str, PolicyInfo]
     entities: str
+    groups: frozenset[str]
+    reads_platform: bool
     files: Mapping[str, bytes]
     signer: bytes | None = None
 
@@ -124,9 +130,23 @@ class Bundle:
             authzen=manifest.authzen,
             policies=MappingProxyType(policies),
             entities=entities,
+            groups=_groups(policies.values(), entities),
+            reads_platform=any(map(_reads_platform, policies.values())),
             files=MappingProxyType(dict(files)),
             signer=signer,
         )
+
+
+def _groups(policies: Iterable[PolicyInfo], entities: str) -> frozenset[str]:
+    kind = f"{NAMESPACE}::Group"
+    in_entities = named({"entities": json.loads(entities)}, kind)
+    return in_entities.union(*(named(policy.est, kind) for policy in policies))
+
+
+def _reads_platform(policy: PolicyInfo) -> bool:
+    reads = policy.reads
+    asked = any(name.partition(".")[0] == "platform" for name in reads.frame)
+    return asked or reads.whole or policy.obliges.require_hardware
 
 
 def _policies(

@@ -180,7 +180,8 @@ class Engine:
             claims=tuple([checked.get(name) for name in part.reads]),
             trace_id=request.trace_id if part.reads_trace_id else "",
             platform=part.platform_of(request.platform),
-            groups=request.groups,
+            # Others than the bundle names cannot matter, and would split the cache.
+            groups=tuple([group for group in request.groups if group in self.bundle.groups]),
         )
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from attestation.records import ClaimValue
+from attestation.records import PLATFORM_FIELDS, ClaimValue
 from enforcement.annotations import PolicyInfo
 from enforcement.bundle import Bundle
 from enforcement.members import Members
@@ -22,8 +22,6 @@ from enforcement.policies import Answer, Entities, PolicyStore, Schema, Uid
 from enforcement.schema import ACTIONS, NAMESPACE, PRINCIPALS, RESOURCES, request_schema
 from enforcement.slicing import PolicyIndex, Stores
 from enforcement.vocabulary import Claim
-
-PLATFORM_FIELDS: Final = ("tee_type", "hardware_attested", "tcb_status", "simulated")
 
 _encode: Final = msgspec.json.Encoder().encode
 

@@ -193,6 +193,26 @@ def record_of(
         latency_us=findings.latency,
         auditors=findings.auditors,
         shadow=shadow,
+        groups=_groups_seen(asked),
+        platform=_platform_seen(asked.snapshot) if bundle.reads_platform else None,
+    )
+
+
+def _groups_seen(asked: Asked) -> tuple[str, ...] | None:
+    """The groups that could matter; others are nobody's business."""
+    known = asked.snapshot.bundle.groups
+    if not known or asked.principal[0] != "User":
+        return None
+    return tuple([group for group in asked.groups if group in known])
+
+
+def _platform_seen(snapshot: Snapshot) -> tuple[str, bool, str, bool]:
+    platform = snapshot.platform
+    return (
+        platform.tee_type,
+        platform.hardware_attested,
+        platform.tcb_status,
+        platform.simulated,
     )
 
 

@@ -83,6 +83,24 @@ def reads_of(policy: Est) -> Reads:
     )
 
 
+def named(policy: Est, kind: str) -> frozenset[str]:
+    """Ids of the entities of one type (`Lucid::Group`) that a policy names, wherever it does.
+
+    May be too many: whatever looks like an entity counts.
+    """
+    found: set[str] = set()
+    stack: list[Any] = [policy]
+    while stack:
+        match stack.pop():
+            case {"type": str(type_), "id": str(name)} if type_ == kind:
+                found.add(name)
+            case dict() as node:
+                stack.extend(node.values())
+            case list() as nodes:
+                stack.extend(nodes)
+    return frozenset(found)
+
+
 def _context_path(node: Any) -> tuple[str, ...] | None:
     """`("claims", "x")` for `context.claims.x` and for `context.claims has x`, `()` for
     `context` itself, None for what does not start at the context."""

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from attestation.records import PLATFORM_FIELDS
 from enforcement.outcome import Phase
 from enforcement.vocabulary import Vocabulary
 
@@ -71,8 +72,7 @@ ENTITY_TYPES: Final[Mapping[str, EntityType]] = {
 ATTRIBUTES: Final = frozenset(name for kind in ENTITY_TYPES.values() for name in kind.attributes)
 # What the context has beside the claims.
 FRAME: Final = frozenset(
-    {"claims", "phase", "trace_id", "platform"}
-    | {f"platform.{name}" for name in ("tee_type", "hardware_attested", "tcb_status", "simulated")}
+    {"claims", "phase", "trace_id", "platform"} | {f"platform.{name}" for name in PLATFORM_FIELDS}
 )
 
 _FRAME: Final = """\

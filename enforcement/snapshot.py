@@ -61,6 +61,14 @@ class BundleView(Protocol):
     def detectors(self) -> AbstractSet[str]:
         """Labels of the built-in detectors that are on."""
 
+    @property
+    def groups(self) -> AbstractSet[str]:
+        """Ids of the groups that can change a decision."""
+
+    @property
+    def reads_platform(self) -> bool:
+        """Whether the platform can change a decision."""
+
     def gives(self, phase: Phase, /) -> AbstractSet[str]:
         """Names of the claims that policies can read in one phase."""
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from attestation.records import decode_record
+from attestation.records import PLATFORM_FIELDS, decode_record
 
 Json = dict[str, Any]
 
@@ -85,6 +85,10 @@ def full(
         "latency_us": dict(record.latency_us),
         "auditors": dict(record.auditors),
         "shadow": record.shadow,
+        "groups": None if record.groups is None else list(record.groups),
+        "platform": None
+        if record.platform is None
+        else dict(zip(PLATFORM_FIELDS, record.platform, strict=True)),
         "received": moment(row["received_ns"]),
         "chain": {
             "seq": row["seq"],

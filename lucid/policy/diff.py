@@ -19,24 +19,33 @@ from lucid.exits import BAD_INPUT, DONE, NOT_SO, UNCHECKED
 from lucid.policy.agent_client import AgentClient, AgentError
 from lucid.policy.cases import read_cases
 from lucid.policy.common import agent_option, json_option, load_bundle, stop
-from lucid.policy.recorded import by_policy, request_of
+from lucid.policy.recorded import Basis, by_policy, request_of
 from lucid.policy.running import obligations_of
 from lucid.terminal import printable
 
 LIVE = "live"
+_Asked = tuple[str, PolicyRequest, Basis | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One request that both decide differently."""
+    """One request that both decide differently. `basis`: of a recorded one."""
 
     where: str
     before: Verdict
     after: Verdict
+    basis: Basis | None
 
     def as_json(self) -> dict[str, Any]:
         """All of it."""
-        return {"where": self.where, "before": _said(self.before), "after": _said(self.after)}
+        found: dict[str, Any] = {
+            "where": self.where,
+            "before": _said(self.before),
+            "after": _said(self.after),
+        }
+        if self.basis is not None:
+            found |= {"exact": self.basis.exact, "basis": self.basis.as_json()}
+        return found
 
 
 @click.command("diff")
@@ -54,8 +63,8 @@ def diff(before: str, after: str, *, count: int | None, agent: str, as_json: boo
     """Compare two bundles: policies, and which decisions would change from A to B.
 
     A and B are directories, `live` for what an agent enforces, or the digest of a bundle it keeps.
-    Compared are all test cases of both, and with --decisions N the last N recorded decisions. A
-    record does not hold the platform; the agent's present one is used.
+    Compared are all test cases of both, and with --decisions N the last N recorded decisions. What
+    matters and a record does not hold (platform, groups) is assumed; how often is said.
 
     \b
     Exit codes: 0 no decision changes; 1 some do, and here they are; 2 not a sound bundle;
@@ -64,7 +73,7 @@ def diff(before: str, after: str, *, count: int | None, agent: str, as_json: boo
     client = AgentClient(agent)
     try:
         old, new = (_bundle(text, client, as_json=as_json) for text in (before, after))
-        requests = list(_cases(old, new))
+        requests: list[_Asked] = [(where, request, None) for where, request in _cases(old, new)]
         skipped = 0
         if count is not None:
             recorded, skipped = _recorded(client, count, old, new)
@@ -73,10 +82,11 @@ def diff(before: str, after: str, *, count: int | None, agent: str, as_json: boo
         stop(UNCHECKED, str(error), as_json=as_json)
     engines = Engine(old), Engine(new)
     changes = []
-    for where, request in requests:
+    for where, request, basis in requests:
         verdicts = engines[0].decide(request), engines[1].decide(request)
         if _said(verdicts[0]) != _said(verdicts[1]):
-            changes.append(Change(where=where, before=verdicts[0], after=verdicts[1]))
+            changes.append(Change(where=where, before=verdicts[0], after=verdicts[1], basis=basis))
+    assumed = sum(basis is not None and not basis.exact for _, _, basis in requests)
     policies = _policies(old, new)
     if as_json:
         report = {
@@ -86,6 +96,7 @@ def diff(before: str, after: str, *, count: int | None, agent: str, as_json: boo
             "policies": policies,
             "compared": len(requests),
             "skipped": skipped,
+            "assumed": assumed,
             "changes": [change.as_json() for change in changes],
         }
         click.echo(json.dumps(report, indent=2))
@@ -95,8 +106,15 @@ def diff(before: str, after: str, *, count: int | None, agent: str, as_json: boo
                 click.echo(f"{kind}: {name}")
         for change in changes:
             click.echo(printable(f"{change.where}: {_line(change.before)} → {_line(change.after)}"))
+            for line in [] if change.basis is None else change.basis.lines():
+                click.echo(f"    not exact: {line}; the record does not say")
         passed = f" ({skipped} more were refused before any policy was asked)" if skipped else ""
         click.echo(f"{len(changes)} of {len(requests)} decisions change{passed}")
+        if assumed:
+            click.echo(
+                f"not exact for {assumed} of them: platform or groups are assumed, their records do"
+                " not say"
+            )
     sys.exit(NOT_SO if changes else DONE)
 
 
@@ -126,15 +144,16 @@ def _cases(old: Bundle, new: Bundle) -> Iterator[tuple[str, PolicyRequest]]:
 
 def _recorded(
     client: AgentClient, count: int, old: Bundle, new: Bundle
-) -> tuple[list[tuple[str, PolicyRequest]], int]:
-    platform = client.get("/v1/policy")["platform"]
-    if platform is None:
-        raise AgentError("the agent has not been attested yet")
+) -> tuple[list[_Asked], int]:
+    standing = client.get("/v1/policy")
     decisions = client.get(f"/v1/decisions?last={count}")["decisions"]
     known = set(old.policies) | set(new.policies)
     asked = [decision for decision in decisions if by_policy(decision, known)]
     return (
-        [(str(decision["decision_id"]), request_of(decision, platform)) for decision in asked],
+        [
+            (str(decision["decision_id"]), *request_of(decision, standing, [old, new]))
+            for decision in asked
+        ],
         len(decisions) - len(asked),
     )
 

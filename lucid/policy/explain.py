@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -54,7 +55,8 @@ def explain(
                                                decided it (the agent keeps the last ones)
     lucid policy explain DIR --decision ID     the same decision, by the bundle in DIR
 
-    A record does not hold the platform; the agent's present one is used for --decision.
+    A record holds the platform and the caller's groups where the bundle that decided can tell them
+    apart. Where it does not and they matter, they are assumed, and the answer says it is not exact.
 
     \b
     Exit codes: 0 explained; 1 the decision comes out otherwise than it was recorded;
@@ -102,23 +104,24 @@ def _explain_decision(
     if answer.status != 200:
         raise AgentError(f"the agent answers {answer.status}: {answer.message}")
     decision: Any = answer.value
-    platform = client.get("/v1/policy")["platform"]
-    if platform is None:
-        raise AgentError("the agent has not been attested yet")
-    if directory is not None:
-        bundle = load_bundle(directory, as_json=as_json)
+    digest = decision["bundle"]["digest"]
+    deciding = None
+    if directory is None:
+        bundle = deciding = _bundle_of(client.files(digest))
     else:
-        bundle = _bundle_of(client.files(decision["bundle"]["digest"]))
-    request = request_of(decision, platform)
+        bundle = load_bundle(directory, as_json=as_json)
+        with contextlib.suppress(AgentError):  # only to know what its record can say
+            deciding = _bundle_of(client.files(digest))
+    request, basis = request_of(decision, client.get("/v1/policy"), [bundle], deciding=deciding)
     if not by_policy(decision, bundle.policies):
         reasons = ", ".join(decision["reasons"])
         stop(
             BAD_INPUT,
-            f"{decision_id}: refused before any policy was asked: {reasons}",
+            f"{decision_id}: decided by the agent itself, not by a policy: {reasons}",
             as_json=as_json,
         )
     explanation = explain_request(bundle, request)
-    decided_it = bundle.digest.hex() == decision["bundle"]["digest"]
+    decided_it = bundle.digest.hex() == digest
     same = explanation.verdict.outcome.value == decision["outcome"]
     if as_json:
         report = {
@@ -126,6 +129,8 @@ def _explain_decision(
             "decision": decision,
             "decided_by_this_bundle": decided_it,
             "same_outcome": same,
+            "exact": basis.exact,
+            "basis": basis.as_json(),
             **_as_json(bundle, explanation),
         }
         click.echo(json.dumps(report, indent=2))
@@ -133,6 +138,8 @@ def _explain_decision(
         click.echo(f"{decision_id}  {decision['time']}  recorded: {decision['outcome']}")
         if not decided_it:
             click.echo("another bundle decided it; this is what the one in DIR says:")
+        for line in basis.lines():
+            click.echo(f"not exact: {line}; the record does not say")
         _show(request, explanation)
         if not same:
             click.echo("it comes out otherwise than it was recorded", err=True)

@@ -17,9 +17,10 @@ from attestation.records import ClaimValue
 from enforcement.annotations import PolicyInfo
 from enforcement.bundle import Bundle
 from enforcement.engine import Engine
-from enforcement.engine_parts import entities_of
+from enforcement.engine_parts import entities_of, schema_of
+from enforcement.members import Members
 from enforcement.outcome import Outcome, PolicyRequest, Verdict
-from enforcement.policies import Entities, PolicyStore, Ruling
+from enforcement.policies import PolicyStore, Ruling
 from enforcement.policy_source import Est
 from enforcement.schema import NAMESPACE
 from enforcement.vocabulary import ClaimError
@@ -96,7 +97,10 @@ class _Asker:
     def __init__(self, bundle: Bundle, request: PolicyRequest) -> None:
         self._bundle = bundle
         self._request = request
-        self._entities: Entities = entities_of(bundle)
+        members = Members(bundle.entities, entities_of(bundle), schema_of(bundle))
+        self._entities = (
+            members.entities(request.principal, request.groups) if request.groups else members.base
+        )
         self._claims: dict[str, ClaimValue] = {}
         for claim in bundle.vocabulary.of_phase(request.phase):
             value = request.claims.get(claim.name)

@@ -112,6 +112,8 @@ function draw(d) {
     ),
     some(d.latency_us) && section("Time taken", latency(d.latency_us)),
     some(d.auditors) && section("Auditors", table(d.auditors)),
+    d.groups !== null && section("Groups that the bundle names", d.groups.join(", ") || "none"),
+    d.platform !== null && section("Platform that policies saw", table(d.platform)),
     d.shadow !== null && section("Shadow outcome", d.shadow),
     section(
       "Policy",

@@ -52,6 +52,8 @@ RECORDS = st.builds(
     latency_us=st.dictionaries(TEXT, st.integers(0, 2**40), max_size=3),
     auditors=st.dictionaries(TEXT, TEXT, max_size=3),
     shadow=st.one_of(st.none(), TEXT),
+    groups=st.one_of(st.none(), st.lists(TEXT, max_size=3).map(tuple)),
+    platform=st.one_of(st.none(), st.tuples(TEXT, st.booleans(), TEXT, st.booleans())),
 )  # fmt: skip
 PLACE: dict[str, Any] = {
     "agent": "a", "boot": b"b" * 16, "seq": 3, "wall_ns": 10**18, "boot_ns": 5,
@@ -72,6 +74,28 @@ def test_a_record_of_many_small_things_is_read_again() -> None:
     claims = {f"claim_{n}": ("",) * 256 for n in range(200)}
     value = plain() | {"claims": {name: list(items) for name, items in claims.items()}}
     assert decode_record(cbor.encode(value)).record.claims == claims
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("groups", None),
+        ("groups", "staff"),
+        ("groups", [1]),
+        ("groups", [["staff"]]),
+        ("platform", None),
+        ("platform", []),
+        ("platform", ["tdx", True, "x"]),
+        ("platform", ["tdx", 1, "x", False]),
+        ("platform", [b"tdx", True, "x", False]),
+        ("platform", ["tdx", True, "x", False, False]),
+        ("group", ["staff"]),
+    ],
+)
+def test_what_a_record_need_not_say_is_well_formed_where_it_does(field: str, value: Any) -> None:
+    decode_record(cbor.encode(plain()))
+    with pytest.raises(MalformedError):
+        decode_record(cbor.encode(plain() | {field: value}))
 
 
 def plain() -> dict[Any, Any]:

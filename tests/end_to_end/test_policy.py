@@ -62,6 +62,7 @@ def test_decisions_of_a_running_agent_are_explained_compared_and_shadowed(tmp_pa
 
             found = run(agent, "explain", "--decision", request["decision_id"], code=0)
             assert found["decided_by_this_bundle"]
+            assert (found["exact"], found["basis"]["platform"]) == (True, "not read")
             decided = [entry["id"] for entry in found["policies"] if entry["decided"]]
             assert decided == ["pii-in-request"]
             other = run(agent, "explain", candidate, "--decision", request["decision_id"], code=1)
@@ -71,6 +72,7 @@ def test_decisions_of_a_running_agent_are_explained_compared_and_shadowed(tmp_pa
             changes = run(agent, "diff", "live", candidate, "--decisions", "50", code=1)
             assert request["decision_id"] in {change["where"] for change in changes["changes"]}
             assert changes["skipped"] == 1  # the route that is not there
+            assert changes["assumed"] == 0
 
             report = run(agent, "shadow", "report", code=1)
             [difference] = [d for d in report["differences"] if d["phase"] == "request"]

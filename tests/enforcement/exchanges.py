@@ -64,6 +64,8 @@ class Bundle:
     stream: Rules = Rules()
     detectors: frozenset[str] = ALL
     claims: frozenset[str] = frozenset()
+    groups: frozenset[str] = frozenset()
+    reads_platform: bool = False
 
     def gives(self, phase: Phase) -> frozenset[str]:
         return self.claims
