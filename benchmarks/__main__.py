@@ -53,6 +53,20 @@ def table(
     return "\n".join(lines)
 
 
+def tls_table(closed: dict[str, list[Closed]], connections: int) -> str:
+    titles = ("", f"{connections} connections: requests/s", "CPU µs/request", "of it TLS", "errors")
+    lines = [f"| {' | '.join(titles)} |", f"|{' --- |' * len(titles)}"]
+    for name in [name for name in closed if name.endswith(", TLS")]:
+        runs, plain = closed[name], closed[name.removesuffix(", TLS")]
+        busy = median([run.cpu_us for run in runs])
+        more = busy - median([run.cpu_us for run in plain])
+        lines.append(
+            f"| {name} | {median([run.per_second for run in runs]):,.0f} | {busy:.1f}"
+            f" | {more:.1f} | {sum(run.errors for run in runs)} |"
+        )
+    return "\n".join(lines)
+
+
 def _built() -> str:
     """Distributions tune their Python with profiles, which is worth a fifth of the CPU."""
     return "the distribution's" if sys.base_prefix == "/usr" else "not the distribution's"
@@ -84,7 +98,24 @@ def main() -> int:
             stack.enter_context(peers.bare_gateway(up.port)),
             stack.enter_context(peers.full_agent(directory, up.port, observer_port)),
         ]
-        for peer in contenders:
+        peers.certificate(directory)
+        vendor = Path("state") / "simulated-tee"  # the one that the Observer knows
+        shutil.copytree(directory / vendor, directory / "tls" / vendor)
+        (directory / "tls" / "state").chmod(0o700)
+        secured = [
+            stack.enter_context(peers.nginx_tls(directory, up.port)),
+            stack.enter_context(peers.bare_gateway(up.port, tls=directory)),
+            stack.enter_context(
+                peers.full_agent(
+                    directory / "tls",
+                    up.port,
+                    observer_port,
+                    more=peers.tls_table(directory),
+                    name="gateway, everything on, TLS",
+                )
+            ),
+        ]
+        for peer in contenders + secured:
             closed_loop(peer, connections=args.connections, seconds=1)  # warm-up
         for number in range(args.rounds):
             for peer in contenders:
@@ -93,7 +124,14 @@ def main() -> int:
                 closed.setdefault(peer.name, []).append(run)
                 wide = open_loop(peer, rate=args.rate, seconds=args.seconds)
                 opened.setdefault(peer.name, []).append(wide)
-    text = table(closed, opened, args.rate, args.connections)
+            for peer in secured:
+                print(f"round {number + 1}/{args.rounds}: {peer.name} …", file=sys.stderr)
+                run = closed_loop(peer, connections=args.connections, seconds=args.seconds)
+                closed.setdefault(peer.name, []).append(run)
+    plain = {name: runs for name, runs in closed.items() if name in opened}
+    text = table(plain, opened, args.rate, args.connections)
+    text += "\n\nThe same over TLS 1.3 (P-256, AES-256-GCM), connections kept open:\n\n"
+    text += tls_table(closed, args.connections)
     print(text)
     if args.write:
         when = datetime.now(UTC).date().isoformat()

@@ -1,6 +1,6 @@
 """The gateway's door without policy, journal or stream, for comparing it with other proxies.
 
-    python -m benchmarks.bare PORT UPSTREAM_PORT
+    python -m benchmarks.bare PORT UPSTREAM_PORT [DIRECTORY with tls.pem and tls.key]
 
 This admission exists only here: the daemon has no setting, and the package no class, that lets a
 request through undecided.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import socket
 import sys
+import time
 from typing import Final
 
 import trio
@@ -21,9 +22,11 @@ from enforcement.auditing import Audit, Auditors, Question
 from enforcement.door import Door
 from enforcement.exchange import Ruling
 from enforcement.http1 import RequestHead
+from enforcement.identity import Shown
 from enforcement.limits import Limits
 from enforcement.outcome import Outcome, Verdict
 from enforcement.replies import refusal
+from enforcement.tls_server import TlsServer
 from enforcement.upstream import Address
 
 _OPEN: Final = GateState(open=True, code="", message="")
@@ -90,7 +93,7 @@ class Passthrough:
     def gate(self) -> GateState:
         return _OPEN
 
-    def begin(self, request: RequestHead) -> ExchangeLike:  # noqa: ARG002 - the interface
+    def begin(self, request: RequestHead, shown: Shown | None = None) -> ExchangeLike:  # noqa: ARG002
         return self
 
     def look_at_request(self, body: bytes) -> Question | None:  # noqa: ARG002 - the interface
@@ -128,6 +131,16 @@ class Passthrough:
         return self.refuse(code, message, status)
 
 
+def _tls(directory: str = "") -> TlsServer | None:
+    if not directory:
+        return None
+    from agent.config_tls import TlsTable  # noqa: PLC0415 - the plain door stays as it was
+    from agent.tls_files import load  # noqa: PLC0415
+
+    table = TlsTable(certificate_file=f"{directory}/tls.pem", key_file=f"{directory}/tls.key")
+    return TlsServer(load(table, now=time.time()).credentials)
+
+
 def main() -> None:
     """Serve until interrupted."""
     port, upstream_port = int(sys.argv[1]), int(sys.argv[2])
@@ -136,6 +149,7 @@ def main() -> None:
         limits=Limits(),
         upstream=Address(host="127.0.0.1", port=upstream_port),
         admission=Passthrough(),
+        tls=_tls(*sys.argv[3:]),
     )
     trio.run(door.serve, [listener])
 

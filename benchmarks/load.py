@@ -56,7 +56,7 @@ def closed_loop(peer: Peer, *, connections: int, seconds: int, token: str = "") 
         before = cpu_seconds(peer.pid)
         done = subprocess.run(
             ["taskset", "-c", str(OTHER_CPU), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s",
-             "-s", file.name, f"http://127.0.0.1:{peer.port}{PATH}"],
+             "-s", file.name, f"{peer.scheme}://127.0.0.1:{peer.port}{PATH}"],
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         cpu = cpu_seconds(peer.pid) - before

@@ -6,6 +6,7 @@ All on loopback, on free ports. The proxy under test has one core, everything el
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -69,6 +70,19 @@ _UPSTREAM = """
     location / {{ default_type application/json; return 200 '{reply}'; }}
   }}
 """
+_TLS_PROXY = """
+  upstream u {{
+    server 127.0.0.1:{upstream}; keepalive 64; keepalive_requests 100000000;
+  }}
+  server {{
+    listen 127.0.0.1:{port} ssl backlog=1024;
+    ssl_certificate {dir}/tls.pem; ssl_certificate_key {dir}/tls.key;
+    ssl_protocols TLSv1.2 TLSv1.3; ssl_session_tickets off;
+    location / {{
+      proxy_pass http://u; proxy_http_version 1.1; proxy_set_header Connection "";
+    }}
+  }}
+"""
 _PROXY = """
   upstream u {{
     server 127.0.0.1:{upstream}; keepalive 64; keepalive_requests 100000000;
@@ -90,6 +104,7 @@ class Peer:
     port: int
     pid: int
     socket: Path | None = None
+    scheme: str = "http"
 
 
 def free_port() -> int:
@@ -196,13 +211,47 @@ def nginx_proxy(directory: Path, upstream_port: int) -> Iterator[Peer]:
 
 
 @contextlib.contextmanager
-def bare_gateway(upstream_port: int) -> Iterator[Peer]:
-    """Our gateway without policy, journal or stream."""
+def nginx_tls(directory: Path, upstream_port: int) -> Iterator[Peer]:
+    """nginx as a reverse proxy that ends TLS with the certificate of `certificate`."""
+    port = free_port()
+    body = _TLS_PROXY.format(port=port, upstream=upstream_port, dir=directory)
+    with nginx(directory, "nginx-tls", PROXY_CPU, body, port) as peer:
+        yield dataclasses.replace(peer, name="nginx, TLS", scheme="https")
+
+
+def certificate(directory: Path) -> None:
+    """`tls.pem` and `tls.key`: P-256, by itself."""
+    subprocess.run(
+        [
+            "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+            "-nodes", "-days", "2", "-subj", "/CN=localhost",
+            "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+            "-keyout", str(directory / "tls.key"), "-out", str(directory / "tls.pem"),
+        ],
+        check=True,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def tls_table(directory: Path) -> str:
+    """`[gateway.tls]` with that certificate."""
+    return (
+        f'[gateway.tls]\ncertificate_file = "{directory}/tls.pem"\n'
+        f'key_file = "{directory}/tls.key"\n'
+    )
+
+
+@contextlib.contextmanager
+def bare_gateway(upstream_port: int, *, tls: Path | None = None) -> Iterator[Peer]:
+    """Our gateway without policy, journal or stream. `tls`: a directory with `certificate`."""
     port = free_port()
     command = (sys.executable, "-m", "benchmarks.bare", str(port), str(upstream_port))
-    with started(PROXY_CPU, *command) as process:
+    with started(PROXY_CPU, *command, *([] if tls is None else [str(tls)])) as process:
         wait_for(port, process)
-        yield Peer("gateway, bare", port, process.pid)
+        if tls is None:
+            yield Peer("gateway, bare", port, process.pid)
+        else:
+            yield Peer("gateway, bare, TLS", port, process.pid, scheme="https")
 
 
 @contextlib.contextmanager
@@ -278,4 +327,5 @@ socket = "{api}"
             if time.monotonic() > end or process.poll() is not None:
                 raise RuntimeError("the agent did not become ready")
             time.sleep(0.2)
-        yield Peer(name, port, process.pid, api)
+        scheme = "https" if "[gateway.tls]" in more else "http"
+        yield Peer(name, port, process.pid, api, scheme)
