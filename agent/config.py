@@ -21,6 +21,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from agent.config_tls import Table as _Table
+from agent.config_tls import TlsTable
 from agent.credentials import resolve
 from attestation.fetching.asker import check_url
 from attestation.tdx.pcs import BASE_URL, ROOT_CRL_URL
@@ -40,7 +42,7 @@ _OTHERS: Final = re.compile(
 )
 MAX_CONFIG_SIZE: Final = 1024 * 1024  # bytes
 
-_LISTS: Final = frozenset({"keys", "tokens", "auditors", "trusted_keys"})
+_LISTS: Final = frozenset({"keys", "tokens", "auditors", "trusted_keys", "trust_domains"})
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
@@ -49,10 +51,6 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 
 class ConfigError(Exception):
     """The configuration cannot be used. The message lists every problem found, one a line."""
-
-
-class _Table(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """A table of the file: unknown keys are errors."""
 
 
 class AgentTable(_Table, frozen=True):
@@ -125,6 +123,7 @@ class LimitsTable(_Table, frozen=True):
     connections: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = 1024
     head_seconds: Seconds = 10.0
     body_seconds: Seconds = 60.0
+    handshake_seconds: Seconds = 10.0
     idle_seconds: Seconds = 75.0
     connect_seconds: Seconds = 5.0
     first_byte_seconds: Seconds = 120.0
@@ -139,6 +138,7 @@ class GatewayTable(_Table, frozen=True):
     upstream: str = "http://127.0.0.1:8000"
     require_valid_passport: bool = True
     limits: LimitsTable = LimitsTable()
+    tls: TlsTable = TlsTable()
 
 
 class IdentityKey(_Table, frozen=True):
@@ -194,7 +194,8 @@ class AuditorTable(_Table, frozen=True):
     failures: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
     pause_seconds: Seconds = 1.0
     longest_pause_seconds: Seconds = 30.0
-    config: dict[str, Any] = {}  # the contract's auditor_config, sent with every question
+    # The contract's auditor_config, sent with every question.
+    config: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 class JournalTable(_Table, frozen=True):
@@ -387,6 +388,18 @@ def _with_absolute_paths(config: Config, base: Path, environ: Mapping[str, str])
             shadow=absolute(config.policy.shadow),
             trusted_keys=tuple(absolute(path) for path in config.policy.trusted_keys),
         ),
+        gateway=replace(
+            config.gateway,
+            tls=replace(
+                config.gateway.tls,
+                certificate_file=secret(config.gateway.tls.certificate_file),
+                key_file=secret(config.gateway.tls.key_file),
+                client_crl_file=absolute(config.gateway.tls.client_crl_file),
+                trust_domains={
+                    name: secret(path) for name, path in config.gateway.tls.trust_domains.items()
+                },
+            ),
+        ),
         api=replace(config.api, socket=absolute(config.api.socket)),
         observer=replace(
             config.observer,
@@ -437,11 +450,14 @@ def _cross_check(config: Config) -> list[str]:
         problems.append(
             f"tee.extend_rtmr3: there is no such register with mode {config.tee.mode!r}"
         )
-    identity = config.identity
-    if not (identity.anonymous or identity.keys or identity.keys_file or identity.tokens):
+    identity, tls = config.identity, config.gateway.tls
+    problems += tls.problems()
+    shows = identity.keys or identity.keys_file or identity.tokens or tls.names_callers
+    if not (identity.anonymous or shows):
         problems.append(
             "identity: nobody could ask: add [[identity.keys]] with name and sha256,"
-            " name a keys_file, add [[identity.tokens]], or set identity.anonymous = true"
+            " name a keys_file, add [[identity.tokens]], let clients show certificates"
+            " ([gateway.tls]), or set identity.anonymous = true"
         )
     if config.policy.require_signature and not config.policy.trusted_keys:
         problems.append("policy.require_signature: needs policy.trusted_keys to check with")

@@ -30,6 +30,7 @@ from agent.code_pages import CodePages
 from agent.config import Config
 from agent.custody import Custody
 from agent.endorsing import endorsing
+from agent.gateway_tls import GatewayTls
 from agent.lifecycle import Lifecycle, Part, Standing, State, Trouble, Weight
 from agent.measuring import KernelRegister, Measurer, this_boot
 from agent.notify import Notifier
@@ -82,6 +83,7 @@ class Daemon:
         self.snapshot: Snapshot | None = None
         self.stream: ObserverStream | None = None
         self.policies: Policies
+        self.tls: GatewayTls | None = None
         self.gateway_address = ""
         self._said_ready = False
         self._stopping = trio.Event()
@@ -151,6 +153,8 @@ class Daemon:
                     front.start_soon(self._handle_signals)
                     front.start_soon(self.renewal.run)
                     front.start_soon(kept, "policy", self.policies.watch)
+                    if self.tls is not None:
+                        front.start_soon(kept, "tls", self.tls.watch)
                     await front.start(self.gateway.serve, [gateway_socket])
                     self.lifecycle.begin()
                     task_status.started()
@@ -197,6 +201,7 @@ class Daemon:
         config = self.config
         self.auditors = setup.auditors(config)
         self.identities = setup.identities(config)
+        self.tls = setup.gateway_tls(config)
         self.renewal = Renewal(
             issue=self._issue_current,
             lifecycle=self.lifecycle,
@@ -217,6 +222,7 @@ class Daemon:
             identify=self.identities.identifier,
             watch=self.auditors.watch if config.auditors else None,
             passport=self._current_passport,
+            tls=None if self.tls is None else self.tls.server,
         )
         self.gateway_metrics = self.gateway.metrics
         self.pulse = Pulse(
@@ -230,6 +236,8 @@ class Daemon:
         )
         self.lifecycle.watch(self._journal_trouble)
         self.lifecycle.watch(self._policy_trouble)
+        if self.tls is not None:
+            self.lifecycle.watch(self.tls.trouble)
         if config.observer.target:
             from agent.stream.stream import ObserverStream  # noqa: PLC0415 - gRPC costs 10 MB of memory
 
@@ -371,6 +379,8 @@ class Daemon:
             async for number in signals:
                 if number == signal.SIGHUP:
                     self.policies.reload_soon()  # a SIGTERM must not wait for it
+                    if self.tls is not None:
+                        self.tls.reload_soon()
                 else:
                     self.stop(f"received {signal.Signals(number).name}")
 
@@ -424,7 +434,7 @@ class Daemon:
             lines.insert(0, "READY=1")
             _LOG.info(
                 "serving",
-                gateway=f"http://{self.gateway_address}",
+                gateway=f"{'http' if self.tls is None else 'https'}://{self.gateway_address}",
                 upstream=self.config.gateway.upstream,
                 socket=self.config.api.socket,
                 policy=self.policies.newest.bundle.name,

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from agent.boottime import Clock, wall_ns
 from agent.custody import Custody
+from agent.gateway_tls import GatewayTls
 from agent.journal import Journal
 from agent.lifecycle import Lifecycle, Standing
 from agent.policies import Policies
@@ -29,6 +30,7 @@ class Parts(Protocol):
     snapshot: Snapshot | None
     policies: Policies
     gateway_address: str
+    tls: GatewayTls | None
     clock: Clock
     version: str
     custody: Custody | None
@@ -84,6 +86,7 @@ def status(parts: Parts) -> dict[str, Any]:
             for trouble, began in standing.troubles
         ],
         "gateway": parts.gateway_address,
+        "tls": None if parts.tls is None else parts.tls.as_json(),
         "passport": None
         if issued is None
         else {

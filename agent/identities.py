@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from agent.config import IdentityTable
-from enforcement.identity import Identifier, Key, read_keys
+from enforcement.identity import Certificates, Identifier, Key, read_keys
 
 if TYPE_CHECKING:
     from agent.issuers import Issuers
@@ -22,8 +22,8 @@ class Identities:
         identifier: what the gateway asks.
     """
 
-    def __init__(self, table: IdentityTable) -> None:
-        """Blocking: reads the file of keys.
+    def __init__(self, table: IdentityTable, certificates: Certificates = "certificate") -> None:
+        """Blocking: reads the file of keys. `certificates`: what one means beside a key or token.
 
         Raises:
             ValueError: that file cannot be used.
@@ -44,7 +44,9 @@ class Identities:
             from agent.issuers import Issuers  # noqa: PLC0415 - see there
 
             self._issuers = Issuers(table.tokens)
-        self.identifier = Identifier(keys, tokens=self.tokens, anonymous=table.anonymous)
+        self.identifier = Identifier(
+            keys, tokens=self.tokens, anonymous=table.anonymous, certificates=certificates
+        )
 
     @property
     def tokens(self) -> TokenVerifier | None:

@@ -40,6 +40,7 @@ class Part(StrEnum):
     POLICY = "policy"
     JOURNAL = "journal"
     OBSERVER = "observer"
+    TLS = "tls"
 
 
 class Weight(IntEnum):

@@ -20,9 +20,10 @@ from agent.process import Process
 from agent.pulse import Pulse
 from agent.quotes.line import QuoteLine
 from agent.supervise import Faults
+from agent.tls_metrics import tls_metrics
 from agent.watchdog import Freshness
 
-_TASKS: Final = ("api", "policy", "pulse", "reload", "renewal", "stream")
+_TASKS: Final = ("api", "policy", "pulse", "reload", "renewal", "stream", "tls")
 
 
 class Scraped(Parts, Protocol):
@@ -42,6 +43,7 @@ def scrape(parts: Scraped) -> Iterator[Family]:
     yield from _life(parts)
     yield from _attestation(parts)
     yield from _decisions(parts)
+    yield from tls_metrics(parts.tls)
     yield from auditor_metrics(parts.auditors.clients)
     yield from _journal(parts)
     yield from _stream(parts)

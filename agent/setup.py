@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import socket
 import stat
@@ -12,6 +13,7 @@ import msgspec
 from agent import logs
 from agent.config import Config, parse_address
 from agent.errors import ExitCode, FatalError
+from agent.gateway_tls import GatewayTls
 from agent.identities import Identities
 from agent.journal import Journal, JournalError
 from agent.stream.status import Target
@@ -194,13 +196,28 @@ def identities(config: Config) -> Identities:
         FatalError: that file cannot be used.
     """
     try:
-        return Identities(config.identity)
+        return Identities(config.identity, config.gateway.tls.caller)
     except ValueError as error:
         raise FatalError(
             ExitCode.USAGE,
             f"identity.keys_file: {error}",
             remedy="one key a line: a name, a space, and the output of: printf %s KEY | sha256sum",
         ) from None
+
+
+def gateway_tls(config: Config) -> GatewayTls | None:
+    """What the gateway greets its clients with; None: they speak plain HTTP. Blocking.
+
+    Raises:
+        FatalError: the files cannot be used.
+    """
+    table = config.gateway.tls
+    if table.wanted:
+        return GatewayTls(table)
+    host = parse_address(config.gateway.listen)[0]
+    if not ipaddress.ip_address(host).is_loopback:
+        _LOG.warning("gateway.plaintext", listen=config.gateway.listen)
+    return None
 
 
 def open_journal(config: Config, directory: Path, boot_seed: bytes) -> Journal:

@@ -17,7 +17,7 @@ from enforcement.apierror import Headers, Refusal
 from enforcement.auditing import Audit, Auditors, Question
 from enforcement.exchange import Exchange, Ruling, refuse_unknown_route
 from enforcement.http1 import Header, RequestHead
-from enforcement.identity import Caller
+from enforcement.identity import UNKNOWN, Caller, Shown, Stranger
 from enforcement.recorder import Recorder
 from enforcement.routes import find_route
 from enforcement.snapshot import Snapshot
@@ -119,8 +119,12 @@ class Admission(Protocol):
     def gate(self) -> GateState:
         """Asked before a request's body is read."""
 
-    def begin(self, request: RequestHead) -> ExchangeLike | Ruling:
-        """Who decides about this request, or a refusal that needs no body."""
+    def begin(self, request: RequestHead, shown: Shown | None = None) -> ExchangeLike | Ruling:
+        """Who decides about this request, or a refusal that needs no body.
+
+        Args:
+            shown: the certificate of the client's connection.
+        """
 
 
 class PolicyAdmission:
@@ -129,7 +133,7 @@ class PolicyAdmission:
     Args:
         snapshot: the engine and bundle of the moment; asked once for each exchange.
         gate: whether requests are decided now.
-        identify: who asks, by the request's headers; None: nobody known.
+        identify: who asks, by the request's headers and the certificate of its connection.
         clock: nanoseconds, monotonic, for latencies.
     """
 
@@ -139,7 +143,7 @@ class PolicyAdmission:
         snapshot: Callable[[], Snapshot],
         gate: Callable[[], GateState],
         recorder: Recorder,
-        identify: Callable[[Sequence[Header]], Caller | None],
+        identify: Callable[[Sequence[Header], Shown | None], Caller | Stranger],
         clock: Callable[[], int],
     ) -> None:
         self._snapshot = snapshot
@@ -154,12 +158,16 @@ class PolicyAdmission:
         """The journal, as the door sees it."""
         return self._recorder
 
-    def begin(self, request: RequestHead) -> ExchangeLike | Ruling:
+    def begin(self, request: RequestHead, shown: Shown | None = None) -> ExchangeLike | Ruling:
         """Start an exchange on one snapshot; what its head alone refuses is refused at once."""
         snapshot = self._snapshot()
-        caller = self._identify(request.headers)
-        if caller is not None and caller.anonymous and not snapshot.bundle.anonymous:
-            caller = None
+        caller: Caller | None
+        stranger = UNKNOWN
+        named = self._identify(request.headers, shown)
+        if isinstance(named, Stranger):
+            caller, stranger = None, named
+        else:
+            caller = None if named.anonymous and not snapshot.bundle.anonymous else named
         principal = None if caller is None else caller.principal
         fresh = os.urandom(32).hex()
         trace_id = request.trace_id or fresh[:32]
@@ -179,6 +187,7 @@ class PolicyAdmission:
             route=route,
             principal=principal,
             groups=() if caller is None else caller.groups,
+            stranger=stranger,
             trace_id=trace_id,
             request_id=request_id,
             salt=self._salt,

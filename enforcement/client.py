@@ -20,6 +20,10 @@ from enforcement.http1 import (
 )
 from enforcement.http1_chunks import ChunkReader, body_too_large
 from enforcement.limits import Limits
+from enforcement.peer import Peer
+from enforcement.tls import TlsError
+from enforcement.tls_server import TlsServer
+from enforcement.tls_wire import TlsWire
 from enforcement.upstream import Pool
 from enforcement.wire import InterruptedWaitError, Watch, Wire, WireError, WireTimeoutError
 
@@ -29,6 +33,7 @@ class Shared:
     """What all connections of one door share.
 
     Attributes:
+        tls: what clients are greeted with; None: they speak plain HTTP.
         draining: no new requests; every reply says that it is the connection's last.
     """
 
@@ -37,6 +42,7 @@ class Shared:
     admission: Admission
     pool: Pool
     watch: Watch
+    tls: TlsServer | None = None
     draining: bool = False
 
 
@@ -47,6 +53,7 @@ class Client:
         idle: waits for the first byte of a request; nothing is lost if it is closed now.
         closing: the reply that was sent last said that the connection ends.
         started: bytes of the present reply were sent; it can no longer be replaced by an error.
+        peer: the certificate that the client has shown; None: none.
     """
 
     __slots__ = (
@@ -58,12 +65,17 @@ class Client:
         "_shared",
         "closing",
         "idle",
+        "peer",
         "started",
         "wire",
     )
 
     def __init__(self, sock: socket.socket, shared: Shared) -> None:
-        self.wire = Wire(sock, shared.watch, ready=True)
+        self.wire: Wire = (
+            Wire(sock, shared.watch, ready=True)
+            if shared.tls is None
+            else shared.tls.wire(sock, shared.watch, shared.limits)
+        )
         self._shared = shared
         self._parser = RequestParser(shared.limits)
         self._buffer = b""
@@ -73,6 +85,38 @@ class Client:
         self.idle = False
         self.closing = False
         self.started = False
+        self.peer: Peer | None = None
+
+    # -- the client's certificate -----------------------------------------------------------------
+
+    async def greet(self) -> bool:
+        """Do TLS' handshake, where there is one; False: it failed, and was counted.
+
+        Raises:
+            InterruptedWaitError: see Wire.
+        """
+        tls, wire = self._shared.tls, self.wire
+        if tls is None:
+            return True
+        assert isinstance(wire, TlsWire)
+        self.idle = True
+        try:
+            self.peer = await tls.greet(wire, self._shared.limits)
+        except TlsError:
+            return False
+        finally:
+            self.idle = False
+        return True
+
+    def look_at_peer(self) -> None:
+        """Where the client's certificate does not count any more, or soon will not: the connection
+        ends with its next reply, or now if it is idle. The client makes a new one with the
+        certificate that it has by then.
+        """
+        if self.peer is not None and not self.peer.seconds_left():
+            self.closing = True
+            if self.idle:
+                self.wire.interrupt()
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -92,10 +136,14 @@ class Client:
             self.idle = True
             try:
                 wire.deadline = wire.within(
-                    limits.head_seconds if self._fresh else limits.idle_seconds
+                    limits.head_seconds
+                    if self._fresh
+                    else limits.idle_seconds
+                    if self.peer is None
+                    else min(limits.idle_seconds, self.peer.seconds_left())
                 )
                 buffer = await wire.receive()
-            except (WireTimeoutError, WireError):
+            except (WireTimeoutError, WireError, InterruptedWaitError):
                 return None
             finally:
                 self.idle = False
@@ -287,7 +335,7 @@ class Client:
         """The head of a reply whose length is not known; send it with the first piece."""
         request = self._request
         assert request is not None
-        self.closing = request.close or self._shared.draining
+        self.closing = self.closing or request.close or self._shared.draining
         return b"%b%b%b%b\r\n\r\n" % (
             line,
             fields,

@@ -48,7 +48,8 @@ class Connection:
         """Serve until the client, a fault, or the door ends it. Closes the socket."""
         client = self.client
         try:
-            await self._serve()
+            if await client.greet():
+                await self._serve()
             await client.linger()
         except (WireError, WireTimeoutError, InterruptedWaitError):
             pass  # the client is gone; what there was to record is recorded
@@ -82,7 +83,8 @@ class Connection:
     async def turn_away(self, refusal: Refusal) -> None:
         """Refuse the whole connection without reading from it. Closes the socket."""
         try:
-            await self.client.refuse(refusal, close=True)
+            if await self.client.greet():
+                await self.client.refuse(refusal, close=True)
             await self.client.linger()
         except (WireError, WireTimeoutError, InterruptedWaitError):
             pass
@@ -100,7 +102,9 @@ class Connection:
         if not gate.open:
             await self._refuse_locally(gate.code, gate.message)
             return
-        begun = shared.admission.begin(request)
+        if client.peer is not None:
+            client.look_at_peer()
+        begun = shared.admission.begin(request, client.peer)
         if isinstance(begun, Ruling):
             await self._deny(begun, close=request.length != 0)
             return
@@ -144,7 +148,9 @@ class Connection:
         """Send the door's own refusal, if no reply has begun; either way the connection ends."""
         count(self._shared.metrics.refusals, code)
         self.client.closing = True
-        if not self.client.started:
+        if self.client.started:
+            self.client.wire.broken = True
+        else:
             await self.client.refuse(refusal, close=True)
 
     async def _fault(self, error: BaseException) -> None:

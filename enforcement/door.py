@@ -17,6 +17,7 @@ from enforcement.connection import Connection
 from enforcement.gateway_metrics import GatewayMetrics, count
 from enforcement.limits import Limits
 from enforcement.pages import Page
+from enforcement.tls_server import TlsServer
 from enforcement.upstream import Address, Pool
 from enforcement.wire import Watch
 
@@ -32,6 +33,7 @@ class Door:
             package makes a Door.
         pages: targets that are answered here, by exact path.
         watch: one that somebody else runs and closes; None: the door has its own.
+        tls: what clients are greeted with; None: they speak plain HTTP.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Door:
         admission: Admission,
         pages: dict[str, Page] | None = None,
         watch: Watch | None = None,
+        tls: TlsServer | None = None,
     ) -> None:
         self.metrics = GatewayMetrics()
         self._pages = pages or {}
@@ -53,7 +56,10 @@ class Door:
             admission=admission,
             pool=Pool(upstream, limits, watch, self.metrics),
             watch=watch,
+            tls=tls,
         )
+        if tls is not None:
+            tls.changed = self._look_at_peers
         self._open: set[Connection] = set()
         self._turned_away = 0
         self._accepting = trio.CancelScope()
@@ -100,6 +106,11 @@ class Door:
                 connection.client.wire.interrupt()
         if not self._open:
             self._empty.set()
+
+    def _look_at_peers(self) -> None:
+        """Other certificates count now: a client whose own does not any more has to leave."""
+        for connection in self._open:
+            connection.client.look_at_peer()
 
     async def drained(self) -> None:
         """Wait, after `stop_accepting`, until the last connection is closed."""

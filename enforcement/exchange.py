@@ -21,6 +21,7 @@ from enforcement.apierror import Headers, Refusal, error_body, error_type
 from enforcement.audited_stream import AuditedStream
 from enforcement.auditing import Audit, Auditors, Question
 from enforcement.denial import RATE_LIMITED, policy_refusal
+from enforcement.identity import UNKNOWN, Stranger
 from enforcement.obligations import ObligationError, cap_tokens
 from enforcement.outcome import Outcome, Phase, Verdict
 from enforcement.policy_view import Asked, Findings
@@ -69,6 +70,7 @@ class Exchange:
 
     Args:
         principal: who asks; None: nobody known, the request is refused (401).
+        stranger: why nobody is known.
         groups: of the principal, by its credential.
         salt: of text digests; 32 random bytes of this boot.
         clock: monotonic nanoseconds, for latencies.
@@ -81,6 +83,7 @@ class Exchange:
         route: Route,
         principal: tuple[str, str] | None,
         groups: tuple[str, ...] = (),
+        stranger: Stranger = UNKNOWN,
         trace_id: str,
         request_id: str,
         salt: bytes,
@@ -89,6 +92,7 @@ class Exchange:
     ) -> None:
         self._route = route
         self._known = principal is not None
+        self._stranger = stranger
         self._asked = Asked(
             snapshot=snapshot,
             route=route.name,
@@ -135,7 +139,8 @@ class Exchange:
         if self._route.refused is not None:
             return self.refuse(*_route_refusal(self._route))
         if not self._known:
-            return self.refuse("unauthorized", "no valid API key or token", 401)
+            who, findings = self._stranger, self._findings(Phase.REQUEST)
+            return self._refused(findings, who.reason, who.code, who.message, 401)
         findings = self._findings(Phase.REQUEST)
         start = self._asked.clock()
         try:

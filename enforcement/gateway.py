@@ -19,11 +19,12 @@ from enforcement.admission import GateState, PolicyAdmission
 from enforcement.door import Door
 from enforcement.gateway_metrics import GatewayMetrics
 from enforcement.http1 import Header
-from enforcement.identity import Caller
+from enforcement.identity import Caller, Shown, Stranger
 from enforcement.limits import Limits
 from enforcement.pages import PASSPORT_PATH, passport_page
 from enforcement.recorder import Recorder
 from enforcement.snapshot import Snapshot
+from enforcement.tls_server import TlsServer
 from enforcement.upstream import Address
 from enforcement.wire import Watch
 
@@ -45,10 +46,12 @@ class Gateway:
         snapshot: engine, bundle and passport id of the moment.
         gate: whether requests are decided now; closed: 503 with its code, the body unread.
         recorder: the journal.
-        identify: who asks, by a request's headers (names in lower case), or None.
+        identify: who asks, by a request's headers (names in lower case) and the certificate that
+            the client has shown.
         passport: the present passport as a CWT, served at `/.well-known/lucid/passport`.
         clock: monotonic nanoseconds, for latencies in records.
         watch: of sockets, where somebody else runs one already.
+        tls: what clients are greeted with; None: they speak plain HTTP.
 
     Raises:
         ValueError: the upstream is not `http://HOST:PORT`.
@@ -61,10 +64,11 @@ class Gateway:
         snapshot: Callable[[], Snapshot],
         gate: Callable[[], GateState],
         recorder: Recorder,
-        identify: Callable[[Sequence[Header]], Caller | None],
+        identify: Callable[[Sequence[Header], Shown | None], Caller | Stranger],
         passport: Callable[[], bytes | None],
         clock: Callable[[], int] = time.monotonic_ns,
         watch: Watch | None = None,
+        tls: TlsServer | None = None,
     ) -> None:
         self._door = Door(
             limits=config.limits,
@@ -78,6 +82,7 @@ class Gateway:
             ),
             pages={PASSPORT_PATH: passport_page(passport)},
             watch=watch,
+            tls=tls,
         )
 
     @property

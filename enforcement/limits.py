@@ -26,6 +26,7 @@ class Limits:
         head_seconds: from the first byte of a request (or from the connection's start) to the
             end of its head.
         body_seconds: from the end of the head to the end of the request's body.
+        handshake_seconds: of TLS, from the connection's start to the keys.
         idle_seconds: between two requests of one connection.
         connect_seconds: to connect to the model server.
         first_byte_seconds: from the end of the request to the end of the reply's head.
@@ -47,6 +48,7 @@ class Limits:
     idle_upstreams: int = 256
     head_seconds: float = 10.0
     body_seconds: float = 60.0
+    handshake_seconds: float = 10.0
     idle_seconds: float = 75.0
     connect_seconds: float = 5.0
     first_byte_seconds: float = 120.0

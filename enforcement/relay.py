@@ -210,6 +210,7 @@ class Relay:
         if isinstance(error, UpstreamError):
             count(metrics.upstream_errors, error.code)
         self._client.closing = True  # no last chunk: the client must not take it for complete
+        self._client.wire.broken = self._client.started
         if not self._client.started:
             await self._shared.admission.recorder.durable(seq)
             await self._client.refuse(replies.refusal(error.code, str(error), error.status))

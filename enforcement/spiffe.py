@@ -1,8 +1,8 @@
 """The SPIFFE id of a client, from its verified certificate.
 
-What is here is the reading; that the certificate is one of the trust domain is for the TLS layer
-to verify (its chain, its dates, and that the client has the key). A SPIFFE id becomes the
-principal `Lucid::Agent::"spiffe://…"`.
+What is here is the reading. That its chain and dates are good and that the client has the key, TLS
+has verified; that its authority may speak for its trust domain, `enforcement.peer` sees to. A
+SPIFFE id becomes the principal `Lucid::Agent::"spiffe://…"`.
 
 Source: X.509-SVID (SPIFFE project): sections 2 (SPIFFE id) and 4 (constraints); SPIFFE-ID
 sections 2.1 to 2.3.
@@ -36,12 +36,20 @@ def caller_of(certificate: x509.Certificate, *, trust_domains: Container[str]) -
     Raises:
         SpiffeError: it is not the X.509-SVID of a workload of one of these trust domains.
     """
-    name = spiffe_id(certificate)
+    try:
+        name = spiffe_id(certificate)
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+        raise SpiffeError("spiffe.malformed", "the certificate cannot be read") from None
     found = _ID.fullmatch(name)
     assert found is not None
     if found[1] not in trust_domains:
         raise SpiffeError("spiffe.trust_domain", "the certificate is of another trust domain")
     return Caller(("Agent", name))
+
+
+def domain_of(caller: Caller) -> str:
+    """The trust domain of a caller that `caller_of` gave."""
+    return caller.principal[1].split("/")[2]
 
 
 def spiffe_id(certificate: x509.Certificate) -> str:

@@ -62,6 +62,7 @@ class Wire:
         deadline: on the sweep's clock; `math.inf` while no time limit runs.
         gone: the peer has closed its side, or reset the connection.
         partner: whose task is woken when this peer goes.
+        broken: what was sent stops in the middle, and its end must not look like a proper one.
         unused: no task has it; it lies in a pool until its deadline.
     """
 
@@ -76,6 +77,7 @@ class Wire:
         "_watch",
         "_when_unused",
         "_writing",
+        "broken",
         "deadline",
         "fd",
         "gone",
@@ -99,6 +101,7 @@ class Wire:
         self.deadline = math.inf
         self.gone = False
         self.partner: Wire | None = None
+        self.broken = False
         self.unused = False
         watch.add(self)
 
@@ -155,7 +158,7 @@ class Wire:
         self._task = None
         return Abort.SUCCEEDED
 
-    def send_now(self, data: bytes) -> memoryview | None:
+    def send_now(self, data: bytes | memoryview) -> memoryview | None:
         """Send what can be sent without waiting; returns the rest, None where nothing is left.
 
         Raises:

@@ -84,8 +84,10 @@ def _print_status(data: dict[str, Any]) -> None:
         ("Why", data["reason"]),
         ("Next", data["next"]),
         ("Ready", "yes" if data["ready"] else "no"),
-        ("Gateway", f"http://{data['gateway']}"),
+        ("Gateway", f"{'https' if data['tls'] else 'http'}://{data['gateway']}"),
     ]
+    if data["tls"]:
+        rows.append(("TLS", _tls(data["tls"])))
     if passport is not None:
         marks = "SIMULATED, " if passport["simulated"] else ""
         rows.append(
@@ -109,6 +111,16 @@ def _print_status(data: dict[str, Any]) -> None:
         rows.append(("Keys", f"{'; '.join(custody['problems'])} ({swap})"))
     for name, value in rows:
         click.echo(f"{name + ':':<10} {value}")
+
+
+def _tls(data: dict[str, Any]) -> str:
+    """One line: whose certificate, until when, and whom it has refused."""
+    failed = ", ".join(f"{count} {reason}" for reason, count in data["handshake_failures"].items())
+    return (
+        f"certificate {data['certificate']['sha256'][:16]}… ends {data['certificate']['ends']},"
+        f" client certificates: {data['client']},"
+        f" {data['handshakes']} handshakes, failed: {failed or 'none'}"
+    )
 
 
 @click.command()

@@ -11,9 +11,11 @@ from agent.commands.common import config_option, load
 from agent.commands.failing import fail
 from agent.config import Config
 from agent.credentials import DIRECTORY
-from agent.errors import FatalError
+from agent.errors import ExitCode, FatalError
+from agent.gateway_tls import GatewayTls
 from agent.policies import trust_of
 from agent.setup import identities, known_auditors, load_bundle
+from agent.tls_files import paths, utc
 from attestation.tdx.runtime_register import after
 from enforcement.bundle import Bundle
 from enforcement.bundle_files import SIGNATURE
@@ -37,14 +39,16 @@ def check_config(path: Path | None, *, as_json: bool) -> None:
         unchecked = _credentials(config)
         if config.identity.keys_file not in unchecked:
             identities(config)
+        tls = _tls(config, unchecked)
     except FatalError as error:
-        fail(error.code, str(error), error.remedy)
+        fail(ExitCode.USAGE, str(error), error.remedy)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(config)).decode())
     else:
         click.echo(f"configuration: ok (agent {config.agent.id}, TEE mode {config.tee.mode})")
         click.echo(f"policy bundle: ok ({bundle.name} {bundle.version}, {bundle.digest.hex()})")
         click.echo(f"bundle signature: {_signature(bundle, trust)}")
+        click.echo(f"gateway: {tls}")
         for path_there in unchecked:
             click.echo(f"not checked here: {path_there} (only the service has its credentials)")
         if config.tee.extend_rtmr3:
@@ -55,7 +59,27 @@ def _credentials(config: Config) -> list[str]:
     """Files that only the running service is given."""
     observer = config.observer
     named = (config.identity.keys_file, observer.ca_file, observer.certificate_file)
-    return [text for text in (*named, observer.key_file) if Path(text).parent == DIRECTORY]
+    of_tls = map(str, paths(config.gateway.tls))
+    return [text for text in (*named, observer.key_file, *of_tls) if Path(text).parent == DIRECTORY]
+
+
+def _tls(config: Config, unchecked: list[str]) -> str:
+    """What clients meet at the gateway.
+
+    Raises:
+        FatalError: the files of [gateway.tls] cannot be used.
+    """
+    table = config.gateway.tls
+    if not table.wanted:
+        return "plain HTTP"
+    if set(map(str, paths(table))) & set(unchecked):
+        return "TLS"
+    tls = GatewayTls(table)
+    concern = tls.trouble()
+    return (
+        f"TLS with a certificate until {utc(tls.loaded.ends)}, client certificates: {table.client}"
+        + (f"; {concern.reason}" if concern else "")
+    )
 
 
 def _signature(bundle: Bundle, trust: Trust) -> str:

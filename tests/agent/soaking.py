@@ -44,7 +44,14 @@ HINDER: Final = (
     *("vendor down", "vendor slow", "vendor lies", "collateral"),  # the vendor
     "fault",  # the agent itself
 )
-OTHERS: Final = ("disk", "observer away", "observer refuses", "stream fault", "bundle")
+OTHERS: Final = (
+    "disk",
+    "observer away",
+    "observer refuses",
+    "stream fault",
+    "bundle",
+    "certificate",
+)
 MOMENTS: Final = ("suspend", "step")
 
 
@@ -165,6 +172,7 @@ class World:
         self.stream.world = self
         self.lifecycle.watch(lambda: self._of("disk", Part.JOURNAL, Weight.BLOCKS))
         self.lifecycle.watch(lambda: self._of("bundle", Part.POLICY, Weight.CONCERN))
+        self.lifecycle.watch(lambda: self._of("certificate", Part.TLS, Weight.CONCERN))
         self.lifecycle.watch(self.stream.trouble)
 
     # -- the world's side -------------------------------------------------------------------------

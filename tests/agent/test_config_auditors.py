@@ -11,6 +11,7 @@ from agent.errors import FatalError
 from agent.identities import Identities
 from agent.setup import auditors, known_auditors
 from enforcement.bundle import Bundle
+from enforcement.identity import UNKNOWN
 from enforcement.upstream import Address
 from tests.enforcement.bundles import write
 
@@ -43,7 +44,7 @@ def test_a_token_table_alone_is_enough_and_its_keys_are_beside_the_file(tmp_path
     assert config.identity.tokens[0].keys == str(tmp_path / "keys.json")
     found = Identities(config.identity)
     assert found.tokens is not None
-    assert found.identifier([(b"authorization", b"Bearer a.b.c")]) is None
+    assert found.identifier([(b"authorization", b"Bearer a.b.c")]) == UNKNOWN
     assert found.tokens.refused == {"malformed": 1}
 
 

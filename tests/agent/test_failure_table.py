@@ -27,6 +27,7 @@ from agent.lifecycle import State
 from attestation.errors import AttestationError, QuoteError, UncheckableError
 from attestation.evidence import Format
 from tests.agent.daemons import Inside, daemon_inside
+from tests.pki import client_context, make
 from tests.processes import BUNDLE, AgentProcess, wait_until
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "lifecycle.md"
@@ -72,6 +73,11 @@ ROWS: Final[dict[str, tuple[str, ...]]] = {
     "the policy bundle is broken on reload": (
         "tests.agent.test_failure_table:test_a_bundle_that_is_broken_on_reload_degrades_until_it_is_mended",
         "tests.end_to_end.test_bad_input:test_a_broken_bundle_on_reload_changes_nothing",
+    ),
+    "new TLS files are broken, or do not come": (
+        "tests.agent.test_failure_table:test_tls_files_that_are_broken_degrade_until_good_ones_come",
+        "tests.agent.test_tls_files:test_an_end_that_comes_near_is_said_and_one_that_has_come",
+        "tests.enforcement.gateway.test_tls_door:test_a_connection_is_asked_to_leave_before_its_certificate_ends",
     ),
     "the disk is full or fails": (
         "tests.agent.test_failure_table:test_a_disk_that_takes_nothing_blocks_and_recovers_by_itself",
@@ -373,6 +379,33 @@ def test_a_stop_is_said_and_ends_with_code_0(agent: AgentProcess) -> None:
     for state in ("attesting", "serving", "stopping"):
         assert re.search(rf"state\.changed .*state={state}\b", text), text
     assert "received SIGTERM" in text
+
+
+def test_tls_files_that_are_broken_degrade_until_good_ones_come(
+    agent: AgentProcess, tmp_path: Path
+) -> None:
+    first = make("gateway", hosts=("localhost",)).write(tmp_path, "gateway")
+    agent.extra = '[gateway.tls]\ncertificate_file = "gateway.pem"\nkey_file = "gateway.key"\n'
+    agent.start()
+    assert agent.process is not None
+    assert httpx.get(f"https://localhost:{agent.port}/.well-known/lucid/passport",
+                     verify=client_context(tmp_path, first)).status_code == 200  # fmt: skip
+    (tmp_path / "gateway.key").chmod(0o644)
+    agent.process.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: agent.status()["state"] == "degraded", 20, "the files are refused")
+    status = agent.status()
+    assert "others may read or write the key" in status["troubles"][0]["reason"]
+    assert status["ready"]
+    second = make("gateway", hosts=("localhost",)).write(tmp_path, "gateway")
+    (tmp_path / "gateway.key").chmod(0o600)
+    wait_until(lambda: agent.status()["state"] == "serving", 20, "the new files are in use")
+    reply = httpx.get(f"https://localhost:{agent.port}/.well-known/lucid/passport",
+                      verify=client_context(tmp_path, second))  # fmt: skip
+    assert reply.status_code == 200
+    said = agent.process.tail()
+    assert "tls.refused" in said
+    assert "tls.loaded" in said
+    assert "PRIVATE" not in said
 
 
 # -- the map -------------------------------------------------------------------------------------

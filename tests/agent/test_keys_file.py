@@ -10,7 +10,7 @@ import pytest
 from agent.config import load_config
 from agent.errors import FatalError
 from agent.setup import identities
-from enforcement.identity import Caller, read_keys
+from enforcement.identity import UNKNOWN, Caller, read_keys
 
 DIGEST = hashlib.sha256(b"secret").hexdigest()
 
@@ -27,8 +27,8 @@ def test_a_key_of_the_file_names_its_client(tmp_path: Path) -> None:
     config.write_text('[identity]\nkeys_file = "keys"\n')
     identify = identities(load_config(config, {})).identifier
     assert identify([(b"x-api-key", b"secret")]) == Caller(("User", "alice smith"))
-    assert identify([(b"x-api-key", b"other")]) is None
-    assert identify([]) is None
+    assert identify([(b"x-api-key", b"other")]) == UNKNOWN
+    assert identify([]) == UNKNOWN
 
 
 @pytest.mark.parametrize(

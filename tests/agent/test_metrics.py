@@ -15,10 +15,14 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from agent.auditor_metrics import auditor_metrics
+from agent.config_tls import TlsTable
+from agent.gateway_tls import GatewayTls
 from agent.histogram import QUICK, Histogram
 from agent.metrics import Family, counters, exposition, gauge, gauges, histogram, info
+from agent.tls_metrics import tls_metrics
 from enforcement.auditor_client import AuditorClient, AuditorSettings
 from enforcement.wire import Watch
+from tests.pki import DOMAIN, authority, make
 from tests.processes import AgentProcess, free_port
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -95,12 +99,30 @@ def scraped(tmp_path_factory: pytest.TempPathFactory, simulated_state: Path) -> 
     settings = AuditorSettings(name="a", url="http://127.0.0.1:1")
     client = AuditorClient(settings, Watch())
     text += exposition(auditor_metrics({"a": client})).decode()
+    text += exposition(tls_metrics(_tls(directory))).decode()
     declared = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE))
     families = {family.name: family for family in text_string_to_metric_families(text)}
     return {
         name: families[name.removesuffix("_total") if kind == "counter" else name]
         for name, kind in declared.items()
     }
+
+
+def _tls(folder: Path) -> GatewayTls:
+    """A gateway's TLS that has seen clients come and go."""
+    make("gateway").write(folder, "gateway")
+    authority().write(folder, "trust")
+    tls = GatewayTls(
+        TlsTable(
+            certificate_file=f"{folder}/gateway.pem",
+            key_file=f"{folder}/gateway.key",
+            client="required",
+            trust_domains={DOMAIN: f"{folder}/trust.pem"},
+        )
+    )
+    tls.server.metrics.handshakes["TLSv1.3", "yes"] = 1
+    tls.server.metrics.failures["expired",] = 1
+    return tls
 
 
 def documented() -> dict[str, tuple[str, str, str]]:

@@ -12,7 +12,16 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from enforcement.identity import ANONYMOUS, Caller, Header, Identifier, Key
+from enforcement.identity import (
+    ANONYMOUS,
+    UNKNOWN,
+    Caller,
+    Certificates,
+    Header,
+    Identifier,
+    Key,
+    Stranger,
+)
 from enforcement.spiffe import SpiffeError, caller_of
 
 ALICE = Key(name="alice", sha256=hashlib.sha256(b"sk-1").digest(), groups=("staff", "admins"))
@@ -40,19 +49,19 @@ def bearer(value: bytes) -> Header:
         ([bearer(b"sk-1")], Caller(("User", "alice"), ("admins", "staff"))),
         ([(b"authorization", b"bEaReR   sk-2  ")], Caller(("APIKey", "robot"))),
         ([(b"x-api-key", b"sk-2")], Caller(("APIKey", "robot"))),
-        ([bearer(b"sk-3")], None),
-        ([bearer(b"")], None),
-        ([(b"authorization", b"Basic sk-1")], None),
-        ([], None),
-        ([bearer(b"sk-1"), (b"x-api-key", b"sk-1")], None),
-        ([bearer(b"sk-1"), bearer(b"sk-1")], None),
+        ([bearer(b"sk-3")], UNKNOWN),
+        ([bearer(b"")], UNKNOWN),
+        ([(b"authorization", b"Basic sk-1")], UNKNOWN),
+        ([], UNKNOWN),
+        ([bearer(b"sk-1"), (b"x-api-key", b"sk-1")], UNKNOWN),
+        ([bearer(b"sk-1"), bearer(b"sk-1")], UNKNOWN),
         ([bearer(b"a.b.c")], Caller(("User", "bob"), ("staff",))),
         ([(b"x-api-key", b"a.b.c")], Caller(("User", "bob"), ("staff",))),
-        ([bearer(b"a.b.d")], None),
+        ([bearer(b"a.b.d")], UNKNOWN),
     ],
 )
 def test_a_credential_names_a_caller_or_nobody(
-    headers: list[Header], caller: Caller | None
+    headers: list[Header], caller: Caller | Stranger
 ) -> None:
     assert Identifier([ALICE, ROBOT], tokens=Scripted())(headers) == caller
 
@@ -69,8 +78,85 @@ def test_where_anonymous_clients_are_let_in_a_bad_token_is_still_refused() -> No
     identify = Identifier([ALICE], tokens=Scripted(), anonymous=True)
     assert identify([]) == ANONYMOUS
     assert identify([bearer(b"whatever-the-library-sends")]) == ANONYMOUS
-    assert identify([bearer(b"x.y.z")]) is None
-    assert identify([bearer(b"sk-1"), bearer(b"sk-1")]) is None
+    assert identify([bearer(b"x.y.z")]) == UNKNOWN
+    assert identify([bearer(b"sk-1"), bearer(b"sk-1")]) == UNKNOWN
+
+
+# -- a certificate beside a key or token ----------------------------------------------------------
+
+
+class Workload:
+    """A client that has shown a certificate."""
+
+    def __init__(self, named: Caller | Stranger) -> None:
+        self.named = named
+
+    def caller(self) -> Caller | Stranger:
+        return self.named
+
+
+CHAT = Caller(("Agent", "spiffe://example.org/chat"))
+ALICES = Caller(("User", "alice"), ("admins", "staff"))
+BOB = Caller(("User", "bob"), ("staff",))
+TWO = "two_credentials"
+NOBODY = "unauthorized"
+SHOWN: dict[str, list[Header]] = {
+    "nothing": [],
+    "key": [bearer(b"sk-1")],
+    "token": [bearer(b"a.b.c")],
+    "bad token": [bearer(b"a.b.d")],
+    "unknown key": [bearer(b"not-needed")],
+    "two keys": [bearer(b"sk-1"), (b"x-api-key", b"sk-1")],
+}
+
+
+@pytest.mark.parametrize(
+    ("mode", "shown", "who"),
+    [
+        ("certificate", "nothing", CHAT),
+        ("certificate", "unknown key", CHAT),
+        ("certificate", "key", TWO),
+        ("certificate", "token", TWO),
+        ("certificate", "bad token", TWO),
+        ("certificate", "two keys", TWO),
+        ("credential", "nothing", NOBODY),
+        ("credential", "unknown key", NOBODY),
+        ("credential", "key", ALICES),
+        ("credential", "token", BOB),
+        ("credential", "bad token", NOBODY),
+        ("credential", "two keys", NOBODY),
+        ("either", "nothing", CHAT),
+        ("either", "unknown key", NOBODY),
+        ("either", "key", ALICES),
+        ("either", "token", BOB),
+        ("either", "bad token", NOBODY),
+        ("either", "two keys", NOBODY),
+    ],
+)
+@pytest.mark.parametrize("anonymous", [False, True])
+def test_who_the_caller_is_where_a_certificate_is_shown(
+    mode: Certificates, shown: str, who: Caller | str, anonymous: bool
+) -> None:
+    identify = Identifier([ALICE], tokens=Scripted(), anonymous=anonymous, certificates=mode)
+    found = identify(SHOWN[shown], Workload(CHAT))
+    if anonymous and mode == "credential" and shown in ("nothing", "unknown key"):
+        assert found == ANONYMOUS
+    elif isinstance(who, str):
+        assert isinstance(found, Stranger)
+        assert found.code == who
+    else:
+        assert found == who
+
+
+@pytest.mark.parametrize("mode", ["certificate", "credential", "either"])
+@pytest.mark.parametrize("shown", SHOWN)
+@pytest.mark.parametrize("anonymous", [False, True])
+def test_a_certificate_that_is_not_believed_refuses_whatever_else_is_shown(
+    mode: Certificates, shown: str, anonymous: bool
+) -> None:
+    refused = Stranger("certificate_refused", "it has ended", "certificate.expired")
+    identify = Identifier([ALICE], tokens=Scripted(), anonymous=anonymous, certificates=mode)
+    assert identify(SHOWN[shown], Workload(refused)) == refused
 
 
 # -- certificates ---------------------------------------------------------------------------------

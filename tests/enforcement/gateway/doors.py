@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+import ssl
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import trio
 import trio.testing
 
+from agent.config_tls import TlsTable
+from agent.tls_files import load
 from attestation.records import DecisionRecord
 from enforcement.gateway import GateState, Gateway, GatewayConfig
-from enforcement.identity import Caller
+from enforcement.identity import UNKNOWN, Caller, Header, Shown, Stranger
 from enforcement.limits import Limits
 from enforcement.outcome import Outcome, Platform
 from enforcement.recorder import RecordError
 from enforcement.snapshot import Snapshot
+from enforcement.tls_server import Credentials, TlsServer
 from tests.enforcement.exchanges import Bundle, Engine, Policy, Rules, always
+from tests.enforcement.gateway.secured import SecuredStream
+from tests.pki import Cert, make
 
 CHAT = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hello"}]}).encode()
 REPLY = json.dumps(
@@ -197,7 +207,7 @@ class Upstream:
 class ClientSide:
     """A client that reads replies one by one."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.SocketStream | SecuredStream) -> None:
         self.stream = stream
         self.buffer = b""
 
@@ -292,10 +302,21 @@ class House:
     port: int
     nursery: trio.Nursery
     log: list[str]
+    tls: TlsServer | None = None
     clients: list[ClientSide] = field(default_factory=list)
 
-    async def connect(self) -> ClientSide:
-        client = ClientSide(await trio.open_tcp_stream("127.0.0.1", self.port))
+    async def connect(self, shows: ssl.SSLContext | None = None) -> ClientSide:
+        """A new connection. `shows`: the TLS side of this client, where it is not any."""
+        stream: trio.SocketStream | SecuredStream
+        stream = await trio.open_tcp_stream("127.0.0.1", self.port)
+        if self.tls is not None:
+            stream = SecuredStream(stream, shows or anybody())
+            try:
+                await stream.handshake()
+            except BaseException:
+                await stream.aclose()
+                raise
+        client = ClientSide(stream)
         self.clients.append(client)
         return client
 
@@ -314,6 +335,28 @@ class House:
 
 OPEN = GateState(open=True, code="", message="")
 
+over_tls = False  # what a house speaks; see conftest
+
+
+@functools.cache
+def _gateway_certificate() -> Cert:
+    return make("gateway", hosts=("gateway.example",))
+
+
+@functools.cache
+def server_context() -> ssl.SSLContext:
+    """A gateway's side of TLS that asks for no client certificate."""
+    with tempfile.TemporaryDirectory() as folder:
+        _gateway_certificate().write(Path(folder), "gateway")
+        table = TlsTable(certificate_file=f"{folder}/gateway.pem", key_file=f"{folder}/gateway.key")
+        return load(table, now=time.time()).credentials.context
+
+
+@functools.cache
+def anybody() -> ssl.SSLContext:
+    """A client without a certificate."""
+    return ssl.create_default_context(cadata=_gateway_certificate().pem.decode())
+
 
 @asynccontextmanager
 async def house(
@@ -327,8 +370,12 @@ async def house(
     principal: tuple[str, str] | None = ("User", "alice"),
     passport: Callable[[], bytes | None] = lambda: b"token",
     upstream_url: str | None = None,
+    tls: TlsServer | None = None,
+    identify: Callable[[Sequence[Header], Shown | None], Caller | Stranger] | None = None,
 ) -> AsyncIterator[House]:
     """A gateway that serves on loopback until the block ends."""
+    if tls is None and over_tls:
+        tls = TlsServer(Credentials(context=server_context()))
     log: list[str] = []
     upstream = Upstream(script or answering(http_reply()), log)
     journal = Journal(log)
@@ -354,13 +401,14 @@ async def house(
             snapshot=lambda: snapshot,
             gate=gate,
             recorder=journal,
-            identify=lambda _: None if principal is None else Caller(principal),
+            identify=identify or (lambda *_: UNKNOWN if principal is None else Caller(principal)),
             passport=passport,
+            tls=tls,
         )
         listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         port = listener.getsockname()[1]
         await nursery.start(gateway.serve, [listener])
-        running = House(gateway, upstream, journal, engine, port, nursery, log)
+        running = House(gateway, upstream, journal, engine, port, nursery, log, tls)
         virtual = isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock)
         with trio.fail_after(5000 if virtual else 60):
             yield running

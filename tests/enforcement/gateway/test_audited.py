@@ -135,7 +135,7 @@ async def audited(
             snapshot=lambda: snapshot,
             gate=lambda: OPEN,
             recorder=journal,
-            identify=lambda _: Caller(("User", "alice")),
+            identify=lambda *_: Caller(("User", "alice")),
             passport=lambda: None,
             watch=service.watch,
         )

@@ -400,7 +400,7 @@ def test_failure_11_a_reload_does_not_change_an_exchange_that_has_begun() -> Non
         snapshot=lambda: current[0],
         gate=lambda: None,  # type: ignore[arg-type, return-value]  # not asked here
         recorder=None,  # type: ignore[arg-type]  # not asked here
-        identify=lambda _: Caller(("User", "alice")),
+        identify=lambda *_: Caller(("User", "alice")),
         clock=lambda: 0,
     )
     head = RequestParser(Limits()).parse(request().partition(b"\r\n\r\n")[0] + b"\r\n\r\n")

@@ -9,6 +9,7 @@ import trio
 
 from attestation.records import DecisionRecord
 from enforcement.gateway import GateState, Gateway, GatewayConfig
+from enforcement.identity import UNKNOWN
 from enforcement.limits import Limits
 from enforcement.outcome import Outcome, Phase, PolicyRequest, Verdict
 from tests.enforcement.exchanges import Policy, always, when_found
@@ -564,6 +565,6 @@ def test_an_upstream_that_is_not_plain_http_host_port_is_refused(url: str) -> No
             snapshot=never,  # type: ignore[arg-type] # never called
             gate=lambda: OPEN,
             recorder=never,  # type: ignore[arg-type] # never called
-            identify=lambda _: None,
+            identify=lambda *_: UNKNOWN,
             passport=lambda: None,
         )
