@@ -2,63 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
-import subprocess
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from lucid.demo.upstream import DemoUpstream
+from tests.pages import blocks, shell
 from tests.processes import AgentProcess
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "policies.md"
-_BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-@dataclass(frozen=True)
-class Block:
-    kind: str
-    options: dict[str, str]
-    text: str
-    line: int
-
-
-def blocks() -> Iterator[Block]:
-    page = PAGE.read_text(encoding="utf-8")
-    for match in _BLOCK.finditer(page):
-        kind, *words = shlex.split(match[1]) or [""]
-        options = dict((*word.partition("=")[::2],) for word in words)
-        yield Block(kind, options, match[2], page.count("\n", 0, match.start()) + 1)
-
-
-def shell(block: Block, folder: Path, **environ: str) -> str:
-    """Run a block; every command but the last must succeed, and the last end as is said."""
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", block.text],
-        cwd=folder,
-        env={
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "HOME": str(folder),
-            **environ,
-        },
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    said = done.stdout + done.stderr
-    assert done.returncode == int(block.options.get("exit", "0")), (block.line, said)
-    return said
 
 
 def test_the_page_can_be_followed_from_top_to_bottom(tmp_path: Path) -> None:
     said = ""
     ran = 0
-    for block in blocks():
+    for block in blocks(PAGE):
         if block.kind == "sh" and "agent" not in block.options:
             said = shell(block, tmp_path)
             ran += 1
@@ -82,7 +40,7 @@ def test_what_it_does_at_an_agent_works(tmp_path: Path) -> None:
             first = agent.status()["policy"]["digest"]
             said = [
                 shell(block, ROOT, LUCID_AGENT_SOCKET=str(agent.socket))
-                for block in blocks()
+                for block in blocks(PAGE)
                 if "agent" in block.options
             ]
             assert len(said) == 3
