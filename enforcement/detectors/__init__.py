@@ -5,8 +5,9 @@ the labels to mask: overlapping matches are merged into one span under the stron
 scan with more labels could hide a weaker one (it is then listed in `Span.also`).
 
 Streams. A match is recognised within `max_match_length` characters, and once recognised it can
-only grow at its end (a private key up to 8,192 characters, a token up to 4,096). `hold_from` says
-from where the text must be kept back because more of it may still be part of a match.
+only grow at its end (a private key up to 32,768 characters, other keys up to 4,096, a signed token
+without a bound). `hold_from` says from where the text must be kept back because more of it may
+still be part of a match.
 
 Time. A text with an unreasonable number of candidates (tens of thousands of numbers, say) is not
 looked at to its end: the rest of it counts as one match of that label. So a scan takes a bounded

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Iterator
+from typing import Final
 
 import msgspec
 
 from enforcement.detectors import patterns, validators
 from enforcement.detectors.budget import Budget
 
+# RFC 7515 section 4.1, RFC 7516 section 4.1.
+_PARAMETER: Final = re.compile(
+    rb'\s*\{\s*"(?:alg|enc|zip|typ|cty|kid|jku|jwk|x5u|x5c|x5t(?:#S256)?|crit|epk|apu|apv)"\s*:'
+)
 Found = Iterator[tuple[int, int]]  # start and end
 
 
@@ -66,15 +72,23 @@ def _named(text: bytes, budget: Budget) -> Found:
 
 
 def _tokens(text: bytes, budget: Budget) -> Found:
+    """Signed tokens, from the beginning of their claims or a long header on."""
     for match in patterns.JWT.finditer(text):
         start, end = match.span()
         budget.spend(start)
-        if _is_header(text[start : text.index(b".", start)]):
+        claims = match.start(1)
+        if claims >= 0:
+            found = _is_header(text[start:claims])
+        else:
+            found = end - start >= patterns.LONG_HEADER and _begins_header(text[start:end])
+        if found:
             yield start, end
 
 
 def _is_header(encoded: bytes) -> bool:
     """Whether this is a JOSE header (RFC 7515 section 4): an object with `alg`, in base64url."""
+    if len(encoded) >= patterns.LONG_HEADER and _begins_header(encoded):
+        return True
     if len(encoded) > patterns.MAX_TOKEN:
         return True
     try:
@@ -82,6 +96,11 @@ def _is_header(encoded: bytes) -> bool:
         return b"alg" in raw and isinstance(msgspec.json.decode(raw), dict)
     except (binascii.Error, msgspec.MsgspecError, UnicodeDecodeError):
         return False
+
+
+def _begins_header(encoded: bytes) -> bool:
+    """Whether this begins like a JOSE header: with the name of one of its parameters."""
+    return _PARAMETER.match(base64.urlsafe_b64decode(encoded[: patterns.LONG_HEADER])) is not None
 
 
 def _token_end(text: bytes, start: int, rule: patterns.KeyRule) -> int:

@@ -18,7 +18,7 @@ MAX_LOCAL: Final = 64  # RFC 5321 4.5.3.1.1
 MAX_DOMAIN: Final = 190  # RFC 5321 allows 255; 64 + 1 + 190 stays within the default window
 MAX_TOKEN: Final = 4096  # characters of one key; longer ones end there
 MAX_TRIES: Final = 8  # prefixes inside one run of key characters that are looked at
-MAX_PEM: Final = 8192  # an RSA-8192 key is about 6,400
+MAX_PEM: Final = 32_768  # an RSA-8192 key is about 6,400; with subkeys (PGP) it is several of them
 
 _SEPARATOR: Final = r"[ .\-]?[ .\-]?[ .\-]?"  # between the digits of a number; ` - ` is the longest
 
@@ -165,16 +165,21 @@ _NAMED: Final = (
 )
 NAMED_SECRET: Final = _compile(_NAMED)
 NAMED_RULE: Final = KeyRule(shortest=16, marks="-_./+=~")
-# A signed token (RFC 7519): its header and claims begin with `{"` in base64url.
-_JWT: Final = r"\beyJ[A-Za-z0-9_\-]+\.eyJ[A-Za-z0-9_\-]+\.[A-Za-z0-9_\-]+"
-JWT: Final = _compile(_JWT)
+# A signed token (RFC 7519): its header and claims begin with `{"` in base64url. It must be known by
+# its beginning: a stream lets go what is 256 characters old, and most tokens are longer.
+_JWT_START: Final = r"\beyJ[A-Za-z0-9_\-]{8}"
+JWT: Final = _compile(r"\beyJ[A-Za-z0-9_\-]+(?:(\.eyJ)[A-Za-z0-9_\-]*(?:\.[A-Za-z0-9_\-]+)?)?")
+LONG_HEADER: Final = 192  # characters of a header that is one without its end
 # `scheme://user:password@host`: group 1 is the password.
 _IN_URL: Final = r"[A-Za-z0-9]://[^\s/:@\"'<>]*:([^\s/@\"'<>]+)@[0-9A-Za-zéã\[]"
 IN_URL: Final = _compile(_IN_URL)
 _PEM: Final = r"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----"
 PEM: Final = _compile(_PEM)
 PEM_END: Final = _compile(r"-----END (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----")
-PEM_BODY: Final = _compile(r"[A-Za-z0-9+/=\s\\:,\-]+")
+# Lines like `Version: GnuPG v2.4.1 (Linux)` may stand before the key (RFC 9580 section 6.2.2).
+PEM_BODY: Final = _compile(
+    r"(?:(?:\s|\\[nr])*[A-Z][A-Za-z\-]*: [^\n\\]*(?:\n|\\[nr]))*[A-Za-z0-9+/=\s\\:,\-]+"
+)
 RUNS: Final = {
     rule.marks: _compile(f"[A-Za-z0-9{re2.escape(rule.marks)}]+")
     for rule in (*KEY_RULES.values(), NAMED_RULE)
@@ -188,7 +193,7 @@ RUNS: Final = {
 TRIGGERS: Final = {
     "api_key": (
         rf"{_PREFIX}[0-9A-Za-z\-_.+/=%]{{8}}|{_NAMED}[0-9A-Za-z\-_./+=~]{{16}}"
-        rf"|{_JWT}|{_IN_URL}|{_PEM}"
+        rf"|{_JWT_START}|{_IN_URL}|{_PEM}"
     ),
     "card": rf"[2-6](?:{_SEPARATOR}[0-9]){{12}}",
     "iban": _IBAN,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import time
@@ -39,6 +40,24 @@ def key(prefix: str, size: int, *, capitals: bool = False) -> str:
 
 PEM = "-----BEGIN RSA PRIVATE KEY-----\n" + "\n".join(["MIIEpAIBAAKCAQEA7x" * 3] * 5)
 PEM_END = "\n-----END RSA PRIVATE KEY-----"
+
+
+def encoded(*values: object) -> str:
+    """Each as JSON in base64url, with dots between."""
+    texts = [json.dumps(value).encode() for value in values]
+    return ".".join(base64.urlsafe_b64encode(text).rstrip(b"=").decode() for text in texts)
+
+
+CLAIMS = {"iss": "https://login.example.org", "sub": "0123456789" * 60}
+UNSIGNED = encoded({"alg": "RS256", "kid": "2026-11"}, CLAIMS)
+JWT = f"{UNSIGNED}.{_RANDOM}"
+LONG_JWT = encoded({"x5c": ["MIIBIjAN" * 90], "alg": "RS256"}, CLAIMS) + f".{_RANDOM}"
+PGP = f"""-----BEGIN PGP PRIVATE KEY BLOCK-----
+Version: GnuPG v1.4.11 (GNU/Linux)
+Comment: https://example.org/key?id=1
+
+{(_RANDOM[:64] + chr(10)) * 150}=aB3d
+-----END PGP PRIVATE KEY BLOCK-----"""
 
 # Label, text, and what of it is to be found.
 POSITIVES: list[tuple[str, str, str]] = [
@@ -129,6 +148,12 @@ POSITIVES: list[tuple[str, str, str]] = [
     ("api_key", f"password: {_RANDOM[:20]}", _RANDOM[:20]),
     ("api_key", f"x {PEM}{PEM_END} y", PEM + PEM_END),
     ("api_key", PEM, PEM),
+    ("api_key", f"x {PGP} y", PGP),
+    ("api_key", PGP.replace("\n", "\\n"), PGP.replace("\n", "\\n")),
+    ("api_key", f"the token {JWT}.", JWT),
+    ("api_key", f"without a signature: {UNSIGNED}.", UNSIGNED),
+    ("api_key", f"cut: {LONG_JWT[:250]} …", LONG_JWT[:250]),
+    ("api_key", f"cookie={LONG_JWT};", LONG_JWT),
     ("api_key", "-----BEGIN PRIVATE KEY-----", "-----BEGIN PRIVATE KEY-----"),
     (
         "api_key",
@@ -210,6 +235,9 @@ NEGATIVES: list[tuple[str, str]] = [
     ("api_key", "-----BEGIN PUBLIC KEY-----\nMIIBIjAN\n-----END PUBLIC KEY-----"),
     ("api_key", "-----BEGIN CERTIFICATE-----\nMIIBIjAN\n-----END CERTIFICATE-----"),
     ("api_key", "SG.abc"),
+    ("api_key", "eyJhbGciOiJIUzI1NiJ9"),
+    ("api_key", "a cursor: " + encoded({"after": "x" * 300})),
+    ("api_key", encoded({"a": 1}, {"b": 2}) + ".c2ln"),
     ("api_key", "a hash: d41d8cd98f00b204e9800998ecf8427e"),
 ]
 
@@ -386,6 +414,17 @@ def test_what_is_released_early_is_never_part_of_a_match(
             assert (span.start, span.end) in early
 
 
+@pytest.mark.parametrize("secret", [JWT, LONG_JWT, PGP])
+@pytest.mark.parametrize("before", ["so: ", "Authorization: Bearer "])
+def test_a_secret_longer_than_the_window_is_held_from_its_first_character(
+    before: str, secret: str
+) -> None:
+    labels = frozenset({"api_key"})
+    text = before + secret
+    for arrived in range(len(before) + 1, len(text), 7):
+        assert hold_from(text[:arrived], labels) <= len(before)
+
+
 def test_a_private_key_is_held_until_its_end() -> None:
     labels = frozenset({"api_key"})
     text = "so: " + PEM + "\n" + "MIIEpAIBAAKCAQEA7x" * 60
@@ -395,10 +434,11 @@ def test_a_private_key_is_held_until_its_end() -> None:
     assert hold_from(whole, labels) > 1000
 
 
-def test_matches_are_no_longer_than_promised() -> None:
+def test_matches_are_recognised_within_the_length_that_is_promised() -> None:
     for label, text, _ in POSITIVES:
         for span in find(text, [label]):
-            assert span.end - span.start <= max_match_length([label]) or "PRIVATE KEY" in text
+            early = find(text[: span.start + max_match_length([label])], [label])
+            assert span.start in [found.start for found in early]
     long = "a" * 300 + "@" + "b" * 60 + ".example." * 40 + "com"
     assert all(s.end - s.start <= 256 for s in find(long, ["email"]))
 
@@ -460,6 +500,7 @@ def test_every_key_prefix_is_known_and_needs_its_length(prefix: str) -> None:
     "unit",
     [
         *("a@b.", "4111 ", "4 ", "DE89 ", "sk-", "token=", "bearer ", "+1 4", "415-555-267 "),
+        *("eyJhbGciOi", "eyJhbGciOi.", "eyJhbGciOi " * 20, "eyJhbGci.eyJ." * 90),
         *("-----BEGIN PRIVATE KEY-----", "-----BEGIN ", "123-45-678 ", "phone: 1 ", "é", "444444"),
     ],
 )
