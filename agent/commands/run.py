@@ -15,6 +15,7 @@ from agent.commands.failing import fail
 from agent.custody import protect
 from agent.daemon import Daemon
 from agent.errors import FatalError
+from agent.heap import share_heaps
 from agent.notify import Notifier
 
 
@@ -32,6 +33,7 @@ def run(path: Path | None, tee: str | None) -> None:
     Logs go to standard error, as JSON lines or text ([agent] log_format). Under systemd with
     Type=notify, readiness is reported when the first passport has been issued.
     """
+    share_heaps()
     faulthandler.enable()  # a watchdog ends a hang by SIGABRT: where every thread stood is said
     config = load(path, tee=tee)
     logs.configure(level=config.agent.log_level, form=config.agent.log_format)
