@@ -13,6 +13,8 @@ from typing import Final
 
 import trio
 
+from agent.ticks import next_tick
+
 # A suspended VM notices a passed deadline at most this late after it wakes. A guess.
 LOOK_SECONDS: Final = 2.0
 SUSPENDED_SECONDS: Final = 1.0  # the two clocks agree to nanoseconds while the machine runs
@@ -36,7 +38,7 @@ async def sleep_until(
 ) -> None:
     """Sleep until a boot-time instant, however the machine slept in between."""
     while (left := (deadline_ns - clock()) / 1e9) > 0:  # noqa: ASYNC110 - no event tells that boot time has passed
-        await trio.sleep(min(left, look_seconds))
+        await trio.sleep_until(min(trio.current_time() + left, next_tick(look_seconds)))
 
 
 class ClockWatch:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ from agent.config import PolicyTable
 from agent.errors import ExitCode, FatalError
 from agent.policy_vault import Action, Entry, PolicyVault, State, VaultError
 from agent.supervise import Faults
+from agent.ticks import next_tick
 from attestation.panics import is_fault
 from enforcement.bundle import Bundle, BundleError, Problem
 from enforcement.bundle_files import bundle_digest, check_files
@@ -138,7 +140,8 @@ class Policies:
             if self._table.watch_seconds:
                 nursery.start_soon(self._every, self.candidate.look)
             while True:
-                with trio.move_on_after(self._table.watch_seconds or float("inf")):
+                seconds = self._table.watch_seconds
+                with trio.move_on_at(next_tick(seconds) if seconds else math.inf):
                     await self._wish.wait()
                 if self._wish.is_set():
                     await self._fulfil()
@@ -147,7 +150,7 @@ class Policies:
 
     async def _every(self, look: Callable[[], Awaitable[None]]) -> None:
         while True:
-            await trio.sleep(self._table.watch_seconds)
+            await trio.sleep_until(next_tick(self._table.watch_seconds))
             await look()
 
     async def _look(self) -> None:

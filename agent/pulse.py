@@ -17,6 +17,7 @@ from agent.boottime import ClockWatch
 from agent.histogram import QUICK, Histogram
 from agent.lifecycle import Lifecycle
 from agent.notify import Notifier
+from agent.ticks import next_tick
 
 PULSE_SECONDS: Final = 1.0
 LAG_SAMPLES: Final = 2  # of the loop's lag for each beat
@@ -71,7 +72,7 @@ class Pulse:
         """Beat until cancelled."""
         while True:
             for _ in range(LAG_SAMPLES):
-                due = trio.current_time() + self._seconds / LAG_SAMPLES
+                due = next_tick(self._seconds / LAG_SAMPLES)
                 await trio.sleep_until(due)
                 self.loop_lag.observe(max(trio.current_time() - due, 0.0))
             self.beat()

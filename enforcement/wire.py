@@ -257,7 +257,7 @@ class Watch:
     """All wires of a door: who is ready, and whose time has come.
 
     Attributes:
-        now: seconds on trio's clock, as of the last sweep.
+        now: seconds on trio's clock, as of the last sweep, or of the first wire after a rest.
     """
 
     def __init__(self) -> None:
@@ -266,9 +266,13 @@ class Watch:
         self._epoll = select.epoll()
         self._looking = trio.CancelScope()
         self._fault: Exception | None = None
+        self._begun = trio.Event()
 
     def add(self, wire: Wire) -> None:
         """Begin to watch a wire; what is there to read already is reported too."""
+        if not self._wires:
+            self.now = trio.current_time()
+            self._begun.set()
         self._wires[wire.fd] = wire
         self._epoll.register(wire.fd, _EVENTS)
 
@@ -316,6 +320,9 @@ class Watch:
 
     async def _sweep(self) -> None:
         while True:
+            if not self._wires:  # nothing has a deadline
+                self._begun = trio.Event()
+                await self._begun.wait()
             self.now = now = trio.current_time()
             for wire in [wire for wire in self._wires.values() if wire.deadline < now]:
                 wire.expire()

@@ -32,6 +32,7 @@ from agent.journal.store import JournalStore
 from agent.journal.tail import Tail
 from agent.journal.turn import Turn
 from agent.journal.wal import WalKeeper, tend_wal
+from agent.ticks import next_tick
 from agent.watchdog import Promise, no_promise
 from agent.worker import Worker, open_worker
 from enforcement.recorder import RecordError
@@ -154,9 +155,7 @@ class GroupCommit:
         while not self._closed:
             self.promise(WRITER_SECONDS)
             if self._asked <= self.durable_seq and not self._failure:
-                with trio.move_on_after(UNASKED_SECONDS if self._queue else CHECKPOINT_SECONDS) as (
-                    self._nap
-                ):
+                with trio.move_on_at(self._next_turn()) as self._nap:
                     await self._work.wait()
             # One turn of the loop, so that decisions made in the same tick share the commit.
             await trio.lowlevel.checkpoint()
@@ -167,6 +166,13 @@ class GroupCommit:
                 retry = min(retry * 2, LONGEST_RETRY_SECONDS)
             else:
                 retry = FIRST_RETRY_SECONDS
+
+    def _next_turn(self) -> float:
+        if self._queue:
+            return trio.current_time() + UNASKED_SECONDS
+        if self._signer.seq < self.durable_seq:
+            return trio.current_time() + CHECKPOINT_SECONDS
+        return next_tick(CHECKPOINT_SECONDS)
 
     async def _take_turn(self) -> None:
         async with self._turn_lock:
@@ -256,6 +262,7 @@ class GroupCommit:
         await tend_wal(
             self._wal,
             commits=lambda: None if self._failure else self.commits,
+            committed=self._waiting.park,
             move_rest=self._move_wal,
         )
 

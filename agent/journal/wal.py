@@ -19,6 +19,7 @@ import trio
 
 from agent import logs
 from agent.journal.file import WAL_PAGES, Connect, move_wal
+from agent.ticks import next_tick
 from agent.worker import Worker, open_worker
 
 WAL_SECONDS: Final = 0.25
@@ -60,21 +61,25 @@ async def tend_wal(
     keeper: WalKeeper,
     *,
     commits: Callable[[], int | None],
+    committed: Callable[[], Awaitable[None]],
     move_rest: Callable[[], Awaitable[None]],
 ) -> None:
     """Keep the WAL short, until cancelled; then the keeper's connection is closed.
 
     Args:
         commits: how many there were; None while they fail.
+        committed: waits for the next one; it may return for less.
         move_rest: lets the writer move what is left, between two commits.
     """
     seen: int | None = 0
     async with open_worker("journal-wal") as worker:
         try:
             while True:
-                await trio.sleep(WAL_SECONDS)
+                await trio.sleep_until(next_tick(WAL_SECONDS))
                 count = commits()
-                if count not in (None, seen):
+                if count in (None, seen):
+                    await committed()
+                else:
                     seen = count
                     await _move(worker, keeper, move_rest)
         finally:

@@ -60,6 +60,40 @@ def test_the_deadline_wakes_with_a_timeout() -> None:
     assert trio.run(scenario, clock=clock) == [WireTimeoutError]
 
 
+def test_a_watch_with_no_wires_does_not_wake_and_its_first_wire_has_all_its_time() -> None:
+    class Wakes(trio.abc.Instrument):
+        count = 0
+
+        def after_io_wait(self, timeout: float) -> None:
+            self.count += 1
+
+    async def scenario() -> tuple[list[object], float, int]:
+        got: list[object] = []
+        watch, wakes = Watch(), Wakes()
+        ours, peer = socket.socketpair()
+        ours.setblocking(False)
+        with peer, contextlib.closing(watch):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(watch.run)
+                await trio.sleep(5)
+                trio.lowlevel.add_instrument(wakes)
+                await trio.sleep(1000)
+                rested = wakes.count
+                with contextlib.closing(Wire(ours, watch)) as wire:
+                    began = trio.current_time()
+                    wire.deadline = wire.within(30)
+                    await receive(wire, got)
+                    took = trio.current_time() - began
+                nursery.cancel_scope.cancel()
+        return got, took, rested
+
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    got, took, rested = trio.run(scenario, clock=clock)
+    assert got == [WireTimeoutError]
+    assert 30 <= took <= 31
+    assert rested < 10, "a thousand seconds without one look"
+
+
 def test_a_partner_is_woken_when_the_peer_hangs_up() -> None:
     async def scenario() -> list[object]:
         got: list[object] = []
