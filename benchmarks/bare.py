@@ -20,12 +20,12 @@ from enforcement.admission import ExchangeLike, GateState, GuardLike
 from enforcement.apierror import Headers, Refusal
 from enforcement.auditing import Audit, Auditors, Question
 from enforcement.door import Door
-from enforcement.exchange import Ruling
 from enforcement.http1 import RequestHead
 from enforcement.identity import Shown
 from enforcement.limits import Limits
 from enforcement.outcome import Outcome, Verdict
 from enforcement.replies import refusal
+from enforcement.ruling import Ruling
 from enforcement.tls_server import TlsServer
 from enforcement.upstream import Address
 

@@ -15,11 +15,12 @@ from typing import Protocol
 from attestation.records import DecisionRecord
 from enforcement.apierror import Headers, Refusal
 from enforcement.auditing import Audit, Auditors, Question
-from enforcement.exchange import Exchange, Ruling, refuse_unknown_route
+from enforcement.exchange import Exchange, refuse_unknown_route
 from enforcement.http1 import Header, RequestHead
 from enforcement.identity import UNKNOWN, Caller, Shown, Stranger
 from enforcement.recorder import Recorder
 from enforcement.routes import find_route
+from enforcement.ruling import Ruling
 from enforcement.snapshot import Snapshot
 
 

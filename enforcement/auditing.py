@@ -1,8 +1,8 @@
-"""What an exchange asks of auditors, what they answer, and the one place where that is awaited.
+"""What an exchange asks of auditors, and what they answer.
 
 An exchange is synchronous and does no I/O. Where the bundle has auditors, a door looks first
 (`Exchange.look_at_request`, `look_at_response`, `StreamGuard.question`), waits for the answer, and
-decides with it; the functions here do that in one step. Where the bundle has none
+decides with it; `enforcement.asking` does that in one step. Where the bundle has none
 (`Exchange.auditors` is None), a door decides at once and nothing here is called. A door that
 forgets to ask fails closed: the auditors' claims are missing then.
 """
@@ -10,17 +10,13 @@ forgets to ask fails closed: the auditors' claims are missing then.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import msgspec
 
 from attestation.records import ClaimValue
 from enforcement.detectors import Span
 from enforcement.outcome import Phase
-
-if TYPE_CHECKING:
-    from enforcement.admission import ExchangeLike, GuardLike
-    from enforcement.exchange import Ruling
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -89,24 +85,3 @@ class Auditors(Protocol):
 
     async def ask(self, question: Question, /) -> Audit:
         """Ask all at once. Never raises: what failed is in the answer. Bounded in time."""
-
-
-async def request(exchange: ExchangeLike, body: bytes) -> Ruling:
-    """`exchange.request`, with what the auditors say."""
-    question = exchange.look_at_request(body)
-    audit = None if question is None else await question.auditors.ask(question)
-    return exchange.request(body, audit)
-
-
-async def response(
-    exchange: ExchangeLike, *, status: int, content_type: str, body: bytes
-) -> Ruling:
-    """`exchange.response`, with what the auditors say."""
-    question = exchange.look_at_response(status=status, content_type=content_type, body=body)
-    audit = None if question is None else await question.auditors.ask(question)
-    return exchange.response(status=status, content_type=content_type, body=body, audit=audit)
-
-
-async def stream(guard: GuardLike, question: Question) -> bytes:
-    """Answer the guard's question; gives what may leave then."""
-    return guard.answer(await question.auditors.ask(question))

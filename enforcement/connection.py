@@ -15,15 +15,15 @@ from typing import Final
 import trio
 
 from attestation.panics import is_fault
-from enforcement import auditing, replies
+from enforcement import asking, replies
 from enforcement.apierror import Refusal
 from enforcement.client import Client, Shared
-from enforcement.exchange import Ruling
 from enforcement.gateway_metrics import count
 from enforcement.http1 import HttpError, RequestHead
 from enforcement.pages import Page
 from enforcement.recorder import RecordError
 from enforcement.relay import Relay, record_decision
+from enforcement.ruling import Ruling
 from enforcement.wire import InterruptedWaitError, WireError, WireTimeoutError
 
 _LOG = logging.getLogger("lucid.gateway")
@@ -120,7 +120,7 @@ class Connection:
         if begun.auditors is None:
             ruling = begun.request(body)
         else:
-            ruling = await auditing.request(begun, body)
+            ruling = await asking.request(begun, body)
         if ruling.refusal is not None:
             await self._deny(ruling, close=False)
             return

@@ -13,27 +13,23 @@ import os
 from collections.abc import Callable
 from typing import Any, Final
 
-import msgspec
-
-from attestation.records import Coverage, DecisionRecord
+from attestation.records import Coverage
 from enforcement import policy_view
 from enforcement.apierror import Headers, Refusal, error_body, error_type
 from enforcement.audited_stream import AuditedStream
 from enforcement.auditing import Audit, Auditors, Question
-from enforcement.denial import RATE_LIMITED, policy_refusal
+from enforcement.deciding import claim_content, cover, decide, oblige, redact
+from enforcement.denial import policy_refusal
 from enforcement.identity import UNKNOWN, Stranger
-from enforcement.obligations import ObligationError, cap_tokens
 from enforcement.outcome import Outcome, Phase, Verdict
 from enforcement.policy_view import Asked, Findings
-from enforcement.redact import RedactionIncompleteError, Redactor, known_labels, mask
 from enforcement.routes import Route, unknown_route
+from enforcement.ruling import Ruling
 from enforcement.snapshot import Snapshot
 from enforcement.stream_guard import StreamGuard
 from enforcement.texts import (
     BodyError,
     Reading,
-    Text,
-    digests,
     drop_copies,
     encode_json,
     read_reply,
@@ -41,28 +37,7 @@ from enforcement.texts import (
     write_reply,
 )
 
-__all__ = ["Exchange", "Ruling", "StreamGuard", "refuse_unknown_route"]
-
 UNKNOWN_PRINCIPAL: Final = ("User", "unknown")
-
-
-class Ruling(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What the door must do, and the record of why.
-
-    Attributes:
-        record: append it; where `refusal` is set it must be durable before the refusal is sent.
-        forward_body: the body that goes on (upstream in the request phase, to the client in the
-            response phase); None where there is none (GET) or where `refusal` is set.
-        refusal: what the client gets instead, or None.
-        headers: to add to the reply to the client. A response ruling repeats those of the
-            request's, so the last ruling's headers are all of them. A refusal has them already.
-    """
-
-    verdict: Verdict
-    record: DecisionRecord
-    forward_body: bytes | None
-    refusal: Refusal | None
-    headers: Headers
 
 
 class Exchange:
@@ -145,48 +120,26 @@ class Exchange:
         start = self._asked.clock()
         try:
             value, reading = self._read or self._read_request(body)
-            self._claim_content(findings, reading)
+            claim_content(self._asked, findings, reading)
         except BodyError as error:
             reason = "malformed_request" if error.code.startswith("invalid") else error.code
             return self._refused(findings, reason, error.code, str(error), 400)
         self._read = None
         texts = reading.texts
-        verdict = self._decide(findings, texts, start, audit)
+        verdict = decide(self._asked, findings, texts, start, audit)
         edited = False
         if verdict.outcome is Outcome.REDACT:
-            edited, verdict = self._redact(texts, verdict, audit)
-        verdict, wait = self._oblige(verdict, value)
+            edited, verdict = redact(self._asked, texts, verdict, audit)
+        verdict, wait = oblige(self._asked, verdict, value)
         if reading.copies:
             drop_copies(reading, self._asked.labels, edited=True)  # no model needs them
-        self._cover(findings, reading, verdict)
+        cover(findings, reading, verdict)
         if verdict.outcome is Outcome.DENY:
             return self._denied(findings, verdict, retry_after=wait)
         if verdict.outcome is Outcome.WARN:
             self._warnings = ((b"lucid-warning", ", ".join(verdict.reasons).encode()),)
         forward = None if value is None else encode_json(value)
         return self._ruling(findings, verdict, forward, redacted=edited)
-
-    def _oblige(self, verdict: Verdict, body: Any) -> tuple[Verdict, float]:
-        """Do what the deciding policies oblige to, or deny; and seconds to wait, where that helps.
-
-        Rates come last: a request that is refused anyway uses nothing up.
-        """
-        obliges = verdict.obliges
-        if not obliges or verdict.outcome is Outcome.DENY:
-            return verdict, 0.0
-        asked = self._asked
-        if obliges.max_tokens is not None and body is not None:
-            try:
-                cap_tokens(asked.route, body, obliges.max_tokens)
-            except ObligationError as error:
-                return policy_view.denied(error.code), 0.0
-        if obliges.rates:
-            now = asked.clock() / 1e9
-            used_up = asked.snapshot.rates.take(asked.principal, obliges.rates, now)
-            if used_up is not None:
-                rate, wait = used_up
-                return policy_view.denied(f"{RATE_LIMITED}{rate.policy}"), wait
-        return verdict, 0.0
 
     def refuse(self, code: str, message: str, status: int) -> Ruling:
         """Refuse the request for a reason of the door's own (oversized, closed, …)."""
@@ -227,18 +180,18 @@ class Exchange:
             value, reading = self._read or read_reply(
                 self._route, status=status, content_type=content_type, body=body
             )
-            self._claim_content(findings, reading)
+            claim_content(self._asked, findings, reading)
         except BodyError as error:
             return self._refused(findings, "malformed_reply", "upstream_malformed", str(error), 502)
         self._read = None
         texts = reading.texts
-        verdict = self._decide(findings, texts, start, audit)
+        verdict = decide(self._asked, findings, texts, start, audit)
         edited = False
         if verdict.outcome is Outcome.REDACT:
-            edited, verdict = self._redact(texts, verdict, audit)
+            edited, verdict = redact(self._asked, texts, verdict, audit)
         if reading.copies:
             drop_copies(reading, self._asked.labels, edited=edited)
-        self._cover(findings, reading, verdict)
+        cover(findings, reading, verdict)
         if verdict.outcome is Outcome.DENY:
             return self._denied(findings, verdict)
         if verdict.outcome is Outcome.WARN:
@@ -286,15 +239,6 @@ class Exchange:
     def _findings(self, phase: Phase) -> Findings:
         return Findings(phase=phase, decision_id=self._asked.new_decision_id())
 
-    def _claim_content(self, findings: Findings, reading: Reading) -> None:
-        """Claims about what is not text; refuses what no policy can see."""
-        given = self._asked.snapshot.bundle.gives(findings.phase)
-        findings.claims = policy_view.content_claims(
-            reading.media, texts=bool(reading.texts), given=given
-        )
-        if reading.media:
-            findings.unscanned = tuple(sorted(reading.media - {"remote"}))
-
     def _question(
         self,
         auditors: Auditors,
@@ -315,55 +259,6 @@ class Exchange:
             trace_id=asked.trace_id,
             request_id=asked.request_id,
             final=final,
-        )
-
-    def _decide(
-        self, findings: Findings, texts: list[Text], start: int, audit: Audit | None
-    ) -> Verdict:
-        asked = self._asked
-        spans = policy_view.scan_all((text.value for text in texts), asked.labels)
-        findings.claims |= policy_view.claims_of(spans)
-        if audit is not None:
-            findings.heed(audit)
-        found = asked.clock()
-        verdict = asked.decide(findings.phase, findings.claims)
-        done = asked.clock()
-        findings.latency["detect"] = (found - start) // 1000
-        findings.latency["policy"] = (done - found) // 1000
-        findings.texts = digests([text.value for text in texts], asked.salt)
-        return verdict
-
-    def _redact(
-        self, texts: list[Text], verdict: Verdict, audit: Audit | None
-    ) -> tuple[bool, Verdict]:
-        labels, edited = known_labels(verdict.redact), False
-        how = Redactor.of(verdict, self._asked.salt)
-        marked = policy_view.marked_by(audit, verdict.redact)
-        if marked is None:
-            return False, policy_view.denied("redaction_incomplete")
-        try:
-            for index, text in enumerate(texts):
-                masked = mask(text.value, labels, marked[index] if marked else (), how)
-                if masked != text.value:
-                    text.replace(masked)
-                    edited = True
-        except (RedactionIncompleteError, BodyError):
-            return edited, policy_view.denied("redaction_incomplete")
-        return edited, verdict
-
-    def _cover(self, findings: Findings, reading: Reading, verdict: Verdict) -> None:
-        texts = reading.texts
-        seen = released = sum([digest.size for digest in findings.texts])
-        if verdict.outcome is Outcome.DENY:
-            released = 0
-        elif verdict.outcome is Outcome.REDACT:
-            released = sum([len(text.value.encode()) for text in texts])
-        findings.coverage = Coverage(
-            seen=seen,
-            released=released,
-            windows=1 if texts else 0,
-            fields=len(texts),
-            complete=not findings.unscanned,
         )
 
     def _headers(self, decision_id: str) -> Headers:

@@ -12,13 +12,13 @@ from typing import Final
 import trio
 
 from attestation.records import DecisionRecord
-from enforcement import auditing, replies
+from enforcement import asking, replies
 from enforcement.admission import ExchangeLike, GuardLike
 from enforcement.client import Client, Shared
-from enforcement.exchange import Ruling
 from enforcement.gateway_metrics import count
 from enforcement.http1 import HttpError, RequestHead
 from enforcement.http1_reply import ReplyHead
+from enforcement.ruling import Ruling
 from enforcement.upstream import UpstreamConnection, UpstreamError
 from enforcement.wire import InterruptedWaitError, WireError, WireTimeoutError
 
@@ -138,7 +138,7 @@ class Relay:
         if exchange.auditors is None:
             ruling = exchange.response(status=reply.status, content_type=kind, body=data)
         else:
-            ruling = await auditing.response(
+            ruling = await asking.response(
                 exchange, status=reply.status, content_type=kind, body=data
             )
         if ruling.refusal is not None:
@@ -187,7 +187,7 @@ class Relay:
                 client.hold(guard.held - counted)
                 counted = guard.held
             if guard.question is not None:
-                released += await auditing.stream(guard, guard.question)
+                released += await asking.stream(guard, guard.question)
             if guard.denied:
                 return released
             if released:
@@ -195,7 +195,7 @@ class Relay:
                 await client.send(data if client.started else head + data)
         last = guard.finish()
         if guard.question is not None:
-            last += await auditing.stream(guard, guard.question)
+            last += await asking.stream(guard, guard.question)
         return last
 
     async def _broken_off(self, guard: GuardLike, error: BaseException) -> None:

@@ -14,12 +14,13 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enforcement import auditing
+from enforcement import asking
 from enforcement.audited_stream import AuditedStream
 from enforcement.auditing import Audit, Question
 from enforcement.detectors import Span
-from enforcement.exchange import Exchange, Ruling
+from enforcement.exchange import Exchange
 from enforcement.outcome import Outcome, Phase, PolicyRequest, Verdict
+from enforcement.ruling import Ruling
 from tests.enforcement.exchanges import (
     Policy,
     always,
@@ -83,7 +84,7 @@ def masked_if_named(request: PolicyRequest) -> Verdict:
 
 
 def decided(made: Exchange, body: bytes) -> Ruling:
-    return trio.run(auditing.request, made, body)
+    return trio.run(asking.request, made, body)
 
 
 def reply(*contents: str) -> bytes:
@@ -93,7 +94,7 @@ def reply(*contents: str) -> bytes:
 
 def replied(made: Exchange, body: bytes) -> Ruling:
     async def run() -> Ruling:
-        return await auditing.response(made, status=200, content_type="application/json", body=body)
+        return await asking.response(made, status=200, content_type="application/json", body=body)
 
     return trio.run(run)
 
@@ -249,7 +250,7 @@ def passed(stream: AuditedStream, auditors: Scripted, pieces: list[bytes]) -> li
         for step in [*[lambda p=p: stream.feed(p) for p in pieces], stream.finish]:
             data = step()
             if stream.question is not None:
-                data += await auditing.stream(stream, stream.question)
+                data += await asking.stream(stream, stream.question)
             out.append(data)
             if stream.denied:
                 return

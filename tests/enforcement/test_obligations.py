@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enforcement.exchange import Ruling
 from enforcement.obligations import (
     NONE,
     ObligationError,
@@ -24,6 +23,7 @@ from enforcement.obligations import (
 from enforcement.outcome import Outcome, Platform, Verdict
 from enforcement.policy_view import held
 from enforcement.rates import RateLimiter
+from enforcement.ruling import Ruling
 from tests.enforcement.bundles import PERMIT, ask, engine, problems, write
 from tests.enforcement.exchanges import chat_body, exchange, route
 

@@ -22,10 +22,11 @@ import pytest
 from attestation.records import DecisionRecord, encode_record
 from enforcement.bundle import Bundle
 from enforcement.engine import Engine
-from enforcement.exchange import Exchange, Ruling
+from enforcement.exchange import Exchange
 from enforcement.outcome import Platform, Redaction
 from enforcement.redact import PLAIN, Redactor, mask
 from enforcement.routes import ROUTES, Route
+from enforcement.ruling import Ruling
 from enforcement.snapshot import Snapshot
 from enforcement.stream_guard import StreamGuard
 from tests.leaks import streams
