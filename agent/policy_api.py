@@ -85,7 +85,12 @@ class PolicyApi:
         except BundleError as error:
             return _refused(error)
         except KeyError as error:
-            return Response.error(404, "not_found", f"no such bundle is kept: {error.args[0]}")
+            return Response.error(
+                404,
+                "not_found",
+                f"no such bundle is kept: {error.args[0]}; `lucid policy history` lists those that"
+                " were taken, and the last ones are kept",
+            )
         except (VaultError, OSError) as error:
             return Response.error(500, "storage", str(error))
         except MalformedError as error:
@@ -166,7 +171,12 @@ class PolicyApi:
         path = self._parts.journal.path
         found = await trio.to_thread.run_sync(decisions.find_decision, path, wanted)
         if found is None:
-            return Response.error(404, "not_found", "no such decision is in the journal")
+            return Response.error(
+                404,
+                "not_found",
+                "no such decision is in the journal; it may be older than what is kept, or another"
+                " agent's",
+            )
         return Response.json(decisions.as_json(found))
 
     # -- changing ---------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ Anything else (other names, dotfiles, symbolic links, special files) is refused.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -81,9 +82,15 @@ def read_files(root: Path) -> dict[str, bytes]:
             continue
         try:
             files[name] = _read(root / name)
-        except (OSError, ValueError) as error:
+        except _NotAFileError as error:
+            fix = "put the file itself there"
+            problems.append(Problem(file=name, message=str(error), fix=fix, rule="file.unknown"))
+            continue
+        except OSError as error:
             problems.append(Problem(file=name, message=_why(error), rule="file.unreadable"))
             continue
+        if len(files[name]) > LIMITS.file_bytes:
+            problems.append(_large(name))
         total += len(files[name])
         if total > LIMITS.total_bytes:
             break
@@ -105,9 +112,7 @@ def check_files(files: Mapping[str, bytes]) -> dict[str, bytes]:
         )
     problems = [_unknown(name) for name in files if not _KNOWN.fullmatch(name)]
     problems += [
-        Problem(file=name, message=f"larger than {LIMITS.file_bytes} bytes", rule="bundle.limit")
-        for name, content in files.items()
-        if len(content) > LIMITS.file_bytes
+        _large(name) for name, content in files.items() if len(content) > LIMITS.file_bytes
     ]
     problems += _layout_problems(files, sum(map(len, files.values())))
     if problems:
@@ -224,14 +229,30 @@ def _walk(root: Path) -> Iterator[str]:
 
 def _read(path: Path) -> bytes:
     # O_NONBLOCK: opening a FIFO must not wait; it has no effect on regular files.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            kind = "a symbolic link" if error.errno == errno.ELOOP else "a socket"
+            raise _NotAFileError(f"{kind}, which may not stand inside a bundle") from None
+        raise
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError("not a regular file")
-        content = file.read(LIMITS.file_bytes + 1)
-    if len(content) > LIMITS.file_bytes:
-        raise ValueError(f"larger than {LIMITS.file_bytes} bytes")
-    return content
+            raise _NotAFileError("not a regular file")
+        return file.read(LIMITS.file_bytes + 1)
+
+
+class _NotAFileError(Exception):
+    """Something else stands there."""
+
+
+def _large(name: str) -> Problem:
+    return Problem(
+        file=name,
+        message=f"larger than {LIMITS.file_bytes} bytes",
+        fix="divide it into several files",
+        rule="bundle.limit",
+    )
 
 
 def _unknown(name: str) -> Problem:
@@ -244,10 +265,5 @@ def _unknown(name: str) -> Problem:
     )
 
 
-def _why(error: Exception) -> str:
-    if isinstance(error, OSError):
-        reason = error.strerror or type(error).__name__
-        if error.errno == 40:  # ELOOP, from O_NOFOLLOW
-            reason = "a symbolic link, which may not stand inside a bundle"
-        return reason
-    return str(error)
+def _why(error: OSError) -> str:
+    return error.strerror or type(error).__name__

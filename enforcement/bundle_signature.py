@@ -89,7 +89,7 @@ def check_signature(files: Mapping[str, bytes], trust: Trust) -> bytes | None:
     if content is None:
         if trust.required:
             raise _refused(
-                "the bundle is not signed, and signatures are required", "signature.missing"
+                "the bundle is not signed, and signatures are required", "signature.missing", _SIGN
             )
         return None
     if not trust.keys:
@@ -103,7 +103,11 @@ def check_signature(files: Mapping[str, bytes], trust: Trust) -> bytes | None:
             raise _refused("the signature names no key", "signature.malformed")
         key = trust.keys.get(kid)
         if key is None:
-            raise _refused(f"signed by a key that is not trusted: {kid.hex()}", "signature.key")
+            raise _refused(
+                f"signed by a key that is not trusted: {kid.hex()}",
+                "signature.key",
+                "sign it with a trusted key, or trust this one ([policy] trusted_keys, --key)",
+            )
         if message.protected.get(_TYP) != TYP:
             raise _refused("a signature of another kind", "signature.malformed")
         payload = message.verify(key)
@@ -113,6 +117,7 @@ def check_signature(files: Mapping[str, bytes], trust: Trust) -> bytes | None:
         raise _refused(
             "the signature is over other files: something was changed after signing",
             "signature.digest",
+            _SIGN,
         )
     return kid
 
@@ -159,6 +164,8 @@ def _payload(digest: bytes) -> bytes:
     return cbor.encode([_DOMAIN, 1, digest])
 
 
-def _refused(message: str, rule: str) -> BundleError:
-    fix = "sign it: lucid policy sign DIR --key KEY.pem" if rule == "signature.missing" else ""
+_SIGN: Final = "sign it: lucid policy sign DIR --key KEY.pem"
+
+
+def _refused(message: str, rule: str, fix: str = "") -> BundleError:
     return BundleError([Problem(file=SIGNATURE, message=message, fix=fix, rule=rule)])

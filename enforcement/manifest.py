@@ -341,8 +341,24 @@ def _key_lines(text: str) -> dict[str, int]:
     return found
 
 
+_WORDS: Final = {
+    "str": "text in quotes",
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "array": "a list",
+    "object": "a table",
+}
+
+
 def _readable(message: str) -> str:
-    return message.partition(" - at `$")[0]
+    """msgspec's message in TOML's words."""
+    text = message.partition(" - at `$")[0]
+    types = re.fullmatch(r"Expected `([a-z |]+)`, got `([a-z]+)`", text)
+    if types is None:
+        return text
+    wanted = " or ".join(_WORDS.get(word, word) for word in types[1].split(" | "))
+    return f"must be {wanted}, not {_WORDS.get(types[2], types[2])}"
 
 
 def _toml_problem(message: str, text: str) -> Problem:
@@ -355,7 +371,7 @@ def _toml_problem(message: str, text: str) -> Problem:
         file=FILE,
         line=int(place[1]),
         column=int(place[2]),
-        message=message[: place.start()].strip(),
+        message=f"not TOML: {message[: place.start()].strip()}",
         rule="manifest",
     )
 

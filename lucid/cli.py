@@ -7,6 +7,7 @@ from typing import Final
 import click
 
 from agent.lazy import LazyGroup
+from lucid.json_errors import JsonErrors
 
 COMMANDS: Final = {
     "passport": (
@@ -25,9 +26,11 @@ COMMANDS: Final = {
 }
 
 
-@click.group(
-    cls=LazyGroup, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}
-)
+class _Main(JsonErrors, LazyGroup):
+    pass
+
+
+@click.group(cls=_Main, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="lucid-agent", prog_name="lucid")
 def main() -> None:
     """Verify AI Passports and hardware evidence, and see the Lucid agent work.

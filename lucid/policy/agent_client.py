@@ -6,17 +6,36 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+import click
 import httpx
 
 from attestation import cbor
 from attestation.errors import MalformedError
+from lucid.exits import UNCHECKED
+from lucid.terminal import printable
 
 TIMEOUT_SECONDS: Final = 60.0  # a push waits for a quote
 MAX_ANSWER: Final = 64 * 1024 * 1024  # bytes
 
 
-class AgentError(Exception):
+class AgentError(click.ClickException):
     """The agent could not be asked. The message says where and why."""
+
+    exit_code = UNCHECKED
+
+    def show(self, file: Any = None) -> None:
+        """As every command says what went wrong."""
+        click.echo(f"lucid: {printable(self.format_message())}", file=file, err=file is None)
+
+
+class _Object(dict[str, Any]):
+    """A JSON object of an agent; what it lacks is an error of its own."""
+
+    def __missing__(self, key: str) -> Any:
+        raise AgentError(f"the answer is not an agent's: it has no {key!r}; {_WHICH}")
+
+
+_WHICH: Final = "--agent names the agent's local API ([api] socket), not its gateway"
 
 
 class Answer:
@@ -60,14 +79,15 @@ class AgentClient:
         try:
             if answer.headers.get("content-type") == "application/cbor":
                 return Answer(answer.status_code, cbor.decode(answer.content, max_size=MAX_ANSWER))
-            return Answer(answer.status_code, answer.json())
-        except (MalformedError, json.JSONDecodeError, UnicodeDecodeError):
-            raise AgentError(f"{self._target} does not answer like an agent") from None
+            value = answer.json(object_hook=_Object)
+            if isinstance(value, dict):
+                return Answer(answer.status_code, value)
+        except (MalformedError, json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+            pass
+        raise AgentError(f"{self._target} does not answer like an agent; {_WHICH}")
 
     def _silent(self, why: str) -> AgentError:
-        return AgentError(
-            f"no agent answers on {self._target}: {why}; --agent names its socket ([api] socket)"
-        )
+        return AgentError(f"no agent answers on {self._target}: {why}; {_WHICH}")
 
     def get(self, path: str) -> Any:
         """What a path holds.
@@ -77,7 +97,7 @@ class AgentClient:
         """
         answer = self.ask("GET", path)
         if answer.status != 200:
-            raise AgentError(f"the agent answers {answer.status}: {answer.message}")
+            raise AgentError(f"{self._target} answers {answer.status}: {answer.message}")
         return answer.value
 
     def files(self, digest: str = "") -> dict[str, bytes]:
@@ -90,5 +110,5 @@ class AgentClient:
         if not isinstance(value, dict) or not all(
             isinstance(name, str) and isinstance(content, bytes) for name, content in value.items()
         ):
-            raise AgentError(f"{self._target} does not answer like an agent")
+            raise AgentError(f"{self._target} does not answer like an agent; {_WHICH}")
         return value

@@ -136,7 +136,7 @@ def parse_cases(
     except _BrokenError as error:
         return [], [_problem(file, error.line, error.column, str(error))]
     except msgspec.ValidationError as error:
-        return [], [_problem(file, 1, 1, f"defaults: {error}")]
+        return [], [_problem(file, 1, 1, f"defaults: {error}", _fix(error))]
     cases: list[Case] = []
     problems: list[Problem] = []
     for number, raw in enumerate(written):
@@ -154,7 +154,9 @@ def parse_cases(
             )
         except (ValueError, msgspec.ValidationError) as error:
             named = f" {raw.get('name')!r}" if isinstance(raw, dict) and "name" in raw else ""
-            problems.append(_problem(file, line, 1, f"case {number + 1}{named}: {error}"))
+            problems.append(
+                _problem(file, line, 1, f"case {number + 1}{named}: {error}", _fix(error))
+            )
     return cases, problems
 
 
@@ -259,5 +261,19 @@ def _uid(text: str) -> tuple[str, str]:
     return match[1], match[2] if match[2] is not None else match[3]
 
 
-def _problem(file: str, line: int, column: int, message: str) -> Problem:
-    return Problem(file=file, line=line, column=column, message=message, rule="test")
+_UNKNOWN: Final = re.compile(r"contains unknown field `([^`]*)`")
+_KEYS: Final = frozenset(
+    field.name
+    for kind in (_Written, Expect, PlatformFields)
+    for field in msgspec.structs.fields(kind)
+)
+
+
+def _fix(error: Exception) -> str:
+    """The nearest key to one that is not known."""
+    match = _UNKNOWN.search(str(error))
+    return nearest(match[1], _KEYS) if match else ""
+
+
+def _problem(file: str, line: int, column: int, message: str, fix: str = "") -> Problem:
+    return Problem(file=file, line=line, column=column, message=message, fix=fix, rule="test")

@@ -93,10 +93,10 @@ def history(*, agent: str, as_json: bool) -> None:
         value = AgentClient(agent).get("/v1/policy/history")
     except AgentError as error:
         stop(UNCHECKED, str(error), as_json=as_json)
+    entries = value["entries"]
     if as_json:
         click.echo(json.dumps({"ok": True, **value}, indent=2))
         return
-    entries = value["entries"]
     in_force = [n for n, entry in enumerate(entries) if entry["state"] in ("in_force", "")][-1:]
     for number, entry in enumerate(entries):
         mark = "*" if number in in_force else " "
@@ -139,7 +139,8 @@ def _whole(client: AgentClient, digest: str, *, as_json: bool) -> str:
     found = {entry["digest"] for entry in entries if entry["digest"].startswith(digest.lower())}
     if len(found) != 1 or not digest:
         what = "no bundle" if not found else f"{len(found)} bundles"
-        stop(BAD_INPUT, f"{what} in the history with a digest {digest}…", as_json=as_json)
+        cure = "look at `lucid policy history`" if not found else "give more of it"
+        stop(BAD_INPUT, f"{what} in the history with a digest {digest}…; {cure}", as_json=as_json)
     return str(found.pop())
 
 

@@ -41,10 +41,11 @@ def start(directory: Path, *, agent: str, key_file: Path | None, as_json: bool) 
     bundle = load_bundle(directory, as_json=as_json)
     files = signed_files(bundle, key_file)
     value = _ask(agent, "POST", cbor.encode(files), as_json=as_json)
+    digest = value["shadow"]
     if as_json:
         click.echo(json.dumps({"ok": True, **value}, indent=2))
     else:
-        click.echo(f"asked beside the live bundle: {value['shadow']}")
+        click.echo(f"asked beside the live bundle: {digest}")
 
 
 @shadow.command("stop")
@@ -59,6 +60,8 @@ def stop_shadow(*, agent: str, as_json: bool) -> None:
     value = _ask(agent, "DELETE", None, as_json=as_json)
     if as_json:
         click.echo(json.dumps({"ok": True, **value}, indent=2))
+    else:
+        click.echo("no candidate is asked any more")
 
 
 @shadow.command("report")
@@ -103,10 +106,12 @@ def _ask(agent: str, method: str, body: bytes | None, *, as_json: bool) -> dict[
     except AgentError as error:
         stop(UNCHECKED, str(error), as_json=as_json)
     if answer.status == 404:
-        stop(BAD_INPUT, answer.message, as_json=as_json)
+        cure = "`lucid policy shadow start DIR` has one asked"
+        stop(BAD_INPUT, f"{answer.message}; {cure}", as_json=as_json)
     if answer.status != 200:
-        listed = answer.value.get("error", {}).get("problems", [])
+        told = answer.value.get("error")
+        listed = told.get("problems", []) if isinstance(told, dict) else []
         detail = "".join(f"; {problem['message']}" for problem in listed)
-        stop(NOT_SO, answer.message + detail, as_json=as_json)
+        stop(NOT_SO if answer.status < 500 else UNCHECKED, answer.message + detail, as_json=as_json)
     value: dict[str, Any] = answer.value
     return value

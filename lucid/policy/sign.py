@@ -58,9 +58,16 @@ def keygen(private: Path, public: Path, *, as_json: bool) -> None:
     shown = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     try:
         _create(private, secret, 0o600)
-        _create(public, shown, 0o644)
+        try:
+            _create(public, shown, 0o644)
+        except OSError:
+            private.unlink()  # half a pair is of no use
+            raise
+    except FileExistsError as error:
+        why = f"{error.filename} is there already; name another file, or move it away"
+        stop(BAD_INPUT, why, as_json=as_json)
     except OSError as error:
-        stop(BAD_INPUT, f"{error.filename}: {error.strerror}", as_json=as_json)
+        stop(BAD_INPUT, f"{error.filename} cannot be written: {error.strerror}", as_json=as_json)
     kid = thumbprint(key.public_key()).hex()
     if as_json:
         click.echo(json.dumps({"ok": True, "kid": kid, "public": str(public)}, indent=2))
@@ -82,8 +89,12 @@ def sign(directory: Path, *, key_file: Path, as_json: bool) -> None:
     key = _read_key(key_file)
     content = sign_bundle(bundle.files, key)
     beside = directory.parent / f".{directory.name}.sig.new"
-    beside.write_bytes(content)
-    beside.replace(directory / SIGNATURE)
+    try:
+        beside.write_bytes(content)
+        beside.replace(directory / SIGNATURE)
+    except OSError as error:
+        why = f"{directory / SIGNATURE} cannot be written: {error.strerror}"
+        stop(BAD_INPUT, why, as_json=as_json)
     kid = thumbprint(key.public_key()).hex()
     if as_json:
         report = {"ok": True, "digest": bundle.digest.hex(), "kid": kid}

@@ -60,12 +60,14 @@ def test(
     """
     bundle: Bundle | None = None
     results: list[Result] = []
+    silent: list[str] = []
     if path.is_dir():
         bundle = load_bundle(path, as_json=as_json)
         cases, problems = read_cases(bundle)
         if problems:
             stop_for(problems, "a test file is broken", as_json=as_json)
         results += run_cases(bundle, cases)
+        silent = [f"{case.file}:{case.line}  {case.name}" for case in cases if case.expect is None]
     try:
         results += _cedar(path, bundle, cedar_files)
     except CedarTestsError as error:
@@ -74,9 +76,17 @@ def test(
     failed = [result for result in results if result.failures]
     uncovered = [name for name, count in counts.items() if not count]
     if junit_file is not None:
-        junit_file.write_text(junit(path.name, results), encoding="utf-8")
+        try:
+            junit_file.write_text(junit(path.name, results), encoding="utf-8")
+        except OSError as error:
+            stop(BAD_INPUT, f"{junit_file} cannot be written: {error.strerror}", as_json=as_json)
     if not results:
-        stop(UNCHECKED, f"{path} has no tests: nothing was checked", as_json=as_json)
+        stop(
+            UNCHECKED,
+            f"{path} has no tests: nothing was checked; write cases with `expect` into"
+            f" {path / 'tests'}/*.yaml",
+            as_json=as_json,
+        )
     sound = not failed and not (require_coverage and uncovered)
     if as_json:
         report = {
@@ -84,12 +94,15 @@ def test(
             "digest": None if bundle is None else bundle.digest.hex(),
             "passed": len(results) - len(failed),
             "failed": len(failed),
+            "without_expect": silent,
             "cases": [result.as_json() for result in results],
             "coverage": {"policies": counts, "uncovered": uncovered},
         }
         click.echo(json.dumps(report, indent=2))
     else:
         _show(results, counts, uncovered)
+        for place in silent:
+            click.echo(f"not checked, for it expects nothing: {printable(place)}", err=True)
     sys.exit(DONE if sound else NOT_SO)
 
 
@@ -98,7 +111,11 @@ def _cedar(path: Path, bundle: Bundle | None, files: tuple[Path, ...]) -> list[R
     sources: list[PolicySource] = []
     names: dict[int, str] = {}
     if bundle is None:
-        sources, problems = parse_policies(path.name, path.read_text(encoding="utf-8"))
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise CedarTestsError(f"{path} cannot be read as UTF-8: {error}") from None
+        sources, problems = parse_policies(path.name, text)
         if problems:
             raise CedarTestsError(str(problems[0]))
         names = {p.position: p.annotations.get("id", f"policy{p.position}") for p in sources}

@@ -82,5 +82,5 @@ def validate(directory: Path, *, keys: tuple[Path, ...], strict: bool, as_json: 
                 f"{f', {len(found)} warnings' if found else ''}\ndigest {bundle.digest.hex()}"
             )
         else:
-            click.echo(f"{len(problems)} problems", err=True)
+            click.echo(f"{len(problems)} problem{'s'[: len(problems) != 1]}", err=True)
     sys.exit(DONE if sound else NOT_SO)

@@ -197,7 +197,7 @@ CLAIM = '[claims.x]\ntype = "bool"\nsource = "auditor:a"\n'
 @pytest.mark.parametrize(
     ("manifest", "line", "words"),
     [
-        ("name = 'a'\nversion = 1\n", 2, "`version`: Expected `str`"),
+        ("name = 'a'\nversion = 1\n", 2, "`version`: must be text in quotes, not a whole number"),
         ("version = '1'\n", 0, "`name` is missing"),
         ("name = 'a'\n", 0, "`version` is missing"),
         ("name = 'a b'\nversion = '1'\n", 1, "`name`"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -13,8 +15,9 @@ from click.testing import CliRunner, Result
 
 from enforcement.bundle import Bundle
 from enforcement.bundle_signature import Trust, read_public_key
+from lucid.cli import main
 from lucid.policy.cases import parse_cases
-from lucid.policy.cli import COMMANDS, policy
+from lucid.policy.cli import COMMANDS
 from tests.enforcement.bundles import CLAIMS, MANIFEST, PERMIT, write
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "bundles"
@@ -35,7 +38,7 @@ cases:
 
 
 def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(policy, [str(argument) for argument in arguments])
+    return CliRunner().invoke(main, ["policy", *(str(argument) for argument in arguments)])
 
 
 def report(*arguments: str | Path, code: int) -> Any:
@@ -476,3 +479,135 @@ def test_push_stops_before_the_agent_where_tests_fail_or_are_absent(tmp_path: Pa
 
 def test_the_helpers_claims_are_the_vocabularys(tmp_path: Path) -> None:
     assert set(CLAIMS) == set(Bundle.load(write(tmp_path, manifest=MANIFEST)).vocabulary.names())
+
+
+# -- what goes wrong, and how it is said ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["validate", "{absent}", "--json"], "does not exist"),
+        (["validate", "{folder}", "--key", "{absent}", "--json"], "does not exist"),
+        (["validate", "--json"], "Missing argument"),
+        (["push", "{absent}", "--json"], "does not exist"),
+        (["explain", "--json"], "one of --case FILE and --decision ID"),
+        (["diff", "{folder}", "{folder}", "--decisions", "0", "--json"], "1<=x<=10000"),
+        (["nothing", "--json"], "No such command"),
+        (["sign", "{folder}", "--key", "{folder}/bundle.toml", "--json"], "not a private key"),
+    ],
+)
+def test_bad_usage_is_json_where_json_is_asked_for(
+    tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    places = {"absent": str(tmp_path / "absent"), "folder": str(bundle(tmp_path / "b"))}
+    result = run(*[word.format(**places) for word in arguments])
+    assert result.exit_code == 2
+    found = json.loads(result.stdout)
+    assert found["ok"] is False
+    assert words in found["error"]
+
+
+class Anything(BaseHTTPRequestHandler):
+    """Answers every request with one body."""
+
+    body = b"{}"
+    status = 200
+
+    def _answer(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        self.send_response(self.status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    do_GET = do_POST = do_DELETE = _answer  # noqa: N815 - http.server's names
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("status", [200, 404, 500])
+@pytest.mark.parametrize("body", [b"{}", b"[]", b"null", b"<html>", b"[" * 10_000, b'{"error": 1}'])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["push", "{folder}"],
+        ["history"],
+        ["rollback"],
+        ["rollback", "ab"],
+        ["shadow", "start", "{folder}"],
+        ["shadow", "report"],
+        ["explain", "--decision", "dec-1"],
+        ["diff", "{folder}", "live"],
+        ["diff", "{folder}", "{folder}", "--decisions", "5"],
+    ],
+)
+def test_what_answers_unlike_an_agent_proves_nothing(
+    tmp_path: Path, arguments: list[str], body: bytes, status: int
+) -> None:
+    folder = bundle(tmp_path / "b")
+    handler = type("Handler", (Anything,), {"body": body, "status": status})
+    server = HTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        words = [word.format(folder=folder) for word in arguments]
+        url = f"http://127.0.0.1:{server.server_port}"
+        result = run(*words, "--agent", url, "--json")
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert result.exit_code in {1, 2, 3}, result.output
+    assert json.loads(result.stdout)["ok"] is False
+    if status == 200:
+        assert result.exit_code == 3
+
+
+def test_half_a_pair_of_keys_is_not_left(tmp_path: Path) -> None:
+    (tmp_path / "p.pem").touch()
+    result = run("keygen", tmp_path / "k.pem", tmp_path / "p.pem")
+    assert result.exit_code == 2
+    assert "p.pem is there already; name another file" in result.stderr
+    assert not (tmp_path / "k.pem").exists()
+    result = run("keygen", tmp_path / "no" / "k.pem", tmp_path / "q.pem")
+    assert result.exit_code == 2
+    assert "cannot be written: No such file" in result.stderr
+
+
+def test_a_case_that_expects_nothing_is_not_counted_as_passed(tmp_path: Path) -> None:
+    folder = bundle(tmp_path)
+    (folder / "tests" / "more.yaml").write_text("- name: silent\n")
+    found = report("test", folder, code=0)
+    assert found["passed"] == 1
+    assert found["without_expect"] == ["tests/more.yaml:1  silent"]
+    assert "not checked, for it expects nothing: tests/more.yaml:1" in run("test", folder).stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "fix"),
+    [
+        ("- {name: a, expct: {outcome: deny}}", "did you mean expect?"),
+        ("- {name: a, expect: {outcom: deny}}", "did you mean outcome?"),
+        ("- {name: a, platform: {simulatd: true}}", "did you mean simulated?"),
+        ("defaults: {claim: {}}\ncases: []", "did you mean claims?"),
+    ],
+)
+def test_a_misspelt_key_of_a_case_names_the_nearest(tmp_path: Path, text: str, fix: str) -> None:
+    folder = bundle(tmp_path)
+    (folder / "tests" / "more.yaml").write_text(text)
+    [problem] = report("validate", folder, code=1)["problems"]
+    assert problem["fix"] == fix, problem
+
+
+def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
+    folder = bundle(tmp_path / "b")
+    result = run("test", folder, "--junit", tmp_path / "no" / "x.xml")
+    assert result.exit_code == 2
+    assert "cannot be written" in result.stderr
+    (tmp_path / "bad.cedar").write_bytes(b"\xff")
+    result = run("test", tmp_path / "bad.cedar")
+    assert result.exit_code == 2
+    assert "cannot be read as UTF-8" in result.stderr
