@@ -12,7 +12,8 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -130,18 +131,16 @@ async def serve(
     Args:
         anybody: the listener is TCP: answer whoever asks, as user NOBODY. For `api.Probes` only.
     """
-    places = trio.Semaphore(MAX_CONNECTIONS)
+    places = _Places()
 
     async def connection(stream: trio.SocketStream) -> None:
-        try:
-            places.acquire_nowait()
-        except trio.WouldBlock:
+        if not places.take():
             await stream.aclose()
             return
         try:
             uid, gid = (NOBODY, NOBODY) if anybody else _peer(stream.socket)
             if anybody or uid in (0, os.geteuid()) or gid == os.getegid():
-                await _talk(stream, handler, uid)
+                await _talk(stream, handler, uid, places)
         except (trio.BrokenResourceError, trio.TooSlowError, h11.ProtocolError):
             pass  # the peer is gone, silent or not speaking HTTP; there is nobody to tell
         except BaseException as error:
@@ -149,10 +148,45 @@ async def serve(
                 raise
             faults.note("api", error)  # an answer that fails must not end the daemon
         finally:
-            places.release()
+            places.leave()
             await trio.aclose_forcefully(stream)
 
     await trio.serve_listeners(connection, [listener], task_status=task_status)  # type: ignore[arg-type]  # it reports the listeners; the caller only waits for the start
+
+
+class _Places:
+    """As many connections as there may be; who holds one and asks nothing gives way to a newcomer,
+    so that a probe is answered though somebody took all.
+    """
+
+    def __init__(self) -> None:
+        self._taken = 0
+        self._silent: dict[trio.CancelScope, None] = {}  # the longest first
+
+    def take(self) -> bool:
+        """A place for a newcomer; False: everybody is being answered."""
+        if self._taken >= MAX_CONNECTIONS:
+            longest = next(iter(self._silent), None)
+            if longest is None:
+                return False
+            del self._silent[longest]
+            longest.cancel()
+        self._taken += 1
+        return True
+
+    def leave(self) -> None:
+        """Give the place back."""
+        self._taken -= 1
+
+    @contextmanager
+    def receiving(self) -> Iterator[None]:
+        """While a request is waited for. Raises TooSlowError: it took too long, or gave way."""
+        with trio.fail_after(REQUEST_SECONDS) as scope:
+            self._silent[scope] = None
+            try:
+                yield
+            finally:
+                self._silent.pop(scope, None)
 
 
 def _peer(sock: trio.socket.SocketType) -> tuple[int, int]:
@@ -163,10 +197,10 @@ def _peer(sock: trio.socket.SocketType) -> tuple[int, int]:
     return uid, gid
 
 
-async def _talk(stream: trio.SocketStream, handler: Handler, uid: int) -> None:
+async def _talk(stream: trio.SocketStream, handler: Handler, uid: int, places: _Places) -> None:
     connection = h11.Connection(h11.SERVER)
     while True:
-        with trio.fail_after(REQUEST_SECONDS):
+        with places.receiving():
             request = await _receive(stream, connection)
         if request is None:
             return

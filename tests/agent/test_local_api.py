@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -91,6 +91,53 @@ async def test_a_silent_peer_is_dropped(path: Path, autojump_clock: trio.testing
         async with stream:
             with trio.fail_after(local_api.REQUEST_SECONDS + 5):
                 assert await stream.receive_some(1) == b""
+
+
+async def test_whoever_holds_places_and_asks_nothing_gives_way_to_whoever_asks(
+    path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    ask = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    async with served(path), AsyncExitStack() as stack:
+        silent = []
+        for _ in range(local_api.MAX_CONNECTIONS + 10):
+            stream = await trio.open_unix_socket(str(path))
+            await stack.enter_async_context(stream)
+            await stream.send_all(b"GET /")  # and no more
+            silent.append(stream)
+            await trio.testing.wait_all_tasks_blocked()
+        for _ in range(3):
+            assert (await talk(path, ask)).startswith(b"HTTP/1.1 200")
+        assert await silent[0].receive_some(1) == b"", "the longest silent first"
+        with trio.move_on_after(1) as scope:
+            await silent[-1].receive_some(1)
+        assert scope.cancelled_caught, "the newest still has its time"
+
+
+async def test_requests_that_are_being_answered_give_way_to_nobody(path: Path) -> None:
+    release = trio.Event()
+
+    async def slow(_request: Request) -> Response:
+        await release.wait()
+        return Response.json({})
+
+    listener = local_api.bind(path)
+    ask = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    replies: list[bytes] = []
+
+    async def one() -> None:
+        replies.append(await talk(path, ask))
+
+    async with trio.open_nursery() as server:
+        await server.start(local_api.serve, listener, slow)
+        async with trio.open_nursery() as clients:
+            for _ in range(local_api.MAX_CONNECTIONS):
+                clients.start_soon(one)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            with suppress(trio.BrokenResourceError):
+                assert await talk(path, ask) == b""
+            release.set()
+        server.cancel_scope.cancel()
+    assert len([reply for reply in replies if reply.startswith(b"HTTP/1.1 200")]) == 64
 
 
 async def test_a_peer_that_reads_nothing_is_dropped(
