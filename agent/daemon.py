@@ -43,6 +43,7 @@ from agent.renewal import LATE_SECONDS, TRY_SECONDS, Renewal
 from agent.stream.status import StreamStatus
 from agent.supervise import Faults, keep_alive
 from agent.watchdog import Freshness
+from attestation.errors import UncheckableError
 from enforcement.bundle import Bundle
 from enforcement.gateway import GateState, Gateway
 from enforcement.rates import RateLimiter
@@ -307,7 +308,16 @@ class Daemon:
         """
         self.attester.quotes.refuse_if_dead()
         async with self.quote_line.challenge():
-            stated = self._stated(self._current_snapshot().bundle)
+            bundle = self._current_snapshot().bundle
+            if self.attester.measure and bundle.digest != self.policies.newest.bundle.digest:
+                # The register has the newest bundle as its last: to measure this one again, and
+                # that one again after it, would fill it with what never came into force.
+                raise UncheckableError(
+                    "challenge.bundle_waits",
+                    "a newer bundle was measured and is not in force yet",
+                    remedy="ask again when it is: lucid-agent status says what it waits for",
+                )
+            stated = self._stated(bundle)
             return (await self.attester.issue(stated, nonce=nonce, audience=audience)).token
 
     def _current_passport(self) -> bytes | None:

@@ -325,6 +325,43 @@ async def test_a_bundle_that_is_broken_on_reload_degrades_until_it_is_mended(
         said_alike(inside, State.SERVING, "is valid")
 
 
+async def test_no_challenge_measures_the_bundle_before_the_newest_again(
+    tmp_path: Path, simulated_state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(BUNDLE, bundle)
+    broken = [False]
+
+    def spoil() -> None:
+        if broken[0]:
+            raise QuoteError("quote.busy", "busy")
+
+    async with daemon_inside(
+        tmp_path, simulated_state, monkeypatch, spoil=spoil, bundle=bundle
+    ) as inside:
+        daemon = inside.daemon
+        await inside.until(lambda: daemon.renewal.valid)
+        measured: list[bytes] = []
+        daemon.attester.measure = measured.append
+        assert (await inside.challenge())[0] == 200
+        before = measured[-1]
+        broken[0] = True
+        (bundle / "policies" / "extra.cedar").write_text(
+            '@id("extra")\nforbid (principal, action, resource) when { false };\n'
+        )
+        await daemon.policies.reload()
+        await inside.until(lambda: measured[-1] != before)
+        newest = len(measured) - 1
+        for _ in range(3):
+            status, answer = await inside.challenge()
+            assert status == 503
+            assert "not in force yet" in answer["error"]["message"]
+        broken[0] = False
+        await inside.until(lambda: daemon.lifecycle.look().state is State.SERVING)
+        assert (await inside.challenge())[0] == 200
+        assert set(measured[newest:]) == {measured[newest]}
+
+
 # -- the disk, on a real process -----------------------------------------------------------------
 
 
