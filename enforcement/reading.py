@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from collections.abc import Callable
 from typing import Any, Final
 
 from enforcement.detectors import DETECTORS, scan
 
+MAX_REMEMBERED: Final = 4096  # names
 MAX_VALUES: Final = 65_536  # in one body; a text among them costs some 4 µs
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:/+-]{0,128}")
@@ -103,13 +104,25 @@ class Reading:
             raise BodyError("too_many_values", f"the body holds more than {MAX_VALUES} values")
 
 
-@lru_cache(maxsize=4096)
-def is_name(value: str) -> bool:
-    """Whether a value looks like an identifier and like nothing that a detector finds."""
-    return _NAME.fullmatch(value) is not None and not scan(value, DETECTORS)
+class _Remembered(dict[str, bool]):
+    """Answers about short texts, kept. Of a long one, which a client wrote, nothing is kept."""
+
+    def __init__(self, pattern: re.Pattern[str], *, longest: int) -> None:
+        super().__init__()
+        self._pattern = pattern
+        self._longest = longest
+
+    def __missing__(self, text: str) -> bool:
+        if len(text) > self._longest:
+            return False
+        if len(self) >= MAX_REMEMBERED:
+            self.clear()
+        found = self._pattern.fullmatch(text) is not None and not scan(text, DETECTORS)
+        self[text] = found
+        return found
 
 
-@lru_cache(maxsize=4096)
-def is_plain_key(name: str) -> bool:
-    """Whether the name of a field is a plain word and nothing that a detector finds."""
-    return _PLAIN_KEY.fullmatch(name) is not None and not scan(name, DETECTORS)
+# Whether a value looks like an identifier and like nothing that a detector finds.
+is_name: Final[Callable[[str], bool]] = _Remembered(_NAME, longest=128).__getitem__
+# Whether the name of a field is a plain word and nothing that a detector finds.
+is_plain_key: Final[Callable[[str], bool]] = _Remembered(_PLAIN_KEY, longest=41).__getitem__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -210,6 +211,20 @@ def test_a_body_of_too_many_values_does_not_hold_up_the_others(inside: bytes) ->
     status, error = refusal(made.request(b'{"messages": [], ' + inside + b"}"))
     assert (status, error["code"]) == (400, "too_many_values")
     assert engine.asked == []
+
+
+def test_nothing_of_what_clients_call_a_name_is_kept_for_long() -> None:
+    def ask(text: str) -> None:
+        made, _ = exchange(PROCEED)
+        made.request(json.dumps({"model": text, "metadata": {text: 1}, "messages": []}).encode())
+
+    ask("x" * 100_000)
+    tracemalloc.start()
+    for letter in "abcdefghij":
+        ask(letter * 100_000)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 100_000
 
 
 @pytest.mark.parametrize("prompt", [[1, 2, 3], [[1, 2]], [["x"]]])
