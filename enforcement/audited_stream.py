@@ -11,6 +11,7 @@ may make a mark longer. In mode `observe` nothing waits, and auditors are asked 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -294,5 +295,12 @@ class _LeftAlreadyError(Exception):
 def _encode(item: _Item, *, edited: bool) -> bytes:
     event = item.event
     assert event.data is not None
-    data = encode_json(item.value) if edited else event.data.replace("\n", "\ndata: ").encode()
+    data = _edited(item.value) if edited else event.data.replace("\n", "\ndata: ").encode()
     return (b"event: %b\n" % event.name.encode() if event.name else b"") + sse.encode(data)
+
+
+def _edited(value: Any) -> bytes:
+    try:
+        return encode_json(value)
+    except UnicodeEncodeError:  # half of a character, whose other half is in the next event
+        return json.dumps(value).encode()

@@ -301,6 +301,13 @@ def test_marks_are_masked_over_the_borders_of_events_and_windows() -> None:
     assert events(out)[-1] == "[DONE]"
 
 
+def test_a_mark_beside_half_a_character_is_masked() -> None:
+    stream, auditors = opened(masked_if_named)
+    pieces = [chunk("Anna \ud83d"), chunk("\ude00 waves"), ending(), DONE]
+    wire = b"".join(passed(stream, auditors, pieces))
+    assert texts(wire)[0, "content"] == "[PERSON] \U0001f600 waves"
+
+
 def test_a_mark_that_begins_in_text_that_has_left_ends_the_stream() -> None:
     def late(question: Question) -> Audit:
         text = "".join(question.output or ())
