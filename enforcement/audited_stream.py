@@ -12,8 +12,8 @@ may make a mark longer. In mode `observe` nothing waits, and auditors are asked 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 from attestation.records import DecisionRecord
@@ -21,6 +21,7 @@ from enforcement import sse
 from enforcement.apierror import Headers, Refusal
 from enforcement.auditing import Audit, Question
 from enforcement.detectors import Span
+from enforcement.json_escapes import Places
 from enforcement.policy_view import marked_by
 from enforcement.redact import united
 from enforcement.sse import MalformedStreamError, SseDecoder
@@ -49,12 +50,31 @@ _REPEATS: Final = (".done", ".completed", ".incomplete", ".failed")
 class _Channel:
     """A text that grows: `text` so far, of which `passed` characters went to the guard.
 
-    `masked_to`: where the last mask that went to the guard ends.
+    `masked_to`: where the last mask that went to the guard ends. `places`: of JSON that is written
+    as a text, what auditors were given of it: its escapes resolved.
     """
 
     text: str = ""
     passed: int = 0
     masked_to: int = 0
+    is_json: bool = False
+    places: Places | None = None
+
+    def shown(self) -> str:
+        """What auditors are given."""
+        if not self.is_json:
+            return self.text
+        self.places = Places(self.text)
+        return self.places.plain
+
+    def marked(self, spans: Iterable[Span]) -> list[Span]:
+        """What they marked, as spans of `text`."""
+        if self.places is None:
+            return united(spans)
+        place = self.places.place
+        return united(
+            [replace(span, start=place(span.start), end=place(span.end)) for span in spans]
+        )
 
 
 @dataclass(slots=True)
@@ -176,12 +196,15 @@ class AuditedStream:
         marked = marked_by(audit, self._guard.redact)
         if marked is None:
             return out + self._guard.deny("redaction_incomplete")
-        self._marked = [united(spans) for spans in marked]
+        self._marked = [
+            channel.marked(spans) for channel, spans in zip(self._channels, marked, strict=False)
+        ]
         return out + self._pass_on()
 
     def _put_question(self, *, final: bool) -> None:
         self._fresh = 0
-        self.question = self._ask(tuple([channel.text for channel in self._channels]), final=final)
+        shown = tuple([channel.shown() for channel in self._channels])
+        self.question = self._ask(shown, final=final)
 
     # -- events in --------------------------------------------------------------------------------
 
@@ -193,8 +216,10 @@ class AuditedStream:
         part = self._reader.read(event)
         item = _Item(event, part.value)
         repeats = part.name.endswith(_REPEATS)
-        for path, text in self._texts(part):
-            item.pieces.append(self._piece(path, text, repeats=repeats))
+        for path, text, is_json in self._texts(part):
+            piece = self._piece(path, text, repeats=repeats)
+            self._channels[piece.channel].is_json |= is_json
+            item.pieces.append(piece)
         if not self._observe:
             self._queue.append(item)
             self._held += len(event.data)
@@ -202,13 +227,15 @@ class AuditedStream:
                 raise MalformedStreamError("more is held back than the limit allows")
         return b""
 
-    def _texts(self, part: Part) -> Iterator[tuple[Path, Text]]:
-        """The texts of an event: pieces of those that go on, and others, each by itself."""
+    def _texts(self, part: Part) -> Iterator[tuple[Path, Text, bool]]:
+        """The texts of an event, and whether each is JSON: pieces of those that go on, and others,
+        each by itself.
+        """
         for piece in part.reading.streamed:
-            yield piece.channel, Text(piece.value, piece.holder, piece.key)
+            yield piece.channel, Text(piece.value, piece.holder, piece.key), piece.is_json
         for text in part.reading.texts:
             self._others += 1
-            yield ("other", self._others), text
+            yield ("other", self._others), text, False
 
     def _piece(self, path: Path, text: Text, *, repeats: bool) -> _Piece:
         value = text.value

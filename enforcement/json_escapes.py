@@ -9,6 +9,7 @@ are, and so do halves of surrogate pairs that have no other half.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from typing import Final
 
 _ESCAPE: Final = re.compile(
@@ -24,6 +25,33 @@ _UNFINISHED: Final = re.compile(
 def unescape(text: str) -> str:
     """The same JSON with every escape written plainly that can be."""
     return _ESCAPE.sub(_plain, text) if "\\" in text else text
+
+
+class Places:
+    """`unescape` of a text, and where in the text each of its characters stood."""
+
+    __slots__ = ("_after", "_shifts", "plain")
+
+    def __init__(self, text: str) -> None:
+        self._after: list[int] = []  # offsets in `plain`, each behind a character that was escaped
+        self._shifts: list[int] = []  # how much further on the text is from there
+        self.plain = text
+        if "\\" not in text:
+            return
+        shift = 0
+        for match in _ESCAPE.finditer(text):
+            saved = len(match.group()) - len(_plain(match))
+            if saved:
+                self._after.append(match.end() - shift - saved)
+                shift += saved
+                self._shifts.append(shift)
+        if shift:
+            self.plain = unescape(text)
+
+    def place(self, offset: int) -> int:
+        """The offset in the text of an offset in `plain`."""
+        before = bisect_right(self._after, offset)
+        return offset + self._shifts[before - 1] if before else offset
 
 
 def _plain(match: re.Match[str]) -> str:

@@ -301,6 +301,22 @@ def test_marks_are_masked_over_the_borders_of_events_and_windows() -> None:
     assert events(out)[-1] == "[DONE]"
 
 
+def test_of_a_calls_arguments_auditors_see_what_its_escapes_mean() -> None:
+    def call(text: str) -> bytes:
+        delta = {"tool_calls": [{"index": 0, "function": {"arguments": text}}]}
+        return (
+            b"data: " + json.dumps({"choices": [{"index": 0, "delta": delta}]}).encode() + b"\n\n"
+        )
+
+    stream, auditors = opened(masked_if_named)
+    arguments = '{"to": "\\"\\u0041n\\u006Ea \\u00e9\\ud83d\\ude00", "n": "\\u0041nnabel!"}'
+    pieces = [call(arguments[i : i + 3]) for i in range(0, len(arguments), 3)]
+    wire = b"".join(passed(stream, auditors, [*pieces, ending(), DONE]))
+    assert auditors.asked[-1].output == ('{"to": "\\"Anna é\U0001f600", "n": "Annabel!"}',)
+    said = texts(wire)[0, "tool_calls.0.arguments"]
+    assert json.loads(said) == {"to": '"[PERSON] é\U0001f600', "n": "[PERSON]!"}
+
+
 def test_a_mark_beside_half_a_character_is_masked() -> None:
     stream, auditors = opened(masked_if_named)
     pieces = [chunk("Anna \ud83d"), chunk("\ude00 waves"), ending(), DONE]

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enforcement.detectors import DETECTORS
-from enforcement.json_escapes import Unescaper, unescape
+from enforcement.json_escapes import Places, Unescaper, unescape
 from enforcement.outcome import Outcome
 from enforcement.stream_guard import StreamGuard
 from tests.enforcement.exchanges import always, guard, route, run, when_found
@@ -312,6 +312,18 @@ def test_escapes_are_resolved_the_same_however_they_are_cut(
 
 
 # -- bounds ---------------------------------------------------------------------------------------
+
+
+@given(text=st.text(st.sampled_from('\\\\u0041deDC8"/nx😀'), max_size=60))
+def test_every_character_that_escapes_mean_has_its_place(text: str) -> None:
+    """Whatever is cut out by places in the text stands for what is cut out of its meaning."""
+    places = Places(text)
+    assert places.plain == unescape(text)
+    whole = [places.place(offset) for offset in range(len(places.plain) + 1)]
+    assert (whole[0], whole[-1]) == (0, len(text))
+    for offset, (start, end) in enumerate(pairwise(whole)):
+        character = places.plain[offset]
+        assert text[start:end] == character or unescape(text[start:end]) == character
 
 
 def test_an_endless_text_is_held_by_no_more_than_its_window() -> None:
