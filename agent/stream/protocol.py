@@ -17,7 +17,7 @@ from agent.journal.reader import Boot, Segment
 from attestation.wire import observer_pb2 as pb
 
 PROTOCOL: Final = 1
-MAX_BOOTS: Final = 64  # in a Hello; the oldest go first, later ones follow on the next stream
+MAX_BOOTS: Final = 64  # in a Hello; the others follow on the next stream
 MAX_CREDITS: Final = 64
 
 
@@ -71,19 +71,30 @@ _REFUSALS: Final = {
 
 
 class StreamProtocol:
-    """The state of one stream. `boots` as the journal offers them, the running one last."""
+    """The state of one stream. `boots` as the journal offers them, the running one last.
+
+    Attributes:
+        in_flight: batches that are not answered yet.
+        batches: that were sent.
+        left_out: boots with records to deliver that found no place in the Hello.
+    """
 
     def __init__(self, *, agent_id: str, version: str, epoch: int, boots: list[Boot]) -> None:
         self._agent_id = agent_id
         self._version = version
         self._epoch = epoch
         running = boots[-1]
-        self._boots = {boot.boot_id: boot for boot in [*boots[:-1][: MAX_BOOTS - 1], running]}
+        # Records first; of a boot that has delivered all, only a checkpoint may be missing.
+        earlier = sorted(boots[:-1], key=lambda boot: boot.last_seq <= boot.acked_seq)
+        offered, rest = earlier[: MAX_BOOTS - 1], earlier[MAX_BOOTS - 1 :]
+        self._boots = {boot.boot_id: boot for boot in [*offered, running]}
+        self.left_out = sum(boot.last_seq > boot.acked_seq for boot in rest)
         self._running = running.boot_id
         self._next: dict[bytes, int] = {}
         self._rewind: dict[bytes, int] = {}
         self._credits = 0
         self.in_flight = 0
+        self.batches = 0
         self.state = State.HELLO
 
     def hello(self) -> bytes:
@@ -197,6 +208,11 @@ class StreamProtocol:
             self._rewind.clear()
 
     @property
+    def answered(self) -> int:
+        """How many of the batches the Observer has dealt with, and with all that came before."""
+        return self.batches - self.in_flight
+
+    @property
     def wanted(self) -> list[tuple[bytes, int]]:
         """Where to read next: (boot, first seq), oldest boot first; empty without a credit."""
         if self.state is not State.OPEN or self.in_flight >= self._credits or self._rewind:
@@ -206,6 +222,7 @@ class StreamProtocol:
     def batch(self, segment: Segment) -> bytes:
         """The message for a segment that was read at `wanted`; moves on behind it."""
         self.in_flight += 1
+        self.batches += 1
         self._next[segment.boot_id] = segment.last_seq + 1
         message = pb.AgentMessage(
             batch=pb.Batch(

@@ -6,6 +6,7 @@ heartbeats and a new passport go in between. The protocol's rules are in `protoc
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Final, Protocol, TypeVar
@@ -67,6 +68,8 @@ class Session:
         self._boots: dict[bytes, Boot] = {}
         self._acked: dict[bytes, int] = {}
         self._checkpointed: dict[bytes, int] = {}
+        # Checkpoints that were sent, and after how many batches: nothing answers them alone.
+        self._unconfirmed: deque[tuple[bytes, int, int]] = deque()
         self._sent_heads: dict[tuple[bytes, int], bytes] = {}  # as many as batches in flight
         self._passport_sent: bytes | None = None
         self._wake = trio.Event()
@@ -153,6 +156,15 @@ class Session:
         if boot_id == self._journal.boot_id:
             status.acked_seq = max(status.acked_seq, seq)
         self._measure_older()
+        self._confirm()
+
+    def _confirm(self) -> None:
+        """The Observer deals with one message after the other: the answer to a batch says that it
+        has had the checkpoints that were sent before."""
+        while self._unconfirmed and self._unconfirmed[0][2] < self._protocol.answered:
+            boot_id, seq, _ = self._unconfirmed.popleft()
+            if self._acked[boot_id] >= seq:
+                self._journal.checkpoint_delivered(boot_id, seq)
 
     def _measure_older(self) -> None:
         running = self._journal.boot_id
@@ -172,6 +184,8 @@ class Session:
             await self._send_checkpoints()
             if sent:
                 continue
+            if self._has_room():
+                return  # for those that found no place: the next Hello offers them
             if owner.finish.is_set() and self._complete():
                 self._bidi.half_close()
                 owner.finished.set()
@@ -192,6 +206,13 @@ class Session:
             and self._checkpointed[journal.boot_id] >= journal.durable_seq
         )
 
+    def _has_room(self) -> bool:
+        """Whether a Hello would offer boots with records that this one left out."""
+        earlier = [boot for boot in self._protocol.accepted if boot != self._journal.boot_id]
+        delivered = all(self._acked[boot] >= self._boots[boot].last_seq for boot in earlier)
+        came = any(self._acked[boot] > self._boots[boot].acked_seq for boot in earlier)
+        return bool(self._protocol.left_out) and delivered and came
+
     async def _send_batches(self) -> bool:
         sent = False
         for boot_id, first in self._protocol.wanted:
@@ -205,8 +226,9 @@ class Session:
 
     async def _segment(self, boot_id: bytes, first: int) -> Segment | None:
         journal = self._journal
-        if boot_id == journal.boot_id and first > journal.durable_seq:
-            return None
+        running = boot_id == journal.boot_id
+        if first > (journal.durable_seq if running else self._boots[boot_id].last_seq):
+            return None  # an earlier boot has no more than it had
         limits = {"records": BATCH_RECORDS, "size": BATCH_BYTES}
         segment = journal.tail.read(boot_id, first, **limits)
         if segment is None:
@@ -234,6 +256,7 @@ class Session:
                 )
                 self._bidi.send(message.SerializeToString())
                 self._checkpointed[boot_id] = made.seq
+                self._unconfirmed.append((boot_id, made.seq, self._protocol.batches))
 
     def _send_passport(self) -> None:
         passport = self._owner.passport()

@@ -1,0 +1,224 @@
+"""One stream over a real journal, with an Observer that does as it should, in memory."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from agent.journal import Journal
+from agent.journal.reader import JournalReader
+from agent.stream import session
+from agent.stream.grpc_bridge import Bidi, Ended
+from agent.stream.protocol import MAX_BOOTS
+from agent.stream.session import Session
+from agent.stream.status import StreamStatus, Target
+from agent.watchdog import Promise, no_promise
+from attestation import chain
+from attestation.checkpoint import verify_checkpoint
+from attestation.wire import observer_pb2 as pb
+from tests.agent.test_journal import record
+
+KEY = ec.generate_private_key(ec.SECP256R1())
+RUNNING = b"r" * 32
+
+
+def seed(number: int) -> bytes:
+    return number.to_bytes(32, "big")
+
+
+class Owner:
+    """What a session asks of its stream."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.target = Target(address="memory")
+        self.agent_id, self.version, self.key = "a", "1", KEY
+        self.passport: Callable[[], bytes | None] = lambda: b"passport"
+        self.state = lambda: "serving"
+        self.status = StreamStatus(durable=lambda: journal.durable_seq)
+        self.promise: Promise = no_promise
+        self.attempts = 1
+        self.finish, self.finished = trio.Event(), trio.Event()
+
+    def problem(self, text: str) -> None:
+        self.status.problem = text
+
+
+class Observer:
+    """Takes everything in order, as the real one does; remembers it over streams."""
+
+    def __init__(self) -> None:
+        self.heads: dict[bytes, dict[int, bytes]] = {}
+        self.signed: dict[bytes, int] = {}
+        self.offered: list[list[bytes]] = []
+
+    def stored(self, boot: bytes) -> int:
+        return max(self.heads.get(boot, {0: b""}))
+
+    def answer(self, data: bytes) -> pb.ObserverMessage | None:
+        message = pb.AgentMessage.FromString(data)
+        match message.WhichOneof("message"):
+            case "hello":
+                return pb.ObserverMessage(welcome=self._welcome(message.hello))
+            case "batch":
+                return pb.ObserverMessage(ack=self._take(message.batch))
+            case "checkpoint":
+                made = message.checkpoint
+                signed = verify_checkpoint(made.cose, KEY.public_key())
+                assert self.heads[made.boot_id][signed.seq] == signed.head
+                self.signed[made.boot_id] = max(self.signed.get(made.boot_id, 0), signed.seq)
+        return None
+
+    def _welcome(self, hello: pb.Hello) -> pb.Welcome:
+        self.offered.append([boot.boot_id for boot in hello.boots])
+        for boot in hello.boots:
+            self.heads.setdefault(boot.boot_id, {0: chain.genesis(boot.boot_seed)})
+        accepted = [
+            pb.Accepted(boot_id=boot.boot_id, next_seq=self.stored(boot.boot_id) + 1)
+            for boot in hello.boots
+        ]
+        return pb.Welcome(challenge=bytes(32), credits=4, accepted=accepted)
+
+    def _take(self, batch: pb.Batch) -> pb.Ack:
+        known, head = self.heads[batch.boot_id], batch.previous_head
+        assert known[batch.first_seq - 1] == head
+        for number, data in enumerate(batch.records):
+            head = chain.advance(head, data)
+            assert known.setdefault(batch.first_seq + number, head) == head
+        assert head == batch.head
+        return pb.Ack(boot_id=batch.boot_id, through_seq=batch.last_seq, head=head)
+
+
+async def stream(owner: Owner, observer: Observer) -> None:
+    """One stream, until the session ends it or is cancelled."""
+    outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+    send, received = trio.open_memory_channel[bytes](1000)
+    reader = JournalReader(owner.journal.path)
+
+    async def serve() -> None:
+        while True:
+            while not outbox.empty():
+                data = outbox.get_nowait()
+                answer = None if data is None else observer.answer(data)
+                if answer is not None:
+                    await send.send(answer.SerializeToString())
+            await trio.sleep(0.001)
+
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve)
+            await Session(owner, Bidi(outbox, received, Ended()), reader).run()
+            nursery.cancel_scope.cancel()
+    finally:
+        reader.close()
+
+
+@asynccontextmanager
+async def running(path: Path, boot_seed: bytes = RUNNING) -> AsyncIterator[Journal]:
+    journal = Journal.open(path / "journal.sqlite", agent_id="a", boot_seed=boot_seed)
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(journal.run)
+            yield journal
+            nursery.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(shield=True):
+            await journal.close()
+
+
+async def crashed(path: Path, count: int) -> list[bytes]:
+    """So many earlier boots with a record each, whose ends nobody signed; their ids."""
+    for number in range(count):
+        async with running(path, seed(number)) as journal:
+            await journal.durable(journal.append(record(number)))
+    return [chain.boot_id(seed(number)) for number in range(count)]
+
+
+@pytest.fixture(autouse=True)
+def _no_gathering(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "GATHER_SECONDS", 0.001)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    tmp_path.chmod(0o700)
+    return tmp_path
+
+
+async def eventually(holds: Callable[[], bool]) -> None:
+    with trio.fail_after(10):
+        while not holds():  # noqa: ASYNC110 - real threads are at work
+            await trio.sleep(0.005)
+
+
+def unacked(journal: Journal) -> list[bytes]:
+    reader = JournalReader(journal.path)
+    try:
+        return [boot.boot_id for boot in reader.boots_unacked(journal.boot_id)]
+    finally:
+        reader.close()
+
+
+async def test_a_boot_that_was_delivered_with_its_checkpoint_is_not_offered_again(
+    path: Path,
+) -> None:
+    (old,), observer = await crashed(path, 1), Observer()
+    async with running(path) as journal:
+        journal.set_signer(KEY, b"passport")
+        owner = Owner(journal)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream, owner, observer)
+            await eventually(lambda: observer.signed.get(old) == 1)
+            assert unacked(journal) == [old, journal.boot_id], "nothing says that it came yet"
+            # An answer to what was sent after the checkpoint says so.
+            await journal.durable(journal.append(record(7)))
+            await eventually(lambda: owner.status.acked_seq == 1)
+            await journal.checkpoint()
+            await eventually(lambda: unacked(journal) == [journal.boot_id])
+            nursery.cancel_scope.cancel()
+
+
+async def test_boots_that_found_no_place_in_a_hello_come_with_the_next(path: Path) -> None:
+    old, observer = await crashed(path, MAX_BOOTS + 6), Observer()
+    async with running(path) as journal:
+        journal.set_signer(KEY, b"passport")
+        with trio.fail_after(30):
+            await stream(Owner(journal), observer)  # ends by itself: there are more to offer
+        assert len(observer.offered[0]) == MAX_BOOTS
+        owner = Owner(journal)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream, owner, observer)
+            await eventually(lambda: all(observer.stored(boot) == 1 for boot in old))
+            await eventually(lambda: set(old[-7:]) <= observer.signed.keys())
+            nursery.cancel_scope.cancel()
+        assert set(observer.offered[1]) >= {*old[-7:], journal.boot_id}
+
+
+async def test_what_is_delivered_is_not_read_again_for_every_decision(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await crashed(path, 5)
+    observer, reads = Observer(), []
+    plain = JournalReader.read
+
+    def counted(self: JournalReader, boot_id: bytes, *args: int, **kwargs: int) -> object:
+        reads.append(boot_id)
+        return plain(self, boot_id, *args, **kwargs)
+
+    monkeypatch.setattr(JournalReader, "read", counted)
+    async with running(path) as journal:
+        journal.set_signer(KEY, b"passport")
+        owner = Owner(journal)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream, owner, observer)
+            for number in range(1, 21):
+                await journal.durable(journal.append(record(number)))
+                await eventually(lambda: owner.status.acked_seq == journal.durable_seq)
+            nursery.cancel_scope.cancel()
+    assert len(reads) <= 6
