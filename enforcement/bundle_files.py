@@ -65,9 +65,8 @@ def read_files(root: Path) -> dict[str, bytes]:
         root = root.resolve(strict=True)
         names = sorted(_walk(root))
     except OSError as error:
-        problem = Problem(
-            file="", message=_why(error), fix="check the path", rule="file.unreadable"
-        )
+        why = f"{error.filename or root} cannot be read: {_why(error)}"
+        problem = Problem(file="", message=why, fix="check the path", rule="file.unreadable")
         raise BundleError([problem]) from error
     if len(names) > LIMITS.files:
         raise BundleError(

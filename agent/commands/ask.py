@@ -95,6 +95,8 @@ def _print_status(data: dict[str, Any]) -> None:
         )
     if policy is not None:
         rows.append(("Policy", f"{policy['name']} {policy['version']} ({policy['digest'][:16]}…)"))
+        if policy["shadow"] is not None:
+            rows.append(("Shadow", _shadow(policy["shadow"])))
     rows.append(
         ("Journal", f"{journal['durable_seq']} decisions durable, head {journal['head'][:16]}…")
     )
@@ -111,6 +113,13 @@ def _print_status(data: dict[str, Any]) -> None:
         rows.append(("Keys", f"{'; '.join(custody['problems'])} ({swap})"))
     for name, value in rows:
         click.echo(f"{name + ':':<10} {value}")
+
+
+def _shadow(data: dict[str, Any]) -> str:
+    """One line: which candidate is asked, and what is wrong with its folder."""
+    asked = f"{data['digest'][:16]}…" if data["digest"] else "no candidate is asked"
+    problem = data["problem"].partition("\n")[0]
+    return f"{asked}; its folder was refused: {problem}" if problem else asked
 
 
 def _tls(data: dict[str, Any]) -> str:

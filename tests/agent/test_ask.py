@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -56,6 +57,34 @@ def test_a_probe_ends_with_what_it_was_told(
         done = CliRunner().invoke(main, ["healthcheck", "--socket", str(path)])
     assert done.exit_code == code
     assert words in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("shadow", "line"),
+    [
+        (None, None),
+        ({"digest": "ab" * 32, "problem": ""}, "Shadow:    abababababababab…"),
+        (
+            {"digest": None, "problem": "bundle: broken\nmore"},
+            "Shadow:    no candidate is asked; its folder was refused: bundle: broken",
+        ),
+    ],
+)
+def test_the_status_says_what_is_asked_beside_the_bundle(
+    tmp_path: Path, shadow: dict[str, object] | None, line: str | None
+) -> None:
+    told = {
+        "state": "serving", "since": "x", "since_seconds": 1, "reason": "r", "next": "n",
+        "ready": True, "tls": None, "gateway": "g", "passport": None, "observer": None,
+        "custody": None, "journal": {"durable_seq": 0, "head": "ab"},
+        "policy": {"name": "p", "version": "1", "digest": "cd" * 32, "shadow": shadow},
+    }  # fmt: skip
+    path = tmp_path / "agent.sock"
+    with answering(path, reply(200, json.dumps(told))):
+        done = CliRunner().invoke(main, ["status", "--socket", str(path)])
+    assert done.exit_code == 0, done.output
+    shown = [text for text in done.stdout.splitlines() if text.startswith("Shadow")]
+    assert shown == ([] if line is None else [line])
 
 
 @pytest.mark.parametrize("command", ["healthcheck", "status"])
