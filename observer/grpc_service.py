@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
 import grpc
@@ -21,6 +22,7 @@ import grpc.aio
 
 from attestation.wire import observer_pb2 as pb
 from observer.boots import Position
+from observer.checkpoints import Effects
 from observer.config import Limits
 from observer.effects import (
     Alarm,
@@ -175,9 +177,11 @@ class _Stream:
         effects = self._receiver.receive(message, self._services.now())
         answer: Any = None
         while True:
-            try:
-                effect = effects.send(answer)
-            except StopIteration:
+            step = partial(_step, effects, answer)
+            # The passports of a Hello take up to a quarter of a second, and anybody can send one.
+            hello = self._receiver.state is State.HELLO
+            effect = await asyncio.to_thread(step) if hello else step()
+            if effect is None:
                 return
             answer = await self._perform(effect)
 
@@ -266,6 +270,14 @@ class _Stream:
         if message.WhichOneof("message") == "nack":
             self._services.metrics.nacks.labels(pb.Nack.Code.Name(message.nack.code)).inc()
         await _write(self._context, message)
+
+
+def _step(effects: Effects, answer: Any) -> Effect | None:
+    """The receiver's next effect; None: it has dealt with the message."""
+    try:
+        return effects.send(answer)
+    except StopIteration:
+        return None
 
 
 def _later(services: Services, detail: str) -> pb.ObserverMessage:

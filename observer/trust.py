@@ -35,24 +35,14 @@ class PassportTrust:
         self._anchors = TrustAnchors.builtin()
 
     def anchors(self) -> TrustAnchors:
-        """The roots that count now."""
+        """The roots that count now. May be called by several threads at once."""
         seen = tuple(_stamp(path) for path in self._paths)
         if seen != self._seen:
-            self._anchors = TrustAnchors.builtin()
+            anchors = TrustAnchors.builtin()
             for path in self._paths:
-                self._add(path)
-            self._seen = seen
+                anchors = _with(anchors, path)
+            self._anchors, self._seen = anchors, seen
         return self._anchors
-
-    def _add(self, path: Path) -> None:
-        try:
-            with path.open("rb") as file:
-                data = file.read(MAX_ROOT_FILE)
-            self._anchors = self._anchors.with_simulated_root(data)
-        except FileNotFoundError:
-            _log.info("the simulated root %s is not there yet", path)
-        except (OSError, ValueError, AttestationError) as error:
-            _log.warning("the simulated root %s cannot be used: %s", path, error)
 
     def current(self, token: bytes, now: datetime) -> Attested:
         """A passport that is valid now.
@@ -76,6 +66,19 @@ class PassportTrust:
         except (OverflowError, ValueError, OSError) as error:
             raise MalformedError("passport.iat", "the time of issue is no date") from error
         return self.current(token, issued)
+
+
+def _with(anchors: TrustAnchors, path: Path) -> TrustAnchors:
+    """The anchors with the root in a file, where it can be used."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_ROOT_FILE)
+        return anchors.with_simulated_root(data)
+    except FileNotFoundError:
+        _log.info("the simulated root %s is not there yet", path)
+    except (OSError, ValueError, AttestationError) as error:
+        _log.warning("the simulated root %s cannot be used: %s", path, error)
+    return anchors
 
 
 def _stamp(path: Path) -> object:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
+import threading
+from datetime import datetime
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from attestation.wire import observer_pb2 as pb
+from observer.boots import Attested
 from observer.config import Limits
 from observer.queries import agents_with_boots, all_alarms
 from tests.observer.conftest import Serve
@@ -469,6 +472,37 @@ def test_a_boot_that_recovered_a_journal_may_sign_for_the_one_that_crashed(
                     crashed.checkpoint(3, key=stranger.key, recovered_by=stranger.boot_id)
                 )
                 assert "checkpoint.signer" in nack.detail
+
+    asyncio.run(scenario())
+
+
+def test_passports_that_take_long_hold_up_nobody_else(
+    observer: Serve, boot: FakeBoot, trust: FakeTrust, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, entered, leave = FakeBoot(agent_id="agent-2"), threading.Event(), threading.Event()
+    plain = trust.current
+
+    def current(token: bytes, now: datetime) -> Attested:
+        if token == b"slow":
+            entered.set()
+            assert leave.wait(10)
+        return plain(token, now)
+
+    monkeypatch.setattr(trust, "current", current)
+    slow.passport = b"slow"
+
+    async def scenario() -> None:
+        async with (
+            observer() as running,
+            connect(running.grpc) as one,
+            connect(running.grpc) as other,
+        ):
+            await other.send(slow.hello())
+            assert await asyncio.to_thread(entered.wait, 10)
+            await one.open(boot)
+            await one.acked(boot.batch(1, 10))
+            leave.set()
+            assert (await other.receive()).nack.code == pb.Nack.UNTRUSTED
 
     asyncio.run(scenario())
 
