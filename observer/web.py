@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.templating import Jinja2Templates
+from starlette.types import Receive, Scope, Send
 
 from observer import queries, views
 from observer.config import ObserverConfig
@@ -218,12 +219,11 @@ class Web:
                 self._store, wanted, after=after or 0, limit=self._hub.replay_limit
             )
 
-        return StreamingResponse(
+        return Watching(
             self._hub.stream(
                 client, show=views.decision, replay=replay if after is not None else None
             ),
-            media_type="text/event-stream",
-            headers={"x-accel-buffering": "no"},
+            gone=lambda: self._hub.leave(client),
         )
 
     async def healthz(self, _request: Request) -> Response:
@@ -239,6 +239,24 @@ class Web:
         return Response(
             self._metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8"
         )
+
+
+class Watching(StreamingResponse):
+    """The events of one page. `gone` is called when it ends: a stream that never began, because its
+    page was gone before, ends nothing itself.
+    """
+
+    def __init__(self, events: AsyncIterator[bytes], gone: Callable[[], None]) -> None:
+        super().__init__(
+            events, media_type="text/event-stream", headers={"x-accel-buffering": "no"}
+        )
+        self._gone = gone
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._gone()
 
 
 def _line(row: Any) -> bytes:

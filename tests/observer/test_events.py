@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import create_engine, insert, select
+from starlette.types import Message
 
 from observer.events import Client, Hub, TooManyClients, event
 from observer.filters import Filter
 from observer.store.schema import metadata, reasons, records
+from observer.web import Watching
 
 
 def row(number: int, **changes: Any) -> dict[str, Any]:
@@ -184,3 +187,25 @@ def test_the_page_holds_no_inline_script_or_style_and_loads_nothing_from_elsewhe
         assert "http://" not in outside
         assert "https://" not in outside
         assert "@import" not in outside
+
+
+def test_a_page_that_is_gone_before_its_stream_begins_gives_its_place_back() -> None:
+    async def scenario() -> None:
+        hub = Hub(max_clients=1, queue_size=3)
+
+        async def connected() -> Message:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        async def gone(_: Message) -> None:
+            raise OSError
+
+        for _ in range(3):
+            client = hub.join(Filter())
+            stream = hub.stream(client, show=dict, replay=None)
+            answer = Watching(stream, gone=functools.partial(hub.leave, client))
+            with pytest.RaisesGroup(OSError, allow_unwrapped=True, flatten_subgroups=True):
+                await answer({"type": "http"}, connected, gone)
+            assert hub.clients == 0
+
+    asyncio.run(scenario())
