@@ -29,6 +29,8 @@ def api_keys(text: bytes, budget: Budget) -> Found:
     for match in patterns.IN_URL.finditer(text):
         budget.spend(match.start())
         start, end = match.span(1)
+        if match.start(2) < 0 and end - start < patterns.LONG_PASSWORD:
+            continue
         if not validators.placeholder(text[start:end].decode("latin-1")):
             yield start, end
     reached = 0

@@ -170,9 +170,12 @@ NAMED_RULE: Final = KeyRule(shortest=16, marks="-_./+=~")
 _JWT_START: Final = r"\beyJ[A-Za-z0-9_\-]{8}"
 JWT: Final = _compile(r"\beyJ[A-Za-z0-9_\-]+(?:(\.eyJ)[A-Za-z0-9_\-]*(?:\.[A-Za-z0-9_\-]+)?)?")
 LONG_HEADER: Final = 192  # characters of a header that is one without its end
-# `scheme://user:password@host`: group 1 is the password.
-_IN_URL: Final = r"[A-Za-z0-9]://[^\s/:@\"'<>]*:([^\s/@\"'<>]+)@[0-9A-Za-zéã\[]"
-IN_URL: Final = _compile(_IN_URL)
+# `scheme://user:password@host`: group 1 is the password, group 2 what proves that it is one. A long
+# one is known without: a stream would let its beginning go before the proof is there.
+_IN_URL: Final = r"[A-Za-z0-9]://[^\s/:@\"'<>]*:[^\s/@\"'<>]+@[0-9A-Za-zéã\[]"
+_LONG_IN_URL: Final = r"[A-Za-z0-9]://[^\s/:@\"'<>]*:[^\s/@\"'<>]{32}"
+IN_URL: Final = _compile(r"[A-Za-z0-9]://[^\s/:@\"'<>]*:([^\s/@\"'<>]+)(@[0-9A-Za-zéã\[])?")
+LONG_PASSWORD: Final = 128
 _PEM: Final = r"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----"
 PEM: Final = _compile(_PEM)
 PEM_END: Final = _compile(r"-----END (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----")
@@ -193,7 +196,7 @@ RUNS: Final = {
 TRIGGERS: Final = {
     "api_key": (
         rf"{_PREFIX}[0-9A-Za-z\-_.+/=%]{{8}}|{_NAMED}[0-9A-Za-z\-_./+=~]{{16}}"
-        rf"|{_JWT_START}|{_IN_URL}|{_PEM}"
+        rf"|{_JWT_START}|{_IN_URL}|{_LONG_IN_URL}|{_PEM}"
     ),
     "card": rf"[2-6](?:{_SEPARATOR}[0-9]){{12}}",
     "iban": _IBAN,

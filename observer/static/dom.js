@@ -1,7 +1,7 @@
 // Building nodes. Everything shown here was written by somebody else, so nodes are only ever made
 // from text: nothing in this page parses a string as HTML.
 
-const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
+const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
 
 /** Text with control and direction characters made visible: they could disguise what is written. */
 export function clean(text) {

@@ -149,6 +149,8 @@ POSITIVES: list[tuple[str, str, str]] = [
     ("api_key", f"x {PEM}{PEM_END} y", PEM + PEM_END),
     ("api_key", PEM, PEM),
     ("api_key", f"x {PGP} y", PGP),
+    ("api_key", f"https://user:{_RANDOM * 8}@example.org/x", _RANDOM * 8),
+    ("api_key", f"https://user:{_RANDOM * 4}", _RANDOM * 4),
     ("api_key", PGP.replace("\n", "\\n"), PGP.replace("\n", "\\n")),
     ("api_key", f"the token {JWT}.", JWT),
     ("api_key", f"without a signature: {UNSIGNED}.", UNSIGNED),
@@ -235,6 +237,8 @@ NEGATIVES: list[tuple[str, str]] = [
     ("api_key", "-----BEGIN PUBLIC KEY-----\nMIIBIjAN\n-----END PUBLIC KEY-----"),
     ("api_key", "-----BEGIN CERTIFICATE-----\nMIIBIjAN\n-----END CERTIFICATE-----"),
     ("api_key", "SG.abc"),
+    ("api_key", "http://localhost:8080/v1?x=" + "y" * 300),
+    ("api_key", "http://localhost:8080"),
     ("api_key", "eyJhbGciOiJIUzI1NiJ9"),
     ("api_key", "a cursor: " + encoded({"after": "x" * 300})),
     ("api_key", encoded({"a": 1}, {"b": 2}) + ".c2ln"),
@@ -414,8 +418,16 @@ def test_what_is_released_early_is_never_part_of_a_match(
             assert (span.start, span.end) in early
 
 
-@pytest.mark.parametrize("secret", [JWT, LONG_JWT, PGP])
-@pytest.mark.parametrize("before", ["so: ", "Authorization: Bearer "])
+@pytest.mark.parametrize(
+    ("before", "secret"),
+    [
+        ("so: ", JWT),
+        ("Authorization: Bearer ", LONG_JWT),
+        ("so: ", LONG_JWT),
+        ("so: ", PGP),
+        ("git clone https://oauth2:", _RANDOM * 8 + "@example.org"),
+    ],
+)
 def test_a_secret_longer_than_the_window_is_held_from_its_first_character(
     before: str, secret: str
 ) -> None:
