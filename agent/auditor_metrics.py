@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from agent.metrics import Family, Sample, counters, gauges
-from enforcement.auditor_client import BUCKETS, AuditorClient
-from enforcement.breaker import State
+from enforcement.auditors.breaker import State
+from enforcement.auditors.client import BUCKETS, AuditorClient
 
 _STATES: Final = {State.CLOSED: 0, State.HALF_OPEN: 1, State.OPEN: 2}
 

@@ -15,8 +15,8 @@ from typing import Final
 
 import trio
 
-from enforcement.bundle_files import fingerprint, read_files
-from enforcement.problems import BundleError
+from enforcement.policy.bundle_files import fingerprint, read_files
+from enforcement.policy.problems import BundleError
 
 Seen = tuple[object, ...]
 SETTLE_TRIES: Final = 5  # to read a folder that is being written

@@ -19,10 +19,10 @@ from agent import logs
 from agent.bundle_folder import BundleFolder
 from agent.supervise import Faults
 from attestation.panics import is_fault
-from enforcement.bundle import Bundle, BundleError
-from enforcement.bundle_files import check_files
-from enforcement.bundle_signature import Trust
-from enforcement.engine import Engine
+from enforcement.policy.bundle import Bundle, BundleError
+from enforcement.policy.bundle_files import check_files
+from enforcement.policy.bundle_signature import Trust
+from enforcement.policy.engine import Engine
 from enforcement.shadow import Shadow
 
 _LOG = logs.get("policy")

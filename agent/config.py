@@ -26,9 +26,9 @@ from agent.config_tls import TlsTable
 from agent.credentials import resolve
 from attestation.fetching.asker import check_url
 from attestation.tdx.pcs import BASE_URL, ROOT_CRL_URL
-from enforcement.auditor_client import AuditorSettings
-from enforcement.token_rules import ALGORITHMS
-from enforcement.token_rules import check_url as check_keys_url
+from enforcement.auditors.client import AuditorSettings
+from enforcement.identity.token_rules import ALGORITHMS
+from enforcement.identity.token_rules import check_url as check_keys_url
 
 ENV_PREFIX: Final = "LUCID_"
 # Variables with the prefix that are not configuration of the daemon.

@@ -27,7 +27,7 @@ class TlsTable(Table, frozen=True):
     # SPIFFE trust domain to a PEM file with its authorities (its trust bundle).
     trust_domains: dict[str, str] = {}
     client_crl_file: str = ""  # PEM: what those authorities revoked; one list for each
-    # Who the caller is where a client shows a certificate (enforcement.identity.Certificates).
+    # Who the caller is where a client shows a certificate (`enforcement.identity.callers`).
     caller: Literal["certificate", "credential", "either"] = "certificate"
 
     @property

@@ -44,9 +44,9 @@ from agent.stream.status import StreamStatus
 from agent.supervise import Faults, keep_alive
 from agent.watchdog import Freshness
 from attestation.errors import UncheckableError
-from enforcement.bundle import Bundle
-from enforcement.gateway import GateState, Gateway
-from enforcement.rates import RateLimiter
+from enforcement.gateway.gateway import GateState, Gateway
+from enforcement.policy.bundle import Bundle
+from enforcement.policy.rates import RateLimiter
 from enforcement.snapshot import BundleView, Snapshot
 
 if TYPE_CHECKING:

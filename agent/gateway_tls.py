@@ -20,7 +20,7 @@ from agent.config_tls import TlsTable
 from agent.errors import ExitCode, FatalError
 from agent.lifecycle import Part, Trouble, Weight
 from agent.tls_files import Loaded, TlsFilesError, load, look, utc
-from enforcement.tls_server import TlsServer
+from enforcement.gateway.tls_server import TlsServer
 
 _LOG = logs.get("tls")
 LOOK_SECONDS: Final = 2.0

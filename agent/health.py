@@ -14,8 +14,8 @@ from agent.lifecycle import Lifecycle, Standing
 from agent.policies import Policies
 from agent.renewal import Renewal
 from agent.stream.status import StreamStatus
-from enforcement.auditors import AuditorService
-from enforcement.gateway_metrics import GatewayMetrics
+from enforcement.auditors.panel import AuditorService
+from enforcement.http.metrics import GatewayMetrics
 from enforcement.snapshot import Snapshot
 
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import trio
 
 from agent.config import IdentityTable
-from enforcement.identity import Certificates, Identifier, Key, read_keys
+from enforcement.identity.callers import Certificates, Identifier, Key, read_keys
 
 if TYPE_CHECKING:
     from agent.issuers import Issuers
-    from enforcement.tokens import TokenVerifier
+    from enforcement.identity.tokens import TokenVerifier
 
 
 class Identities:

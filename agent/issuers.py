@@ -13,8 +13,8 @@ import trio
 
 from agent import logs
 from agent.config import TokensTable
-from enforcement.jwks import KeySource
-from enforcement.tokens import Issuer, TokenVerifier
+from enforcement.identity.jwks import KeySource
+from enforcement.identity.tokens import Issuer, TokenVerifier
 
 _LOG = logs.get("identity")
 

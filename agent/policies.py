@@ -32,10 +32,10 @@ from agent.policy_vault import Action, Entry, PolicyVault, State, VaultError
 from agent.supervise import Faults
 from agent.ticks import next_tick
 from attestation.panics import is_fault
-from enforcement.bundle import Bundle, BundleError, Problem
-from enforcement.bundle_files import bundle_digest, check_files
-from enforcement.bundle_signature import KeyFileError, Trust, read_public_key
-from enforcement.engine import Engine
+from enforcement.policy.bundle import Bundle, BundleError, Problem
+from enforcement.policy.bundle_files import bundle_digest, check_files
+from enforcement.policy.bundle_signature import KeyFileError, Trust, read_public_key
+from enforcement.policy.engine import Engine
 
 _LOG = logs.get("policy")
 IN_FORCE_SECONDS: Final = 30.0  # how long a push waits for its passport

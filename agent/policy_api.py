@@ -33,8 +33,8 @@ from agent.policies import Loaded, Policies
 from agent.policy_vault import VaultError
 from attestation import cbor
 from attestation.errors import MalformedError
-from enforcement.bundle import BundleError
-from enforcement.bundle_files import SIGNATURE
+from enforcement.policy.bundle import BundleError
+from enforcement.policy.bundle_files import SIGNATURE
 from enforcement.snapshot import Snapshot
 
 _LOG = logs.get("policy")

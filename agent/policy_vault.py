@@ -23,8 +23,8 @@ from typing import Final, Literal
 
 import msgspec
 
-from enforcement.bundle_files import bundle_digest, read_files, sync_folder, write_files
-from enforcement.problems import BundleError
+from enforcement.policy.bundle_files import bundle_digest, read_files, sync_folder, write_files
+from enforcement.policy.problems import BundleError
 
 MAX_ENTRIES: Final = 200
 MAX_BUNDLES: Final = 20

@@ -17,13 +17,13 @@ from agent.gateway_tls import GatewayTls
 from agent.identities import Identities
 from agent.journal import Journal, JournalError
 from agent.stream.status import Target
-from enforcement.auditor_client import AuditorSettings
-from enforcement.auditors import AuditorService
-from enforcement.breaker import Rules
-from enforcement.bundle import Bundle, BundleError
-from enforcement.bundle_signature import NOBODY, Trust
-from enforcement.engine import Engine
-from enforcement.gateway import GatewayConfig, Limits
+from enforcement.auditors.breaker import Rules
+from enforcement.auditors.client import AuditorSettings
+from enforcement.auditors.panel import AuditorService
+from enforcement.gateway.gateway import GatewayConfig, Limits
+from enforcement.policy.bundle import Bundle, BundleError
+from enforcement.policy.bundle_signature import NOBODY, Trust
+from enforcement.policy.engine import Engine
 
 _LOG = logs.get("setup")
 LOOPBACK = ("localhost", "::1")

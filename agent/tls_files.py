@@ -29,8 +29,8 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from agent.config_tls import TlsTable
-from enforcement.peer import Trust, digest_of
-from enforcement.tls_server import Credentials
+from enforcement.gateway.tls_server import Credentials
+from enforcement.identity.peer import Trust, digest_of
 
 MAX_FILE: Final = 1024 * 1024  # bytes
 MAX_CRL_FILE: Final = 16 * 1024 * 1024

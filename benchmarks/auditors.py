@@ -27,11 +27,11 @@ from benchmarks import peers
 from benchmarks.load import Closed, Open, closed_loop, open_loop
 from benchmarks.peers import OTHER_CPU, PROXY_CPU, free_port, started, wait_for
 from enforcement.auditing import Question
-from enforcement.auditor_client import AuditorSettings
-from enforcement.auditor_question import outgoing
-from enforcement.auditors import AuditorService
+from enforcement.auditors.client import AuditorSettings
+from enforcement.auditors.panel import AuditorService
+from enforcement.auditors.question import outgoing
 from enforcement.outcome import Phase
-from enforcement.vocabulary import Claim, ClaimType, Merge, Vocabulary
+from enforcement.policy.vocabulary import Claim, ClaimType, Merge, Vocabulary
 
 RESULT = Path(__file__).with_name("RESULTS-AUDITORS.md")
 TIMES = (0.003, 0.005, 0.008)  # seconds that the three auditors take

@@ -17,17 +17,17 @@ import trio
 
 from attestation.records import DecisionRecord
 from enforcement.admission import ExchangeLike, GateState, GuardLike
-from enforcement.apierror import Headers, Refusal
 from enforcement.auditing import Audit, Auditors, Question
-from enforcement.door import Door
-from enforcement.http1 import RequestHead
-from enforcement.identity import Shown
-from enforcement.limits import Limits
+from enforcement.content.apierror import Headers, Refusal
+from enforcement.gateway.door import Door
+from enforcement.gateway.replies import refusal
+from enforcement.gateway.tls_server import TlsServer
+from enforcement.http.http1 import RequestHead
+from enforcement.http.limits import Limits
+from enforcement.http.upstream import Address
+from enforcement.identity.callers import Shown
 from enforcement.outcome import Outcome, Verdict
-from enforcement.replies import refusal
 from enforcement.ruling import Ruling
-from enforcement.tls_server import TlsServer
-from enforcement.upstream import Address
 
 _OPEN: Final = GateState(open=True, code="", message="")
 _VERDICT: Final = Verdict(outcome=Outcome.PROCEED, reasons=())

@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from enforcement.content.redact import mask
 from enforcement.detectors import DETECTORS, scan
 from enforcement.detectors.fold import Folded
-from enforcement.redact import mask
 
 RESULT: Final = Path(__file__).with_name("RESULTS-DETECTORS.md")
 ROUNDS, CALLS = 15, 200

@@ -16,13 +16,13 @@ from typing import Any
 
 import msgspec
 
-from enforcement.bundle import Bundle
-from enforcement.engine import Engine
-from enforcement.engine_parts import plain_store
 from enforcement.outcome import Phase, Platform, PolicyRequest
-from enforcement.policies import Entities, PolicyStore, Schema
-from enforcement.policy_source import parse_policies
-from enforcement.slicing import PolicyIndex
+from enforcement.policy.bundle import Bundle
+from enforcement.policy.engine import Engine
+from enforcement.policy.engine_parts import plain_store
+from enforcement.policy.policies import Entities, PolicyStore, Schema
+from enforcement.policy.policy_source import parse_policies
+from enforcement.policy.slicing import PolicyIndex
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = Path(__file__).with_name("RESULTS-POLICY.md")
@@ -68,10 +68,11 @@ CONDITIONS = (
 NOTE = """\
 Microseconds for one decision: the request is given as values, the answer is read. *cond*: the
 condition of every policy of the action is evaluated; *scoped*: every policy is for another
-principal. Ours checks each claim and merges obligations; the index alone (`enforcement/slicing.py`)
-does neither, like the peers. *Remembered* is an equal request again; the peers remember nothing.
-Plain Cedar is cedarpy 4.12.2 with parsed policies, entities and schema. The engine's first table
-has the bundle's own two actions, for ten actions there is the index."""
+principal. Ours checks each claim and merges obligations; the index alone
+(`enforcement/policy/slicing.py`) does neither, like the peers. *Remembered* is an equal request
+again; the peers remember nothing. Plain Cedar is cedarpy 4.12.2 with parsed policies, entities and
+schema. The engine's first table has the bundle's own two actions, for ten actions there is the
+index."""
 
 
 def microseconds(call: Callable[[], object]) -> float:

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from attestation.records import DecisionRecord
-from enforcement.apierror import Headers, Refusal
 from enforcement.auditing import Audit, Auditors, Question
+from enforcement.content.apierror import Headers, Refusal
+from enforcement.content.routes import find_route
 from enforcement.exchange import Exchange, refuse_unknown_route
-from enforcement.http1 import Header, RequestHead
-from enforcement.identity import UNKNOWN, Caller, Shown, Stranger
+from enforcement.http.http1 import Header, RequestHead
+from enforcement.identity.callers import UNKNOWN, Caller, Shown, Stranger
 from enforcement.recorder import Recorder
-from enforcement.routes import find_route
 from enforcement.ruling import Ruling
 from enforcement.snapshot import Snapshot
 

@@ -17,19 +17,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 from attestation.records import DecisionRecord
-from enforcement import sse
-from enforcement.apierror import Headers, Refusal
 from enforcement.auditing import Audit, Question
+from enforcement.content import sse
+from enforcement.content.apierror import Headers, Refusal
+from enforcement.content.json_escapes import Places
+from enforcement.content.redact import united
+from enforcement.content.sse import MalformedStreamError, SseDecoder
+from enforcement.content.texts import BodyError, Text, encode_json
+from enforcement.content.window import CONTEXT, MAX_HELD
 from enforcement.detectors import Span
-from enforcement.json_escapes import Places
 from enforcement.policy_view import marked_by
-from enforcement.redact import united
-from enforcement.sse import MalformedStreamError, SseDecoder
 from enforcement.stream_guard import StreamGuard
 from enforcement.streams.api import Part
 from enforcement.streams.editor import MAX_WINDOWS
-from enforcement.texts import BodyError, Text, encode_json
-from enforcement.window import CONTEXT, MAX_HELD
 
 Path = tuple[str | int, ...]
 WEIGHT: Final = 8  # bytes of memory for each byte of an event that was read and waits

@@ -40,14 +40,14 @@ from enforcement.authzen_request import (
     decode,
     texts_of,
 )
-from enforcement.bundle import Bundle
+from enforcement.content.texts import digests
 from enforcement.denial import RATE_LIMITED
 from enforcement.outcome import Outcome, Phase, PolicyRequest, Verdict
+from enforcement.policy.bundle import Bundle
+from enforcement.policy.vocabulary import ClaimError
 from enforcement.policy_view import Asked, Findings
 from enforcement.recorder import Recorder
 from enforcement.snapshot import Snapshot
-from enforcement.texts import digests
-from enforcement.vocabulary import ClaimError
 
 EVALUATION: Final = "/access/v1/evaluation"
 EVALUATIONS: Final = "/access/v1/evaluations"

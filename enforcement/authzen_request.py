@@ -11,9 +11,9 @@ import msgspec
 
 from attestation.records import ClaimValue
 from enforcement import policy_view
-from enforcement.bundle import Bundle
 from enforcement.outcome import Phase
-from enforcement.vocabulary import AUTHZEN, Claim, ClaimError, ClaimType, is_unicode, scaled
+from enforcement.policy.bundle import Bundle
+from enforcement.policy.vocabulary import AUTHZEN, Claim, ClaimError, ClaimType, is_unicode, scaled
 
 _PLACE: Final = re.compile(r"\$[a-z_.\[\]]*(?=`\Z)")
 _PRINCIPALS: Final = {"user": "User", "agent": "Agent", "apikey": "APIKey", "api_key": "APIKey"}

@@ -12,12 +12,12 @@ from typing import Any
 from attestation.records import Coverage
 from enforcement import policy_view
 from enforcement.auditing import Audit
+from enforcement.content.redact import RedactionIncompleteError, Redactor, known_labels, mask
+from enforcement.content.texts import BodyError, Reading, Text, digests
 from enforcement.denial import RATE_LIMITED
-from enforcement.obligations import ObligationError, cap_tokens
 from enforcement.outcome import Outcome, Verdict
+from enforcement.policy.obligations import ObligationError, cap_tokens
 from enforcement.policy_view import Asked, Findings
-from enforcement.redact import RedactionIncompleteError, Redactor, known_labels, mask
-from enforcement.texts import BodyError, Reading, Text, digests
 
 
 def claim_content(asked: Asked, findings: Findings, reading: Reading) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from enforcement.apierror import Headers, Refusal, error_body
+from enforcement.content.apierror import Headers, Refusal, error_body
+from enforcement.content.routes import Style
 from enforcement.outcome import Verdict
-from enforcement.routes import Style
 
 RETRY_AFTER_SECONDS: Final = 1
 RATE_LIMITED: Final = "rate_limited:"  # and the policy whose rate is used up

@@ -15,19 +15,11 @@ from typing import Any, Final
 
 from attestation.records import Coverage
 from enforcement import policy_view
-from enforcement.apierror import Headers, Refusal, error_body, error_type
 from enforcement.audited_stream import AuditedStream
 from enforcement.auditing import Audit, Auditors, Question
-from enforcement.deciding import claim_content, cover, decide, oblige, redact
-from enforcement.denial import policy_refusal
-from enforcement.identity import UNKNOWN, Stranger
-from enforcement.outcome import Outcome, Phase, Verdict
-from enforcement.policy_view import Asked, Findings
-from enforcement.routes import Route, unknown_route
-from enforcement.ruling import Ruling
-from enforcement.snapshot import Snapshot
-from enforcement.stream_guard import StreamGuard
-from enforcement.texts import (
+from enforcement.content.apierror import Headers, Refusal, error_body, error_type
+from enforcement.content.routes import Route, unknown_route
+from enforcement.content.texts import (
     BodyError,
     Reading,
     drop_copies,
@@ -36,6 +28,14 @@ from enforcement.texts import (
     read_request,
     write_reply,
 )
+from enforcement.deciding import claim_content, cover, decide, oblige, redact
+from enforcement.denial import policy_refusal
+from enforcement.identity.callers import UNKNOWN, Stranger
+from enforcement.outcome import Outcome, Phase, Verdict
+from enforcement.policy_view import Asked, Findings
+from enforcement.ruling import Ruling
+from enforcement.snapshot import Snapshot
+from enforcement.stream_guard import StreamGuard
 
 UNKNOWN_PRINCIPAL: Final = ("User", "unknown")
 

@@ -9,7 +9,7 @@ from enum import StrEnum
 import msgspec
 
 from attestation.records import ClaimValue
-from enforcement.obligations import NONE, Obligations
+from enforcement.policy.obligations import NONE, Obligations
 
 
 class Phase(StrEnum):

@@ -9,12 +9,12 @@ import msgspec
 
 from attestation.records import ClaimValue, Coverage, DecisionRecord, TextDigest
 from enforcement.auditing import Audit
+from enforcement.content.reading import BodyError, is_name
+from enforcement.content.redact import RedactionIncompleteError, mask
 from enforcement.detectors import DETECTORS, Span, claims_from, scan
 from enforcement.outcome import Outcome, Phase, Platform, PolicyRequest, Verdict
-from enforcement.reading import BodyError, is_name
-from enforcement.redact import RedactionIncompleteError, mask
+from enforcement.policy.vocabulary import MEDIA_CLAIMS
 from enforcement.snapshot import Snapshot
-from enforcement.vocabulary import MEDIA_CLAIMS
 
 ACTION = "invoke"
 MAX_MODEL = 128  # characters of a model's name in a record

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from attestation.records import DecisionRecord
-from enforcement.apierror import Headers, Refusal
+from enforcement.content.apierror import Headers, Refusal
 from enforcement.outcome import Verdict
 
 

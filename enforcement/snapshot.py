@@ -12,7 +12,7 @@ from typing import Protocol
 
 from enforcement.auditing import Auditors
 from enforcement.outcome import Phase, Platform, PolicyRequest, Verdict
-from enforcement.rates import RateLimiter
+from enforcement.policy.rates import RateLimiter
 
 
 class Decider(Protocol):

@@ -14,20 +14,21 @@ from typing import Final
 import msgspec
 
 from attestation.records import Coverage, DecisionRecord
-from enforcement import policy_view, sse
-from enforcement.apierror import Headers, Refusal, error_events
+from enforcement import policy_view
 from enforcement.auditing import Audit, Question
+from enforcement.content import sse
+from enforcement.content.apierror import Headers, Refusal, error_events
+from enforcement.content.reading import BodyError
+from enforcement.content.redact import RedactionIncompleteError, Redactor
+from enforcement.content.routes import Route
+from enforcement.content.sse import MalformedStreamError, SseDecoder
+from enforcement.content.window import WindowOverflowError
 from enforcement.denial import describe_denial, policy_refusal
 from enforcement.outcome import Verdict
 from enforcement.policy_view import Asked, Findings
-from enforcement.reading import BodyError
-from enforcement.redact import RedactionIncompleteError, Redactor
-from enforcement.routes import Route
-from enforcement.sse import MalformedStreamError, SseDecoder
 from enforcement.streams import StreamApi, open_stream
 from enforcement.streams.editor import Editor
 from enforcement.streams.judge import DeniedError, Judge
-from enforcement.window import WindowOverflowError
 
 MAX_BUFFERED: Final = 4 * 1024 * 1024  # characters of events that `buffer` keeps
 MAX_DIGESTS: Final = 64

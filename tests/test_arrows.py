@@ -22,6 +22,20 @@ MAY_IMPORT = {
     "lucid": {"attestation", "enforcement", "agent", "observer"},
 }
 
+# The same within `enforcement`. A module of none of these packages is part of "exchange".
+ENFORCEMENT = {
+    "detectors": set[str](),
+    "http": set[str](),
+    "policy": {"detectors", "outcome"},
+    "content": {"detectors", "apis", "outcome"},
+    "apis": {"content"},
+    "streams": {"content", "apis", "detectors", "outcome", "exchange"},
+    "identity": {"policy"},
+    "auditors": {"http", "policy", "detectors", "outcome", "auditing"},
+    "exchange": {"detectors", "policy", "content", "streams", "identity", "http"},
+    "gateway": {"http", "content", "identity", "policy", "exchange"},
+}
+
 # Modules with sockets, files, threads or clocks of their own. Everything else in `attestation`
 # takes bytes and a clock value.
 NETWORK = {"socket", "httpx", "grpc", "trio", "asyncio", "http", "urllib.request", "ssl"}
@@ -48,6 +62,24 @@ def test_a_room_imports_only_the_rooms_it_may_know(room: str) -> None:
         for name in imports(path)
         if (top := name.split(".")[0]) in ROOMS and top != room and top not in MAY_IMPORT[room]
     }
+    assert found == set()
+
+
+def test_within_enforcement_each_package_knows_only_those_that_it_may() -> None:
+    def part(name: str) -> str:
+        parts = [*name.split("."), ""]
+        return parts[1] if parts[1] in ENFORCEMENT else "exchange"
+
+    paths = list(modules("enforcement"))
+    known = frozenset(map(name_of, paths))
+    found = set()
+    for path in paths:
+        own = part(name_of(path))
+        for name in modules_imported(path, known):
+            if name != "enforcement":
+                other, module = part(name), name.split(".")[1]
+                if other != own and not {other, module} & ENFORCEMENT[own]:
+                    found.add((name_of(path), name))
     assert found == set()
 
 

@@ -17,9 +17,9 @@ from agent.policies import trust_of
 from agent.setup import identities, known_auditors, load_bundle
 from agent.tls_files import paths, utc
 from attestation.tdx.runtime_register import after
-from enforcement.bundle import Bundle
-from enforcement.bundle_files import SIGNATURE
-from enforcement.bundle_signature import Trust
+from enforcement.policy.bundle import Bundle
+from enforcement.policy.bundle_files import SIGNATURE
+from enforcement.policy.bundle_signature import Trust
 
 
 @click.command("check-config")

@@ -1,3 +1,4 @@
 """What each API's requests and replies may hold: one table for each, in the words of
-`enforcement/shapes.py`. `enforcement/routes.py` says which table belongs to which route.
+`enforcement/content/shapes.py`. `enforcement/content/routes.py` says which table belongs to which
+route.
 """

@@ -12,7 +12,7 @@ from enforcement.apis.common import (
     SAMPLING,
     USAGE,
 )
-from enforcement.shapes import (
+from enforcement.content.shapes import (
     BLOB,
     COPY,
     FREE,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from enforcement.shapes import (
+from enforcement.content.shapes import (
     BLOB,
     DROPPED,
     ECHO,

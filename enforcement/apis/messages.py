@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from enforcement.apis.common import CACHE_CONTROL, HOSTED, SAMPLING, STORED, USAGE
-from enforcement.shapes import (
+from enforcement.content.shapes import (
     BLOB,
     FREE,
     NAME,

@@ -11,7 +11,7 @@ from typing import Final
 
 from enforcement.apis.chat import CHOICE_OF_TOOL
 from enforcement.apis.common import HOSTED, NOT_TEXT, SAMPLING, STORED
-from enforcement.shapes import (
+from enforcement.content.shapes import (
     BLOB,
     COPY,
     DROPPED,

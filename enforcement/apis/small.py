@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from enforcement.apis.common import NOT_TEXT, PARTS, PROGRAM, TOKENS, USAGE
-from enforcement.shapes import (
+from enforcement.content.shapes import (
     FREE,
     NAME,
     ROLE,

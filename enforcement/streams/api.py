@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from enforcement.reading import BodyError, Reading, Text
-from enforcement.shapes import MAX_INDEX
-from enforcement.sse import Event, MalformedStreamError
+from enforcement.content.reading import BodyError, Reading, Text
+from enforcement.content.shapes import MAX_INDEX
+from enforcement.content.sse import Event, MalformedStreamError
 
 Channel = tuple[int | str, ...]  # which text: indexes of choice, call or block, and its name
 

@@ -6,11 +6,11 @@ from typing import Any, Final
 
 import msgspec
 
-from enforcement import sse
 from enforcement.apis.chat import CHUNK
-from enforcement.reading import Reading
-from enforcement.shapes import MAX_INDEX
-from enforcement.sse import Event, MalformedStreamError
+from enforcement.content import sse
+from enforcement.content.reading import Reading
+from enforcement.content.shapes import MAX_INDEX
+from enforcement.content.sse import Event, MalformedStreamError
 from enforcement.streams.api import Channel, Part, Quick, parse_event, require_characters
 
 DONE: Final = "[DONE]"

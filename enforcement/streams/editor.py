@@ -11,13 +11,13 @@ from __future__ import annotations
 from typing import Final
 
 from attestation.records import TextDigest
+from enforcement.content.reading import Streamed, Text
+from enforcement.content.redact import mask
+from enforcement.content.sse import Event, MalformedStreamError
+from enforcement.content.window import Window, WindowOverflowError
 from enforcement.detectors import Span, scan
-from enforcement.reading import Streamed, Text
-from enforcement.redact import mask
-from enforcement.sse import Event, MalformedStreamError
 from enforcement.streams.api import Channel, Part, Quick, StreamApi
 from enforcement.streams.judge import Judge
-from enforcement.window import Window, WindowOverflowError
 
 MAX_WINDOWS: Final = 256  # texts of one stream: choices times fields
 MAX_HELD: Final = 2 * 1024 * 1024  # characters held back over all of them

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from attestation.records import ClaimValue
 from enforcement import policy_view
 from enforcement.auditing import Audit
+from enforcement.content.redact import PLAIN, Redactor, known_labels
 from enforcement.detectors import DETECTORS, Span
 from enforcement.outcome import Outcome, Verdict, strictest
 from enforcement.policy_view import Asked, Findings
-from enforcement.redact import PLAIN, Redactor, known_labels
 
 
 class DeniedError(Exception):

@@ -10,11 +10,11 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from enforcement import sse
 from enforcement.apis.responses import EVENTS
-from enforcement.reading import Reading
-from enforcement.shapes import MAX_INDEX
-from enforcement.sse import Event, MalformedStreamError
+from enforcement.content import sse
+from enforcement.content.reading import Reading
+from enforcement.content.shapes import MAX_INDEX
+from enforcement.content.sse import Event, MalformedStreamError
 from enforcement.streams.api import Channel, Part, Quick, index_of, parse_event, require_characters
 
 _ENDS: Final = frozenset(

@@ -26,10 +26,10 @@ import msgspec
 import yaml
 
 from attestation.records import ClaimValue
-from enforcement.annotations import nearest
-from enforcement.bundle import Bundle, Problem
 from enforcement.outcome import Phase, Platform, PolicyRequest
-from enforcement.vocabulary import ClaimError, ClaimType, Vocabulary
+from enforcement.policy.annotations import nearest
+from enforcement.policy.bundle import Bundle, Problem
+from enforcement.policy.vocabulary import ClaimError, ClaimType, Vocabulary
 
 MAX_CASES: Final = 10_000  # of one bundle
 

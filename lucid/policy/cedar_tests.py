@@ -16,9 +16,9 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from enforcement.policies import CedarError, Entities, Schema, Uid
-from enforcement.policy_source import Est, PolicySource
-from enforcement.slicing import PolicyIndex
+from enforcement.policy.policies import CedarError, Entities, Schema, Uid
+from enforcement.policy.policy_source import Est, PolicySource
+from enforcement.policy.slicing import PolicyIndex
 from lucid.policy.running import Result
 
 _UID: Final = re.compile(r'((?:\w+::)*\w+)::("(?:\\.|[^"\\])*")')

@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import click
 
-from enforcement.bundle import Bundle, BundleError, Problem
+from enforcement.policy.bundle import Bundle, BundleError, Problem
 from lucid.exits import BAD_INPUT
 from lucid.terminal import printable
 

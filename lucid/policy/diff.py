@@ -12,9 +12,9 @@ from typing import Any
 
 import click
 
-from enforcement.bundle import Bundle, BundleError
-from enforcement.engine import Engine
 from enforcement.outcome import PolicyRequest, Verdict
+from enforcement.policy.bundle import Bundle, BundleError
+from enforcement.policy.engine import Engine
 from lucid.exits import BAD_INPUT, DONE, NOT_SO, UNCHECKED
 from lucid.policy.agent_client import AgentClient, AgentError
 from lucid.policy.cases import read_cases

@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from enforcement.bundle import Bundle, BundleError
 from enforcement.outcome import PolicyRequest
+from enforcement.policy.bundle import Bundle, BundleError
 from lucid.exits import BAD_INPUT, DONE, NOT_SO, UNCHECKED
 from lucid.policy.agent_client import AgentClient, AgentError
 from lucid.policy.cases import parse_cases

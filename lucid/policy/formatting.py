@@ -11,8 +11,8 @@ from pathlib import Path
 import cedarpy
 import click
 
-from enforcement.cedar_text import statements
-from enforcement.policy_source import parse_policies
+from enforcement.policy.cedar_text import statements
+from enforcement.policy.policy_source import parse_policies
 from lucid.exits import BAD_INPUT, DONE, NOT_SO
 from lucid.policy.common import json_option, show_problems, stop
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from enforcement.annotations import PolicyInfo
-from enforcement.bundle import Bundle, Problem
-from enforcement.cedar_text import I64_MAX, SCALE
 from enforcement.outcome import Outcome, Phase
-from enforcement.policy_source import Est
-from enforcement.vocabulary import I64_MIN, ClaimType, Vocabulary
+from enforcement.policy.annotations import PolicyInfo
+from enforcement.policy.bundle import Bundle, Problem
+from enforcement.policy.cedar_text import I64_MAX, SCALE
+from enforcement.policy.policy_source import Est
+from enforcement.policy.vocabulary import I64_MIN, ClaimType, Vocabulary
 
 _FLIPPED: Final = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "==": "==", "!=": "!="}
 _NEGATED: Final = {"<": ">=", ">": "<=", "<=": ">", ">=": "<", "==": "!=", "!=": "=="}

@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from attestation import cbor
-from enforcement.bundle import Problem
+from enforcement.policy.bundle import Problem
 from lucid.exits import BAD_INPUT, DONE, NOT_SO, UNCHECKED
 from lucid.policy.agent_client import AgentClient, AgentError, Answer
 from lucid.policy.cases import read_cases

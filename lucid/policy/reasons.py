@@ -14,16 +14,16 @@ from typing import Any, Final
 import cedarpy
 
 from attestation.records import ClaimValue
-from enforcement.annotations import PolicyInfo
-from enforcement.bundle import Bundle
-from enforcement.engine import Engine
-from enforcement.engine_parts import entities_of, schema_of
-from enforcement.members import Members
 from enforcement.outcome import Outcome, PolicyRequest, Verdict
-from enforcement.policies import PolicyStore, Ruling
-from enforcement.policy_source import Est
-from enforcement.schema import NAMESPACE
-from enforcement.vocabulary import ClaimError
+from enforcement.policy.annotations import PolicyInfo
+from enforcement.policy.bundle import Bundle
+from enforcement.policy.engine import Engine
+from enforcement.policy.engine_parts import entities_of, schema_of
+from enforcement.policy.members import Members
+from enforcement.policy.policies import PolicyStore, Ruling
+from enforcement.policy.policy_source import Est
+from enforcement.policy.schema import NAMESPACE
+from enforcement.policy.vocabulary import ClaimError
 from lucid.policy.lint import conjuncts
 
 _ALL: Final = {"op": "All"}

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from enforcement.bundle import Bundle
 from enforcement.outcome import Phase, Platform, PolicyRequest
+from enforcement.policy.bundle import Bundle
 from lucid.policy.agent_client import AgentError
 
 # Reasons that the engine gives itself; every other one that is no policy's id is the door's.

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from enforcement.bundle import Bundle
-from enforcement.engine import Engine
 from enforcement.outcome import Verdict
+from enforcement.policy.bundle import Bundle
+from enforcement.policy.engine import Engine
 from lucid.policy.cases import Case
 from lucid.terminal import printable_lines
 

@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from attestation.cose import thumbprint
-from enforcement.bundle import Bundle
-from enforcement.bundle_files import SIGNATURE
-from enforcement.bundle_signature import KeyFileError, read_private_key, sign_bundle
+from enforcement.policy.bundle import Bundle
+from enforcement.policy.bundle_files import SIGNATURE
+from enforcement.policy.bundle_signature import KeyFileError, read_private_key, sign_bundle
 from lucid.exits import BAD_INPUT
 from lucid.policy.common import bundle_argument, json_option, load_bundle, stop
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import click
 
-from enforcement.bundle import Bundle
-from enforcement.policy_source import PolicySource, parse_policies
+from enforcement.policy.bundle import Bundle
+from enforcement.policy.policy_source import PolicySource, parse_policies
 from lucid.exits import BAD_INPUT, DONE, NOT_SO, UNCHECKED
 from lucid.policy.cases import read_cases
 from lucid.policy.cedar_tests import CedarTestsError, run_cedar_tests

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
-from enforcement.bundle import Bundle, BundleError, Problem
-from enforcement.bundle_signature import KeyFileError, Trust, read_public_key
-from enforcement.engine import Engine
+from enforcement.policy.bundle import Bundle, BundleError, Problem
+from enforcement.policy.bundle_signature import KeyFileError, Trust, read_public_key
+from enforcement.policy.engine import Engine
 from lucid.exits import DONE, NOT_SO
 from lucid.policy.cases import read_cases
 from lucid.policy.common import bundle_argument, json_option, show_problems

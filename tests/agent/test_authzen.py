@@ -19,9 +19,9 @@ from agent.authzen_api import AuthzenApi
 from agent.local_api import Request, Response
 from attestation.records import DecisionRecord
 from enforcement.admission import GateState
-from enforcement.bundle import Bundle
-from enforcement.engine import Engine
 from enforcement.outcome import Platform
+from enforcement.policy.bundle import Bundle
+from enforcement.policy.engine import Engine
 from enforcement.recorder import RecordError
 from enforcement.snapshot import Snapshot
 from tests.enforcement.bundles import problems, write

@@ -10,7 +10,7 @@ import trio
 
 from agent import bundle_folder
 from agent.bundle_folder import SETTLE_TRIES, BundleFolder
-from enforcement.problems import BundleError
+from enforcement.policy.problems import BundleError
 from tests.enforcement.bundles import PERMIT, write
 
 

@@ -10,9 +10,9 @@ from agent.config import ConfigError, load_config
 from agent.errors import FatalError
 from agent.identities import Identities
 from agent.setup import auditors, known_auditors
-from enforcement.bundle import Bundle
-from enforcement.identity import UNKNOWN
-from enforcement.upstream import Address
+from enforcement.http.upstream import Address
+from enforcement.identity.callers import UNKNOWN
+from enforcement.policy.bundle import Bundle
 from tests.enforcement.bundles import write
 
 AUDITOR = '[[auditors]]\nname = "injection"\nurl = "unix:/run/x.sock"\n'

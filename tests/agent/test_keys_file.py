@@ -10,7 +10,7 @@ import pytest
 from agent.config import load_config
 from agent.errors import FatalError
 from agent.setup import identities
-from enforcement.identity import UNKNOWN, Caller, read_keys
+from enforcement.identity.callers import UNKNOWN, Caller, read_keys
 
 DIGEST = hashlib.sha256(b"secret").hexdigest()
 

@@ -20,8 +20,8 @@ from agent.gateway_tls import GatewayTls
 from agent.histogram import QUICK, Histogram
 from agent.metrics import Family, counters, exposition, gauge, gauges, histogram, info
 from agent.tls_metrics import tls_metrics
-from enforcement.auditor_client import AuditorClient, AuditorSettings
-from enforcement.wire import Watch
+from enforcement.auditors.client import AuditorClient, AuditorSettings
+from enforcement.http.wire import Watch
 from tests.pki import DOMAIN, authority, make
 from tests.processes import AgentProcess, free_port
 

@@ -27,10 +27,10 @@ from agent.policy_api import PolicyApi
 from agent.policy_vault import MAX_BUNDLES, Entry, PolicyVault, VaultError
 from agent.supervise import Faults, keep_alive
 from attestation import cbor
-from enforcement.bundle import Bundle, BundleError, Problem
-from enforcement.bundle_files import read_files
-from enforcement.bundle_signature import sign_bundle
 from enforcement.outcome import Outcome
+from enforcement.policy.bundle import Bundle, BundleError, Problem
+from enforcement.policy.bundle_files import read_files
+from enforcement.policy.bundle_signature import sign_bundle
 from enforcement.snapshot import Snapshot
 from tests.enforcement.bundles import PERMIT, PLATFORM, ask, write
 

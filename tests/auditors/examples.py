@@ -11,10 +11,10 @@ from pathlib import Path
 import trio
 
 from enforcement.auditing import Audit, Question
-from enforcement.auditor_client import AuditorSettings
-from enforcement.auditors import AuditorService
+from enforcement.auditors.client import AuditorSettings
+from enforcement.auditors.panel import AuditorService
 from enforcement.outcome import Phase
-from enforcement.vocabulary import Claim, ClaimType, Vocabulary
+from enforcement.policy.vocabulary import Claim, ClaimType, Vocabulary
 from tests.enforcement.auditor_peers import FakeBundle
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "auditors"

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enforcement.vocabulary import ClaimType
+from enforcement.policy.vocabulary import ClaimType
 from tests.auditors.examples import EXAMPLES, running, vocabulary
 from tests.enforcement.auditor_peers import FakeBundle
 

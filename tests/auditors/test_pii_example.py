@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from enforcement.detectors import Span
-from enforcement.vocabulary import ClaimType
+from enforcement.policy.vocabulary import ClaimType
 from tests.auditors.examples import running, vocabulary
 from tests.enforcement.auditor_peers import FakeBundle
 

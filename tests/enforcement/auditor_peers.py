@@ -14,10 +14,10 @@ import h11
 import trio
 
 from enforcement.auditing import Question
-from enforcement.auditor_client import AuditorSettings
-from enforcement.auditors import AuditorService, BundleAuditors
+from enforcement.auditors.client import AuditorSettings
+from enforcement.auditors.panel import AuditorService, BundleAuditors
 from enforcement.outcome import Phase
-from enforcement.vocabulary import Vocabulary
+from enforcement.policy.vocabulary import Vocabulary
 
 STAMP = "2026-01-01T00:00:00Z"
 

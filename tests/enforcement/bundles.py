@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from attestation.records import ClaimValue
-from enforcement.bundle import Bundle, BundleError, Problem
-from enforcement.engine import Engine
 from enforcement.outcome import Phase, Platform, PolicyRequest
+from enforcement.policy.bundle import Bundle, BundleError, Problem
+from enforcement.policy.engine import Engine
 
 MANIFEST = """
 name = "test"

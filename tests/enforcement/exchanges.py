@@ -9,9 +9,9 @@ from typing import Any
 
 from attestation.records import ClaimValue
 from enforcement.auditing import Auditors
+from enforcement.content.routes import Route, find_route
 from enforcement.exchange import Exchange
 from enforcement.outcome import Outcome, Phase, Platform, PolicyRequest, Verdict
-from enforcement.routes import Route, find_route
 from enforcement.snapshot import Snapshot
 from enforcement.stream_guard import StreamGuard
 

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enforcement import auditor_contract as contract
 from enforcement.auditing import Question
-from enforcement.auditor_answer import Said, read_answer
-from enforcement.auditor_contract import AnswerError
-from enforcement.auditor_question import outgoing
+from enforcement.auditors import contract
+from enforcement.auditors.answer import Said, read_answer
+from enforcement.auditors.contract import AnswerError
+from enforcement.auditors.question import outgoing
 from enforcement.detectors import Span
 from enforcement.outcome import Phase
-from enforcement.vocabulary import Claim, ClaimType, Merge, Vocabulary
+from enforcement.policy.vocabulary import Claim, ClaimType, Merge, Vocabulary
 from tests.enforcement.auditor_peers import claim, error, success
 
 BOTH = frozenset(Phase)

@@ -12,13 +12,13 @@ import trio
 import trio.testing
 
 from enforcement.auditing import Audit
-from enforcement.auditor_client import AuditorSettings
-from enforcement.auditors import AuditorService
-from enforcement.breaker import Rules, State
+from enforcement.auditors.breaker import Rules, State
+from enforcement.auditors.client import AuditorSettings
+from enforcement.auditors.panel import AuditorService
 from enforcement.detectors import Span
 from enforcement.outcome import Phase
-from enforcement.problems import BundleError
-from enforcement.vocabulary import Claim, ClaimType, Merge, Vocabulary
+from enforcement.policy.problems import BundleError
+from enforcement.policy.vocabulary import Claim, ClaimType, Merge, Vocabulary
 from tests.enforcement.auditor_peers import (
     FakeBundle,
     House,

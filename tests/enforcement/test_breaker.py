@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enforcement.breaker import Breaker, Rules, State
+from enforcement.auditors.breaker import Breaker, Rules, State
 
 RULES = Rules(failures=3, pause=1.0, longest_pause=8.0)
 

@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enforcement import bundle_files
-from enforcement import problems as problems_module
-from enforcement.bundle import Bundle, BundleError, Problem
-from enforcement.bundle_files import bundle_digest
-from enforcement.cedar_text import Places, statements
 from enforcement.detectors import DETECTORS
 from enforcement.outcome import Outcome, Phase
-from enforcement.policy_source import parse_policies
-from enforcement.vocabulary import Merge
+from enforcement.policy import bundle_files
+from enforcement.policy import problems as problems_module
+from enforcement.policy.bundle import Bundle, BundleError, Problem
+from enforcement.policy.bundle_files import bundle_digest
+from enforcement.policy.cedar_text import Places, statements
+from enforcement.policy.policy_source import parse_policies
+from enforcement.policy.vocabulary import Merge
 from tests.enforcement.bundles import MANIFEST, PERMIT, problems, write
 
 HEAD = 'name = "test"\nversion = "1"\n'
@@ -609,7 +609,7 @@ def test_long_sets_and_many_clauses_are_fine(tmp_path: Path) -> None:
 
 
 def test_too_many_policies_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("enforcement.bundle.LIMITS", bundle_files.BundleLimits(policies=2))
+    monkeypatch.setattr("enforcement.policy.bundle.LIMITS", bundle_files.BundleLimits(policies=2))
     text = "".join(PERMIT.replace('"allow"', f'"p{number}"') for number in range(3))
     assert "more than 2 policies" in only(write(tmp_path, text)).message
 

@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives.serialization import (
 
 from attestation import cbor
 from attestation.cose import sign1, thumbprint
-from enforcement.bundle import Bundle, BundleError
-from enforcement.bundle_files import bundle_digest, read_files
-from enforcement.bundle_signature import (
+from enforcement.policy.bundle import Bundle, BundleError
+from enforcement.policy.bundle_files import bundle_digest, read_files
+from enforcement.policy.bundle_signature import (
     MAX_SIGNATURE,
     TYP,
     KeyFileError,

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from enforcement.content.redact import mask
 from enforcement.outcome import Outcome
-from enforcement.redact import mask
 from tests.enforcement.exchanges import ALL, guard, route, run, when_found
 from tests.leaks.streams import read
 

@@ -16,7 +16,7 @@ from typing import Any
 import cedarpy
 import pytest
 
-from enforcement.policies import (
+from enforcement.policy.policies import (
     CedarError,
     Entities,
     PolicyStore,
@@ -25,8 +25,8 @@ from enforcement.policies import (
     TemplateLink,
     Uid,
 )
-from enforcement.policy_source import PolicySource, parse_policies
-from enforcement.slicing import PolicyIndex
+from enforcement.policy.policy_source import PolicySource, parse_policies
+from enforcement.policy.slicing import PolicyIndex
 
 # Two of the examples have entities that their own schema does not allow (a wrong type of ACL, a
 # wrong parent); Cedar refuses them when it is asked to check.

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from enforcement.bundle import Bundle
 from enforcement.detectors import claims_from, scan
-from enforcement.engine import Engine
 from enforcement.outcome import Outcome, Phase, Platform, Redaction
+from enforcement.policy.bundle import Bundle
+from enforcement.policy.engine import Engine
 from tests.enforcement.bundles import PERMIT, PLATFORM, ask, engine, write
 
 INVOKE = 'principal, action == Lucid::Action::"invoke", resource'

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from attestation.records import ClaimValue
-from enforcement import policies
-from enforcement.annotations import understand
-from enforcement.bundle import Bundle
 from enforcement.detectors import DETECTORS
-from enforcement.engine import Engine
 from enforcement.outcome import Outcome, Phase, Verdict
-from enforcement.policies import Answer, Entities, Fault, PolicyStore, Ruling
-from enforcement.policy_source import parse_policies
+from enforcement.policy import policies
+from enforcement.policy.annotations import understand
+from enforcement.policy.bundle import Bundle
+from enforcement.policy.engine import Engine
+from enforcement.policy.policies import Answer, Entities, Fault, PolicyStore, Ruling
+from enforcement.policy.policy_source import parse_policies
 from tests.enforcement.bundles import CLAIMS, PERMIT, ask, engine, problems, write
 
 FORBID = "forbid (principal, action, resource)"

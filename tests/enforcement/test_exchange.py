@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from enforcement.content.reading import MAX_VALUES
 from enforcement.exchange import Exchange, refuse_unknown_route
 from enforcement.outcome import Outcome, Phase, Verdict
-from enforcement.reading import MAX_VALUES
 from enforcement.ruling import Ruling
 from tests.enforcement.exchanges import (
     Engine,

@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from enforcement.engine import Engine
 from enforcement.outcome import Outcome
+from enforcement.policy.engine import Engine
 from tests.enforcement.bundles import ask, engine
 
 POLICIES = """

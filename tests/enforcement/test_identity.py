@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from enforcement.identity import (
+from enforcement.identity.callers import (
     ANONYMOUS,
     UNKNOWN,
     Caller,
@@ -22,7 +22,7 @@ from enforcement.identity import (
     Key,
     Stranger,
 )
-from enforcement.spiffe import SpiffeError, caller_of
+from enforcement.identity.spiffe import SpiffeError, caller_of
 
 ALICE = Key(name="alice", sha256=hashlib.sha256(b"sk-1").digest(), groups=("staff", "admins"))
 ROBOT = Key(name="robot", sha256=hashlib.sha256(b"sk-2").digest(), kind="APIKey")

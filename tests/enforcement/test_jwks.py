@@ -14,8 +14,8 @@ import trio.testing
 from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
 
-from enforcement.jwks import KeySource
-from enforcement.tokens import KeySet, TokenError, read_keys
+from enforcement.identity.jwks import KeySource
+from enforcement.identity.tokens import KeySet, TokenError, read_keys
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ async def test_no_fault_of_a_reader_ends_the_source_or_the_keys(
             raise error
         return read_keys(document)
 
-    monkeypatch.setattr("enforcement.jwks.read_keys", read)
+    monkeypatch.setattr("enforcement.identity.jwks.read_keys", read)
     server = Server(document("a"))
     async with served(server) as (source, problems):
         server.body = document("b")

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enforcement.obligations import (
+from enforcement.outcome import Outcome, Platform, Verdict
+from enforcement.policy.obligations import (
     NONE,
     ObligationError,
     Obligations,
@@ -20,9 +21,8 @@ from enforcement.obligations import (
     read_rate,
     together,
 )
-from enforcement.outcome import Outcome, Platform, Verdict
+from enforcement.policy.rates import RateLimiter
 from enforcement.policy_view import held
-from enforcement.rates import RateLimiter
 from enforcement.ruling import Ruling
 from tests.enforcement.bundles import PERMIT, ask, engine, problems, write
 from tests.enforcement.exchanges import chat_body, exchange, route

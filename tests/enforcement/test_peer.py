@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from enforcement.identity import Caller, Stranger
-from enforcement.peer import LEAVE_SECONDS, Chains, Peer, Trust, chain_of, digest_of
+from enforcement.identity.callers import Caller, Stranger
+from enforcement.identity.peer import LEAVE_SECONDS, Chains, Peer, Trust, chain_of, digest_of
 from tests.pki import CHAT, DOMAIN, HOUR, Cert, authority, make
 
 ROOT = authority()

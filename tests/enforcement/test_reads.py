@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from enforcement.policy_source import parse_policies
-from enforcement.reads import Reads, reads_of
+from enforcement.policy.policy_source import parse_policies
+from enforcement.policy.reads import Reads, reads_of
 
 
 def reads(condition: str) -> Reads:

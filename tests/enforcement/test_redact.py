@@ -10,9 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enforcement.detectors import DETECTORS, Span, scan
-from enforcement.outcome import Outcome, Phase, PolicyRequest, Redaction, Verdict, strictest
-from enforcement.redact import (
+from enforcement.content.redact import (
     DROPPED,
     PLAIN,
     RedactionIncompleteError,
@@ -21,6 +19,8 @@ from enforcement.redact import (
     mask,
     united,
 )
+from enforcement.detectors import DETECTORS, Span, scan
+from enforcement.outcome import Outcome, Phase, PolicyRequest, Redaction, Verdict, strictest
 from tests.enforcement.exchanges import Policy, chat_body, exchange, guard, run, texts
 from tests.enforcement.labelled import LABELLED
 

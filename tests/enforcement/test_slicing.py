@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from attestation.records import ClaimValue
-from enforcement.bundle import Bundle, BundleError
-from enforcement.engine import Engine
-from enforcement.engine_parts import plain_store
-from enforcement.entities_file import uid_of
 from enforcement.outcome import Outcome, Phase, Platform, PolicyRequest
-from enforcement.policies import Answer, Entities, PolicyStore, Ruling, TemplateLink
-from enforcement.policy_source import parse_policies
-from enforcement.schema import ACTIONS, APPLIES
-from enforcement.slicing import MAX_SLICES, PolicyIndex, Scope
+from enforcement.policy.bundle import Bundle, BundleError
+from enforcement.policy.engine import Engine
+from enforcement.policy.engine_parts import plain_store
+from enforcement.policy.entities_file import uid_of
+from enforcement.policy.policies import Answer, Entities, PolicyStore, Ruling, TemplateLink
+from enforcement.policy.policy_source import parse_policies
+from enforcement.policy.schema import ACTIONS, APPLIES
+from enforcement.policy.slicing import MAX_SLICES, PolicyIndex, Scope
 from tests.enforcement.bundles import MANIFEST, PERMIT, ask, engine, write
 
 ENTITIES = """[

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enforcement.sse import COMMENT, MAX_EVENT, Event, MalformedStreamError, SseDecoder
+from enforcement.content.sse import COMMENT, MAX_EVENT, Event, MalformedStreamError, SseDecoder
 
 WIRE = (
     'data: {"a": "é"}\n\n: ping\ndata: one\ndata: two\nid: 7\n\n'

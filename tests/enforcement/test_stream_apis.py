@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from enforcement.content.json_escapes import Places, Unescaper, unescape
 from enforcement.detectors import DETECTORS
-from enforcement.json_escapes import Places, Unescaper, unescape
 from enforcement.outcome import Outcome
 from enforcement.stream_guard import StreamGuard
 from tests.enforcement.exchanges import always, guard, route, run, when_found

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from agent.config_tls import TlsTable
 from agent.tls_files import load
-from enforcement.tls import MAX_HANDSHAKE, TlsError, TlsSession
+from enforcement.http.tls import MAX_HANDSHAKE, TlsError, TlsSession
 from tests.pki import CHAT, DOMAIN, HOUR, Cert, authority, client_context, make
 
 ROOT = authority()

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
-from enforcement.identity import Caller
-from enforcement.tokens import Issuer, KeySet, TokenError, TokenVerifier, read_keys
+from enforcement.identity.callers import Caller
+from enforcement.identity.tokens import Issuer, KeySet, TokenError, TokenVerifier, read_keys
 
 NOW = 1_800_000_000.0
 RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)

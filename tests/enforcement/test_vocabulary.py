@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from attestation.records import ClaimValue
 from enforcement.outcome import Phase
-from enforcement.policies import Schema
-from enforcement.schema import request_schema, validation_schema
-from enforcement.vocabulary import (
+from enforcement.policy.policies import Schema
+from enforcement.policy.schema import request_schema, validation_schema
+from enforcement.policy.vocabulary import (
     LIMITS,
     RESERVED_NAMES,
     Claim,

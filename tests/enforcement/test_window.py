@@ -6,9 +6,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from enforcement.content.redact import apply
+from enforcement.content.window import MAX_HELD, Window, WindowOverflowError
 from enforcement.detectors import scan
-from enforcement.redact import apply
-from enforcement.window import MAX_HELD, Window, WindowOverflowError
 from tests.enforcement.exchanges import ALL
 
 PIECES = st.lists(

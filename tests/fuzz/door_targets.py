@@ -14,15 +14,15 @@ from typing import Any, Final
 
 import h11
 
+from enforcement.content.redact import RedactionIncompleteError, mask
+from enforcement.content.routes import ROUTES, Route
+from enforcement.content.sse import MalformedStreamError, SseDecoder
 from enforcement.detectors import DETECTORS, hold_from, scan
-from enforcement.http1 import HEAD_END, HttpError, RequestHead, RequestParser, check_partial
-from enforcement.http1_chunks import ChunkReader
-from enforcement.http1_reply import ReplyParser
-from enforcement.limits import Limits
+from enforcement.http.chunks import ChunkReader
+from enforcement.http.http1 import HEAD_END, HttpError, RequestHead, RequestParser, check_partial
+from enforcement.http.http1_reply import ReplyParser
+from enforcement.http.limits import Limits
 from enforcement.outcome import Outcome
-from enforcement.redact import RedactionIncompleteError, mask
-from enforcement.routes import ROUTES, Route
-from enforcement.sse import MalformedStreamError, SseDecoder
 from tests.enforcement.exchanges import exchange, when_found
 from tests.fuzz import recipes
 
@@ -51,7 +51,7 @@ def http_request(data: bytes) -> None:
 
 
 def read_requests(parts: list[bytes]) -> Understood:
-    """Reads as `enforcement.client` does, without a socket."""
+    """Reads as `enforcement.gateway.client` does, without a socket."""
     reader = _Reader()
     try:
         for part in parts:

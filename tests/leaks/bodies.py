@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from random import Random
 from typing import Any
 
-from enforcement import shapes
-from enforcement.shapes import Either, Many, Obj, Refused, Shape, Tagged
+from enforcement.content import shapes
+from enforcement.content.shapes import Either, Many, Obj, Refused, Shape, Tagged
 from tests.leaks.secrets import Secret
 
 WORDS = ("alpha", "bravo", "delta", "echo", "foxtrot", "golf", "hotel", "über", "東京", "naïve",

@@ -20,12 +20,12 @@ from typing import Any
 import pytest
 
 from attestation.records import DecisionRecord, encode_record
-from enforcement.bundle import Bundle
-from enforcement.engine import Engine
+from enforcement.content.redact import PLAIN, Redactor, mask
+from enforcement.content.routes import ROUTES, Route
 from enforcement.exchange import Exchange
 from enforcement.outcome import Platform, Redaction
-from enforcement.redact import PLAIN, Redactor, mask
-from enforcement.routes import ROUTES, Route
+from enforcement.policy.bundle import Bundle
+from enforcement.policy.engine import Engine
 from enforcement.ruling import Ruling
 from enforcement.snapshot import Snapshot
 from enforcement.stream_guard import StreamGuard

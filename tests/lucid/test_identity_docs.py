@@ -69,7 +69,8 @@ def test_every_reason_of_the_page_is_one_that_the_code_names() -> None:
         for word in word.strip().split(", ")
         if word.startswith("`")
     }
-    code = "".join((ROOT / "enforcement" / name).read_text() for name in ("peer.py", "spiffe.py"))
+    folder = ROOT / "enforcement" / "identity"
+    code = "".join((folder / name).read_text() for name in ("peer.py", "spiffe.py"))
     assert named
     assert all(json.dumps(reason) in code for reason in named)
     known = {

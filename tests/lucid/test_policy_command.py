@@ -13,8 +13,8 @@ from xml.etree import ElementTree as ET
 import pytest
 from click.testing import CliRunner, Result
 
-from enforcement.bundle import Bundle
-from enforcement.bundle_signature import Trust, read_public_key
+from enforcement.policy.bundle import Bundle
+from enforcement.policy.bundle_signature import Trust, read_public_key
 from lucid.cli import main
 from lucid.policy.cases import parse_cases
 from lucid.policy.cli import COMMANDS

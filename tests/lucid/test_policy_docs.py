@@ -56,7 +56,7 @@ def test_every_rule_of_the_page_is_one_that_the_code_names() -> None:
     code = "".join(
         path.read_text(encoding="utf-8")
         for folder in ("enforcement", "lucid/policy", "agent")
-        for path in (ROOT / folder).glob("*.py")
+        for path in (ROOT / folder).rglob("*.py")
     )
     rules = re.findall(r"`([a-z_.]+)`", table.partition("\n\n")[0])
     named = {rule if not rule.startswith(".") else f"signature{rule}" for rule in rules}

@@ -9,8 +9,8 @@ import pytest
 
 from agent.decisions import as_json
 from attestation.records import DecisionRecord, decode_record, encode_record
-from enforcement.bundle import Bundle
 from enforcement.outcome import Phase, Platform
+from enforcement.policy.bundle import Bundle
 from enforcement.policy_view import Asked, Findings, denied, record_of
 from enforcement.snapshot import Snapshot
 from lucid.policy.agent_client import AgentError

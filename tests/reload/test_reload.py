@@ -24,7 +24,7 @@ import trio
 
 from agent.decisions import last_decisions
 from attestation.records import Placed, decode_record
-from enforcement.bundle import Bundle, BundleError
+from enforcement.policy.bundle import Bundle, BundleError
 from tests.enforcement.bundles import write
 from tests.processes import AgentProcess
 

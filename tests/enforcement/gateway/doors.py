@@ -20,13 +20,13 @@ import trio.testing
 from agent.config_tls import TlsTable
 from agent.tls_files import load
 from attestation.records import DecisionRecord
-from enforcement.gateway import GateState, Gateway, GatewayConfig
-from enforcement.identity import UNKNOWN, Caller, Header, Shown, Stranger
-from enforcement.limits import Limits
+from enforcement.gateway.gateway import GateState, Gateway, GatewayConfig
+from enforcement.gateway.tls_server import Credentials, TlsServer
+from enforcement.http.limits import Limits
+from enforcement.identity.callers import UNKNOWN, Caller, Header, Shown, Stranger
 from enforcement.outcome import Outcome, Platform
 from enforcement.recorder import RecordError
 from enforcement.snapshot import Snapshot
-from enforcement.tls_server import Credentials, TlsServer
 from tests.enforcement.exchanges import Bundle, Engine, Policy, Rules, always
 from tests.enforcement.gateway.secured import SecuredStream
 from tests.pki import Cert, make

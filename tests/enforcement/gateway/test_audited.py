@@ -13,14 +13,14 @@ import pytest
 import trio
 import trio.testing
 
-from enforcement.auditor_client import AuditorSettings
-from enforcement.auditors import AuditorService
-from enforcement.breaker import Rules
-from enforcement.bundle import Bundle
-from enforcement.engine import Engine
-from enforcement.gateway import Gateway, GatewayConfig
-from enforcement.identity import Caller
+from enforcement.auditors.breaker import Rules
+from enforcement.auditors.client import AuditorSettings
+from enforcement.auditors.panel import AuditorService
+from enforcement.gateway.gateway import Gateway, GatewayConfig
+from enforcement.identity.callers import Caller
 from enforcement.outcome import Platform
+from enforcement.policy.bundle import Bundle
+from enforcement.policy.engine import Engine
 from enforcement.snapshot import Snapshot
 from tests.enforcement.auditor_peers import Peer, claim, error, nowhere, start, success
 from tests.enforcement.bundles import write

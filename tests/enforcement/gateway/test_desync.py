@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from enforcement.http1 import HttpError, RequestParser
-from enforcement.http1_chunks import ChunkReader
-from enforcement.limits import Limits
+from enforcement.http.chunks import ChunkReader
+from enforcement.http.http1 import HttpError, RequestParser
+from enforcement.http.limits import Limits
 from tests.enforcement.gateway.doors import house, request
 
 P = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\n"

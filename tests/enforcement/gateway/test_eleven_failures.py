@@ -19,14 +19,14 @@ import trio.testing
 
 from attestation.records import encode_record
 from enforcement.admission import PolicyAdmission
-from enforcement.bundle import Bundle, BundleError
+from enforcement.content.routes import ROUTES
 from enforcement.detectors import DETECTORS
 from enforcement.exchange import Exchange
-from enforcement.http1 import RequestParser
-from enforcement.identity import Caller
-from enforcement.limits import Limits
+from enforcement.http.http1 import RequestParser
+from enforcement.http.limits import Limits
+from enforcement.identity.callers import Caller
 from enforcement.outcome import Outcome
-from enforcement.routes import ROUTES
+from enforcement.policy.bundle import Bundle, BundleError
 from enforcement.stream_guard import StreamGuard
 from tests.enforcement import bundles
 from tests.enforcement.exchanges import (

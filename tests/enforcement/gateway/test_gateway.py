@@ -8,9 +8,9 @@ import pytest
 import trio
 
 from attestation.records import DecisionRecord
-from enforcement.gateway import GateState, Gateway, GatewayConfig
-from enforcement.identity import UNKNOWN
-from enforcement.limits import Limits
+from enforcement.gateway.gateway import GateState, Gateway, GatewayConfig
+from enforcement.http.limits import Limits
+from enforcement.identity.callers import UNKNOWN
 from enforcement.outcome import Outcome, Phase, PolicyRequest, Verdict
 from tests.enforcement.exchanges import Policy, always, when_found
 from tests.enforcement.gateway.doors import (

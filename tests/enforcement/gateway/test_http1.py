@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enforcement.http1 import HttpError, RequestHead, RequestParser
-from enforcement.http1_chunks import ChunkReader
-from enforcement.limits import Limits
+from enforcement.http.chunks import ChunkReader
+from enforcement.http.http1 import HttpError, RequestHead, RequestParser
+from enforcement.http.limits import Limits
 
 LIMITS = Limits()
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from enforcement.http1 import HttpError
-from enforcement.http1_reply import ReplyHead, ReplyParser
-from enforcement.limits import Limits
+from enforcement.http.http1 import HttpError
+from enforcement.http.http1_reply import ReplyHead, ReplyParser
+from enforcement.http.limits import Limits
 
 OK = b"HTTP/1.1 200 OK\r\n"
 

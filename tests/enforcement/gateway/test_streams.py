@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.lowlevel
 
-from enforcement.limits import Limits
+from enforcement.http.limits import Limits
 from enforcement.outcome import Outcome
 from tests.enforcement.exchanges import events, texts, when_found
 from tests.enforcement.gateway.doors import (

@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from enforcement.limits import Limits
+from enforcement.http.limits import Limits
 from tests.enforcement.gateway.doors import (
     STREAM_HEAD,
     UpstreamSide,

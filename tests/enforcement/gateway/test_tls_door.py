@@ -18,9 +18,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from agent.config_tls import TlsTable
 from agent.gateway_tls import GatewayTls
-from enforcement.identity import Certificates, Identifier, Key
-from enforcement.limits import Limits
-from enforcement.peer import LEAVE_SECONDS
+from enforcement.http.limits import Limits
+from enforcement.identity.callers import Certificates, Identifier, Key
+from enforcement.identity.peer import LEAVE_SECONDS
 from tests.enforcement.gateway.doors import (
     CHAT as BODY,
 )

@@ -7,7 +7,7 @@ import socket
 import pytest
 import trio
 
-from enforcement.limits import Limits
+from enforcement.http.limits import Limits
 from tests.enforcement.gateway.doors import (
     DONE,
     LAST,

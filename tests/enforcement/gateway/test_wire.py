@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from enforcement.wire import InterruptedWaitError, Watch, Wire, WireTimeoutError
+from enforcement.http.wire import InterruptedWaitError, Watch, Wire, WireTimeoutError
 
 
 @asynccontextmanager
