@@ -115,3 +115,16 @@ class Lost:
     last_seq: int
     known_seq: int
     source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Before:
+    """What is known of the newest boots of an agent.
+
+    Attributes:
+        lost: those with records missing that are not offered.
+        hardware: the TEE of one that was hardware attested, for people; empty where none was.
+    """
+
+    lost: tuple[Lost, ...] = ()
+    hardware: str = ""

@@ -26,6 +26,7 @@ class AlarmCode(StrEnum):
     ROLLBACK = "rollback"
     INVALID = "invalid"
     CHECKPOINT = "checkpoint"
+    DOWNGRADE = "downgrade"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +49,8 @@ class LoadBoots:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoadLost:
-    """Answer: `tuple[Lost, ...]`: of the newest boots of this agent, but for those that are
-    offered, the ones of which less is stored than is known to have been."""
+class LoadBefore:
+    """Answer: `Before`: what is known of the newest boots of this agent."""
 
     agent_id: str
     offered: frozenset[bytes]
@@ -141,7 +141,7 @@ Effect = (
     Send
     | Close
     | LoadBoots
-    | LoadLost
+    | LoadBefore
     | Begin
     | LoadHeads
     | Commit

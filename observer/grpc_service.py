@@ -31,9 +31,9 @@ from observer.effects import (
     Commit,
     Effect,
     Heard,
+    LoadBefore,
     LoadBoots,
     LoadHeads,
-    LoadLost,
     SaveCheckpoint,
     SavePassport,
     Send,
@@ -198,8 +198,8 @@ class _Stream:
                 return await services.store.load_heads(
                     effect.boot_id, effect.first_seq, effect.last_seq
                 )
-            case LoadLost():
-                return await services.store.load_lost(effect.agent_id, effect.offered)
+            case LoadBefore():
+                return await services.store.load_before(effect.agent_id, effect.offered)
             case Begin():
                 return await self._begin(effect)
             case Commit():

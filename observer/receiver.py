@@ -13,6 +13,7 @@ only a gap leaves it open, because the agent can go back by itself.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from enum import Enum
 from itertools import islice
@@ -33,7 +34,8 @@ from observer.batches import (
     check_batch,
     check_shape,
 )
-from observer.boots import Lost, OfferedBoot, Position, StoredBoot
+from observer.before import alarms_about
+from observer.boots import Before, OfferedBoot, Position, StoredBoot
 from observer.checkpoints import Asking, Checkpoints, Effects
 from observer.config import Limits
 from observer.effects import (
@@ -43,14 +45,14 @@ from observer.effects import (
     Close,
     Commit,
     Heard,
+    LoadBefore,
     LoadBoots,
     LoadHeads,
-    LoadLost,
     SavePassport,
     Send,
 )
 from observer.hello import Greeting, Refusal, Trust, compare_ends, greet, plain, renew
-from observer.stated import Statements, lost, missing
+from observer.stated import Statements, missing
 
 
 class State(Enum):
@@ -175,7 +177,7 @@ class Receiver:
                 detail=f"the proof of the passport's key does not verify: {error}",
                 boot_id=greeting.running.boot_id,
             ) from error
-        gone = yield from self._lost(greeting)
+        before = yield from self._before(greeting)
         self._positions = yield Begin(
             agent_id=greeting.agent_id,
             version=greeting.version,
@@ -186,7 +188,9 @@ class Receiver:
         self._boots = {boot.boot_id: boot for boot in greeting.boots}
         self.state = State.OPEN
         yield from greeting.skipped
-        yield from lost(gone, greeting.agent_id)
+        running = greeting.running.attested
+        assert running is not None  # `greet` takes no running boot without
+        yield from alarms_about(before, running, greeting.running.boot_id)
         for boot in greeting.boots:
             yield from compare_ends(boot, self._positions[boot.boot_id], greeting.agent_id)
             yield from missing(boot, greeting.agent_id)
@@ -194,15 +198,14 @@ class Receiver:
             self._statements.expect(boot.boot_id, *boot.stated)
             yield from self._statements.settle(boot, self._positions[boot.boot_id])
 
-    def _lost(self, greeting: Greeting) -> Asking[tuple[Lost, ...]]:
+    def _before(self, greeting: Greeting) -> Asking[Before]:
         """Asked before the new boot takes the place of the one that ran before."""
         offered = {boot.boot_id for boot in greeting.boots}
         offered |= {alarm.boot_id for alarm in greeting.skipped if alarm.boot_id is not None}
+        found: Before = yield LoadBefore(agent_id=greeting.agent_id, offered=frozenset(offered))
         if len(offered) >= self._limits.boots:
-            return ()  # those that had no place in this Hello follow in the next one
-        found: tuple[Lost, ...] = yield LoadLost(
-            agent_id=greeting.agent_id, offered=frozenset(offered)
-        )
+            # Those that had no place in this Hello follow in the next one.
+            found = replace(found, lost=())
         return found
 
     def _out_of_place(self, message: pb.AgentMessage, _now: datetime) -> Effects:

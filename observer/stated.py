@@ -8,10 +8,10 @@ rewritten, however well it hashes and whoever signed its end.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from attestation.wire import observer_pb2 as pb
-from observer.boots import Lost, OfferedBoot, Position, Stated
+from observer.boots import OfferedBoot, Position, Stated
 from observer.checkpoints import Effects, head_at
 from observer.effects import Alarm, AlarmCode
 from observer.hello import Refusal
@@ -66,19 +66,4 @@ def missing(boot: OfferedBoot, agent_id: str) -> Iterator[Alarm]:
             detail=f"the agent's journal ends at seq {boot.last_seq}; {last.passport_id} proves it"
             f" to seq {last.seq}: the agent's disk was rolled back or its journal was cut.",
             evidence=last.head,
-        )
-
-
-def lost(boots: Iterable[Lost], agent_id: str) -> Iterator[Alarm]:
-    """Boots whose records are not all stored here, and which the agent does not offer any more."""
-    for boot in boots:
-        yield Alarm(
-            code=AlarmCode.ROLLBACK,
-            agent_id=agent_id,
-            boot_id=boot.boot_id,
-            seq=boot.last_seq,
-            reason="boot.lost",
-            detail=f"this boot had seq {boot.known_seq} ({boot.source}), seq {boot.last_seq} is"
-            " stored here, and the agent does not offer it any more: its journal was removed or"
-            " rolled back, or this Observer's database was.",
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -13,7 +13,7 @@ from sqlalchemy import Select, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from attestation import chain
-from observer.boots import Attested, Lost, OfferedBoot, Position, Stated, StoredBoot
+from observer.boots import Attested, Before, Lost, OfferedBoot, Position, Stated, StoredBoot
 from observer.effects import Begin
 from observer.store.database import StoreError
 from observer.store.schema import agents, boots
@@ -112,7 +112,7 @@ def stored_boot(row: Any) -> StoredBoot:
 
 
 def newest_boots(agent_id: str) -> Select[Any]:
-    """The query whose rows `lost_boot` reads: the newest boots of an agent."""
+    """The query whose rows `before` reads: the newest boots of an agent."""
     return (
         select(
             boots.c.boot_id,
@@ -128,7 +128,17 @@ def newest_boots(agent_id: str) -> Select[Any]:
     )
 
 
-def lost_boot(row: Any) -> Lost | None:
+def before(rows: Sequence[Any], offered: Collection[bytes]) -> Before:
+    """What rows of `newest_boots` say."""
+    missed = (_lost(row) for row in rows if row.boot_id not in offered)
+    infos = (json.loads(row.passport_info) for row in rows if row.passport_info)
+    hardware = (info["tee_display"] for info in infos if info["hardware_attested"])
+    return Before(
+        lost=tuple(boot for boot in missed if boot is not None), hardware=next(hardware, "")
+    )
+
+
+def _lost(row: Any) -> Lost | None:
     """A boot of which less is stored than its passport proves, or than its agent said it had; None
     where nothing is known to be missing."""
     stated = _stated(row.passport_info)

@@ -17,13 +17,13 @@ from sqlalchemy import func, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from observer.boots import Lost, Position, StoredBoot
+from observer.boots import Before, Position, StoredBoot
 from observer.config import ConfigError
 from observer.effects import Alarm, Begin, Commit, SaveCheckpoint, SavePassport
 from observer.store.alarms import record_alarm
 from observer.store.boots import (
+    before,
     begin_stream,
-    lost_boot,
     newest_boots,
     save_passport,
     save_seen,
@@ -221,17 +221,16 @@ class Store:
         rows = await self.read(select(boots).where(boots.c.boot_id.in_(boot_ids)))
         return {row.boot_id: stored_boot(row) for row in rows}
 
-    async def load_lost(self, agent_id: str, offered: Collection[bytes]) -> tuple[Lost, ...]:
-        """Of the newest boots of an agent, but for those offered, the ones with records that are
-        known and not stored.
+    async def load_before(self, agent_id: str, offered: Collection[bytes]) -> Before:
+        """What is known of the newest boots of an agent.
+
+        Args:
+            offered: boots whose missing records may come yet.
 
         Raises:
             StoreError.
         """
-        rows = [
-            row for row in await self.read(newest_boots(agent_id)) if row.boot_id not in offered
-        ]
-        return tuple(found for row in rows if (found := lost_boot(row)) is not None)
+        return before(await self.read(newest_boots(agent_id)), offered)
 
     async def load_heads(self, boot_id: bytes, first_seq: int, last_seq: int) -> dict[int, bytes]:
         """Stored chain heads of a boot, first and last included.

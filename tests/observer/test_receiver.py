@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from attestation.wire import observer_pb2 as pb
 from observer import effects as fx
-from observer.boots import Position, StoredBoot
+from observer.boots import Before, Position, StoredBoot
 from observer.config import Limits
 from observer.receiver import Receiver, State
 from tests.observer.fake_agent import FakeBoot
@@ -53,8 +53,8 @@ class World:
                 self.closed = True
             case fx.LoadBoots():
                 return {i: self.boots[i] for i in effect.boot_ids if i in self.boots}
-            case fx.LoadLost():
-                return ()
+            case fx.LoadBefore():
+                return Before()
             case fx.LoadHeads():
                 heads = self.heads[effect.boot_id]
                 return {s: heads[s] for s in range(effect.first_seq, effect.last_seq + 1)}

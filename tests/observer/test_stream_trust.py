@@ -672,6 +672,31 @@ def test_a_boot_whose_records_can_still_come_is_not_missed(
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("was", [True, False])
+def test_a_name_that_was_hardware_attested_and_is_not_any_more_raises_an_alarm(
+    observer: Serve, trust: FakeTrust, was: bool
+) -> None:
+    real, other, again = FakeBoot(), FakeBoot(), FakeBoot()
+    genuine = {"tee": "sev-snp", "tee_display": "AMD SEV-SNP", "simulated": False}
+    trust.believe(real, **genuine, hardware_attested=was)
+    trust.believe(other)  # a simulated TEE, where these are allowed
+    trust.believe(again, **genuine, hardware_attested=was)
+
+    async def scenario() -> None:
+        async with observer() as running:
+            for epoch, boot in enumerate((real, other, again), start=1):
+                boot.decide(1)
+                async with connect(running.grpc) as stream:
+                    await stream.open(boot, epoch=epoch)
+                    await stream.acked(boot.batch(1, 1))
+            found = await all_alarms(running.store)
+            assert [(row["code"], row["boot_id"]) for row in found] == (
+                [("downgrade", other.boot_id)] if was else []
+            )
+
+    asyncio.run(scenario())
+
+
 # -- limits --------------------------------------------------------------------------------
 
 
