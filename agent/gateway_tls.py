@@ -16,7 +16,7 @@ from typing import Any, Final
 import trio
 
 from agent import logs
-from agent.config_tls import TlsTable
+from agent.config import TlsTable
 from agent.errors import ExitCode, FatalError
 from agent.lifecycle import Part, Trouble, Weight
 from agent.tls_files import Loaded, TlsFilesError, load, look, utc

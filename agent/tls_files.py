@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from agent.config_tls import TlsTable
+from agent.config import TlsTable
 from enforcement.gateway.tls_server import Credentials
 from enforcement.identity.peer import Trust, digest_of
 

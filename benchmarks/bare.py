@@ -134,7 +134,7 @@ class Passthrough:
 def _tls(directory: str = "") -> TlsServer | None:
     if not directory:
         return None
-    from agent.config_tls import TlsTable  # noqa: PLC0415 - the plain door stays as it was
+    from agent.config import TlsTable  # noqa: PLC0415 - the plain door stays as it was
     from agent.tls_files import load  # noqa: PLC0415
 
     table = TlsTable(certificate_file=f"{directory}/tls.pem", key_file=f"{directory}/tls.key")

@@ -15,7 +15,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from agent.auditor_metrics import auditor_metrics
-from agent.config_tls import TlsTable
+from agent.config import TlsTable
 from agent.gateway_tls import GatewayTls
 from agent.histogram import QUICK, Histogram
 from agent.metrics import Family, counters, exposition, gauge, gauges, histogram, info

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from agent.config_tls import TlsTable
+from agent.config import TlsTable
 from agent.errors import ExitCode, FatalError
 from agent.gateway_tls import LOOK_SECONDS, GatewayTls
 from agent.tls_files import MAX_AUTHORITIES, TlsFilesError, load

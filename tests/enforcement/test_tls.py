@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.config_tls import TlsTable
+from agent.config import TlsTable
 from agent.tls_files import load
 from enforcement.http.tls import MAX_HANDSHAKE, TlsError, TlsSession
 from tests.pki import CHAT, DOMAIN, HOUR, Cert, authority, client_context, make

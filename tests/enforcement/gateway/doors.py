@@ -17,7 +17,7 @@ from typing import Any
 import trio
 import trio.testing
 
-from agent.config_tls import TlsTable
+from agent.config import TlsTable
 from agent.tls_files import load
 from attestation.records import DecisionRecord
 from enforcement.gateway.gateway import GateState, Gateway, GatewayConfig

@@ -16,7 +16,7 @@ import trio
 import trio.testing
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from agent.config_tls import TlsTable
+from agent.config import TlsTable
 from agent.gateway_tls import GatewayTls
 from enforcement.http.limits import Limits
 from enforcement.identity.callers import Certificates, Identifier, Key

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
 import msgspec
 
+from agent.config.base import Places, Table
+
 # SPIFFE-ID, section 2.1.
 _TRUST_DOMAIN: Final = re.compile(r"[a-z0-9._-]{1,255}")
-
-
-class Table(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """A table of the file: unknown keys are errors."""
 
 
 class TlsTable(Table, frozen=True):
@@ -25,7 +23,7 @@ class TlsTable(Table, frozen=True):
     minimum_version: Literal["1.2", "1.3"] = "1.2"
     client: Literal["none", "optional", "required"] = "none"  # whether clients show certificates
     # SPIFFE trust domain to a PEM file with its authorities (its trust bundle).
-    trust_domains: dict[str, str] = {}
+    trust_domains: dict[str, str] = msgspec.field(default_factory=dict)
     client_crl_file: str = ""  # PEM: what those authorities revoked; one list for each
     # Who the caller is where a client shows a certificate (`enforcement.identity.callers`).
     caller: Literal["certificate", "credential", "either"] = "certificate"
@@ -39,6 +37,16 @@ class TlsTable(Table, frozen=True):
     def names_callers(self) -> bool:
         """Whether a client certificate can be all that a client shows."""
         return self.wanted and self.client != "none" and self.caller != "credential"
+
+    def placed(self, places: Places) -> Self:
+        """With absolute paths."""
+        return msgspec.structs.replace(
+            self,
+            certificate_file=places.secret(self.certificate_file),
+            key_file=places.secret(self.key_file),
+            client_crl_file=places.absolute(self.client_crl_file),
+            trust_domains={name: places.secret(path) for name, path in self.trust_domains.items()},
+        )
 
     def problems(self) -> list[str]:
         """What does not fit together."""
