@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.image.podman import IMAGE, ROOT, Podman
+from tests.pki import authority, make
 
 pytestmark = pytest.mark.deploy
 
@@ -200,6 +201,13 @@ def test_the_agent_takes_the_configuration_that_the_chart_writes(
     keys.write_text("alice " + "0" * 64 + "\n")
     keys.chmod(0o600)
     text = text.replace("/etc/lucid/secrets/identity/keys", str(keys))
+    text = text.replace("/etc/lucid/secrets/gateway-", f"{tmp_path}/")
+    make("gateway").write(tmp_path, "gateway")
+    (tmp_path / "tls").mkdir()
+    (tmp_path / "gateway.pem").rename(tmp_path / "tls" / "tls.crt")
+    (tmp_path / "gateway.key").rename(tmp_path / "tls" / "tls.key")
+    (tmp_path / "authority").mkdir()
+    (tmp_path / "authority" / "ca.crt").write_bytes(authority().pem)
     (tmp_path / "agent.toml").write_text(text)
     done = subprocess.run(
         [ROOT / ".venv" / "bin" / "lucid-agent", "check-config", "-c", tmp_path / "agent.toml"],
@@ -225,6 +233,22 @@ def test_the_agent_takes_the_configuration_that_the_chart_writes(
             },
             "would be plaintext",
         ),
+        (
+            {
+                "model": {"image": "m"}, "policy": {"example": True},
+                "tls": {"secret": "s", "client": "required"},
+            },
+            "tls.client: to ask for certificates needs",
+        ),
+        (
+            {
+                "model": {"image": "m"}, "policy": {"example": True},
+                "tls": {"secret": "s", "client": "required", "caller": "credential"},
+            },
+            "identity: nobody could ask",
+        ),
+        ({"tls": {"client": "maybe"}}, "/tls/client"),
+        ({"tls": {"trustDomain": "Example.org"}}, "/tls/trustDomain"),
         ({"mode": "cronjob"}, "/mode"),
         ({"tee": {"mode": "sgx"}}, "/tee/mode"),
         ({"image": {"repository": "x", "digest": "latest"}}, "/image/digest"),

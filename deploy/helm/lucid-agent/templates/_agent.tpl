@@ -68,6 +68,12 @@
     {{- if .Values.identity.keysSecret.name }}
     - {name: keys, mountPath: /etc/lucid/secrets/identity, readOnly: true}
     {{- end }}
+    {{- if .Values.tls.secret }}
+    - {name: gateway-tls, mountPath: /etc/lucid/secrets/gateway-tls, readOnly: true}
+    {{- end }}
+    {{- if .Values.tls.authoritySecret.name }}
+    - {name: gateway-authority, mountPath: /etc/lucid/secrets/gateway-authority, readOnly: true}
+    {{- end }}
     {{- if .Values.observer.caSecret.name }}
     - {name: observer-ca, mountPath: /etc/lucid/secrets/observer-ca, readOnly: true}
     {{- end }}
@@ -107,6 +113,16 @@
 {{- if .name }}
 - name: keys
   secret: {secretName: {{ .name }}, items: [{key: {{ .key }}, path: keys}], defaultMode: 0440}
+{{- end }}
+{{- end }}
+{{- with .Values.tls.secret }}
+- name: gateway-tls
+  secret: {secretName: {{ . }}, defaultMode: 0440}
+{{- end }}
+{{- with .Values.tls.authoritySecret }}
+{{- if .name }}
+- name: gateway-authority
+  secret: {secretName: {{ .name }}, items: [{key: {{ .key }}, path: ca.crt}], defaultMode: 0440}
 {{- end }}
 {{- end }}
 {{- with .Values.observer.caSecret }}

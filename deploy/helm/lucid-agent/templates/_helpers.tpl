@@ -41,8 +41,15 @@ seccompProfile:
 {{- if not (or .policy.configMap .policy.example) }}
 {{- fail "policy: name a ConfigMap with the bundle (policy.configMap), or set policy.example=true to try it" }}
 {{- end }}
-{{- if not (or .identity.anonymous .identity.keysSecret.name) }}
-{{- fail "identity: nobody could ask: set identity.keysSecret.name, or identity.anonymous=true" }}
+{{- $workloads := and .tls.secret (ne .tls.client "none") (ne .tls.caller "credential") }}
+{{- if not (or .identity.anonymous .identity.keysSecret.name $workloads) }}
+{{- fail "identity: nobody could ask: set identity.keysSecret.name, tls.client, or identity.anonymous=true" }}
+{{- end }}
+{{- if and (ne .tls.client "none") (not (and .tls.secret .tls.trustDomain .tls.authoritySecret.name)) }}
+{{- fail "tls.client: to ask for certificates needs tls.secret, tls.trustDomain and tls.authoritySecret.name" }}
+{{- end }}
+{{- if and (eq .tls.client "none") (or .tls.trustDomain .tls.authoritySecret.name) }}
+{{- fail "tls.trustDomain: is about certificates of clients; set tls.client=required or optional" }}
 {{- end }}
 {{- if and (eq .mode "sidecar") (not .model.image) }}
 {{- fail "model.image: mode sidecar needs the model server's image" }}
