@@ -190,13 +190,15 @@ def _check_time(path: Path, begins: float, ends: float, now: float) -> None:
 
 
 def _check_purpose(path: Path, certificate: x509.Certificate) -> None:
+    """What it says of its use, where it says anything, must allow a handshake."""
     try:
-        usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except x509.ExtensionNotFound:
-        return
+        found = {type(one.value): one.value for one in certificate.extensions}
     except _UNREADABLE:
         raise TlsFilesError(f"{path}: the certificate's extensions cannot be read") from None
-    if not _FOR_SERVERS & set(usage):
+    usage, purposes = found.get(x509.KeyUsage), found.get(x509.ExtendedKeyUsage)
+    if isinstance(usage, x509.KeyUsage) and not usage.digital_signature:
+        raise TlsFilesError(f"{path}: the certificate is not for signing (digitalSignature)")
+    if isinstance(purposes, x509.ExtendedKeyUsage) and not _FOR_SERVERS & set(purposes):
         raise TlsFilesError(f"{path}: the certificate is not for servers (serverAuth)")
 
 

@@ -115,6 +115,7 @@ def test_what_cannot_be_used_is_refused_and_named(
     [
         (make("old", ends=-HOUR / 2), "the certificate has ended"),
         (make("new", begins=HOUR / 2), "is valid only from"),
+        (make("mute", signs=False), r"not for signing \(digitalSignature\)"),
         (make("app", usage=FOR_CLIENTS), r"not for servers \(serverAuth\)"),
     ],
 )
