@@ -109,7 +109,9 @@ class TlsServer:
         count(self.metrics.handshakes, session.version, shown)
         if certificate is None:
             return None
-        chain = self._chains.of(certificate, session.verified_chain())
+        chain = self._chains.of(
+            certificate, session.verified_chain(), resumable=session.version == "TLSv1.2"
+        )
         return Peer(certificate, chain, trust=lambda: self.credentials.trust, now=self._now)
 
     def _failed(self, reason: str) -> None:

@@ -58,12 +58,13 @@ class TlsSession:
         open: the handshake is done, and nobody has said the end.
     """
 
-    __slots__ = ("_fed", "_incoming", "_object", "_outgoing", "open")
+    __slots__ = ("_drained", "_fed", "_incoming", "_object", "_outgoing", "open")
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._fed = 0
+        self._drained = False  # nothing more can be read before more is fed
         self.open = False
 
     def feed(self, data: bytes) -> None:
@@ -82,10 +83,11 @@ class TlsSession:
             if self._fed > MAX_HANDSHAKE:
                 raise TlsError("too_large")
         self._incoming.write(data)
+        self._drained = False
 
     def outgoing(self) -> bytes:
         """What must be sent now; empty: nothing."""
-        return self._outgoing.read()
+        return self._outgoing.read() if self._outgoing.pending else b""
 
     def handshake(self) -> bool:
         """Go on with the handshake; True where it is done.
@@ -108,6 +110,8 @@ class TlsSession:
         Raises:
             TlsError: what came is not what the peer sent.
         """
+        if self._drained:
+            return None
         parts: list[bytes] = []
         size = 0
         try:
@@ -117,7 +121,13 @@ class TlsSession:
                     break
                 parts.append(part)
                 size += len(part)
+                # A read takes a whole record. To ask for one that cannot be there costs an
+                # exception for each request.
+                if not self._incoming.pending:
+                    self._drained = True
+                    break
         except ssl.SSLWantReadError:
+            self._drained = True
             if not parts:
                 return None
         except ssl.SSLZeroReturnError:

@@ -116,21 +116,31 @@ class Chains:
     def __init__(self) -> None:
         self._known: OrderedDict[bytes, Chain] = OrderedDict()
 
-    def of(self, certificate: bytes, verified: list[bytes]) -> Chain | None:
-        """Of a certificate (DER): from the chain that was verified now, or else by memory."""
+    def of(self, certificate: bytes, verified: list[bytes], *, resumable: bool) -> Chain | None:
+        """Of a certificate (DER): from the chain that was verified now, or else by memory.
+
+        Args:
+            resumable: the session may come again without a chain.
+        """
         key = digest_of(certificate)
-        if verified:
-            self._known[key] = chain_of(verified)
+        if not verified:
+            if key in self._known:
+                self._known.move_to_end(key)
+            return self._known.get(key)
+        chain = chain_of(verified)
+        if resumable and chain is not None:
+            self._known[key] = chain
             if len(self._known) > _REMEMBERED:
                 self._known.popitem(last=False)
-        elif key in self._known:
-            self._known.move_to_end(key)
-        return self._known.get(key)
+        return chain
 
 
-def chain_of(verified: list[bytes]) -> Chain:
-    """When a chain ends, and the digest of its authority."""
-    read = [x509.load_der_x509_certificate(one) for one in verified]
+def chain_of(verified: list[bytes]) -> Chain | None:
+    """When a chain ends, and the digest of its authority; None: it cannot be read."""
+    try:
+        read = [x509.load_der_x509_certificate(one) for one in verified]
+    except ValueError:
+        return None
     return min(one.not_valid_after_utc.timestamp() for one in read), digest_of(verified[-1])
 
 

@@ -146,9 +146,16 @@ def test_one_that_cannot_be_read_names_nobody(der: bytes) -> None:
 
 
 def test_the_chain_of_a_resumed_session_is_remembered_and_no_other() -> None:
-    chains = Chains()
-    assert chains.of(CLIENT.der, []) is None
-    known = chains.of(CLIENT.der, [CLIENT.der, ROOT.der])
+    chains, verified = Chains(), [CLIENT.der, ROOT.der]
+    assert chains.of(CLIENT.der, [], resumable=True) is None
+    known = chains.of(CLIENT.der, verified, resumable=False)
     assert known == (CLIENT.certificate.not_valid_after_utc.timestamp(), digest_of(ROOT.der))
-    assert chains.of(CLIENT.der, []) == known
-    assert chains.of(BELOW.der, []) is None
+    assert chains.of(CLIENT.der, [], resumable=True) is None  # TLS 1.3: it never comes again
+    assert chains.of(CLIENT.der, verified, resumable=True) == known
+    assert chains.of(CLIENT.der, [], resumable=True) == known
+    assert chains.of(BELOW.der, [], resumable=True) is None
+
+
+def test_a_chain_that_cannot_be_read_is_none() -> None:
+    assert chain_of([CLIENT.der, b"0"]) is None
+    assert Chains().of(CLIENT.der, [CLIENT.der, b""], resumable=True) is None
