@@ -50,7 +50,8 @@ class LoadBoots:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadBefore:
-    """Answer: `Before`: what is known of the newest boots of this agent."""
+    """Answer: `Before`: what is known of the newest boots of this agent. The missing records of
+    those that are offered may come yet."""
 
     agent_id: str
     offered: frozenset[bytes]
