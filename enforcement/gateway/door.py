@@ -128,6 +128,7 @@ class Door:
                 if error.errno in _OUT_OF_RESOURCES:
                     count(self.metrics.refusals, "out_of_resources")
                     await trio.sleep(0.1)  # others must close first
+                await trio.lowlevel.checkpoint()  # one that comes again and again stops nobody
                 continue
             sock.setblocking(False)
             self.metrics.accepted += 1

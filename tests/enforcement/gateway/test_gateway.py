@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import socket
+from typing import Any, cast
 
 import pytest
 import trio
 
 from attestation.records import DecisionRecord
+from enforcement.admission import Admission
+from enforcement.gateway.door import Door
 from enforcement.gateway.gateway import GateState, Gateway, GatewayConfig
 from enforcement.http.limits import Limits
+from enforcement.http.upstream import Address
 from enforcement.identity.callers import UNKNOWN
 from enforcement.outcome import Outcome, Phase, PolicyRequest, Verdict
 from tests.enforcement.exchanges import Policy, always, when_found
@@ -513,6 +519,20 @@ async def test_too_many_connections_are_told_so() -> None:
         await second.stream.aclose()
         await trio.testing.wait_all_tasks_blocked(0.02)
         assert (await door.ask()).status == 200
+
+
+class _Unwilling(socket.socket):
+    def accept(self) -> tuple[socket.socket, Any]:
+        raise OSError(errno.EPERM, "by rule of a firewall")
+
+
+async def test_a_socket_that_takes_nobody_stops_nobody_else() -> None:
+    limits, upstream = Limits(), Address(host="127.0.0.1", port=1)
+    door = Door(limits=limits, upstream=upstream, admission=cast("Admission", None))
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(door.serve, [_Unwilling()])
+            nursery.cancel_scope.cancel()
 
 
 class _Panic(BaseException):
