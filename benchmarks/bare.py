@@ -22,8 +22,8 @@ from enforcement.content.apierror import Headers, Refusal
 from enforcement.gateway.door import Door
 from enforcement.gateway.replies import refusal
 from enforcement.gateway.tls_server import TlsServer
-from enforcement.http.http1 import RequestHead
 from enforcement.http.limits import Limits
+from enforcement.http.request_head import RequestHead
 from enforcement.http.upstream import Address
 from enforcement.identity.callers import Shown
 from enforcement.outcome import Outcome, Verdict

@@ -17,7 +17,8 @@ from enforcement.auditing import Audit, Auditors, Question
 from enforcement.content.apierror import Headers, Refusal
 from enforcement.content.routes import find_route
 from enforcement.exchange import Exchange, refuse_unknown_route
-from enforcement.http.http1 import Header, RequestHead
+from enforcement.http.fields import Header
+from enforcement.http.request_head import RequestHead
 from enforcement.identity.callers import UNKNOWN, Caller, Shown, Stranger
 from enforcement.recorder import Recorder
 from enforcement.ruling import Ruling

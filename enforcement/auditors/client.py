@@ -19,7 +19,7 @@ import trio
 
 from enforcement.auditors.breaker import Breaker, Rules, State
 from enforcement.auditors.contract import AnswerError
-from enforcement.http.http1 import HttpError
+from enforcement.http.fields import HttpError
 from enforcement.http.limits import Limits
 from enforcement.http.metrics import GatewayMetrics
 from enforcement.http.upstream import Address, Pool, UpstreamConnection, UpstreamError

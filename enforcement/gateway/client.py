@@ -11,16 +11,11 @@ from enforcement.content.apierror import Refusal
 from enforcement.gateway import replies
 from enforcement.gateway.tls_server import TlsServer
 from enforcement.http.chunks import ChunkReader, body_too_large
-from enforcement.http.http1 import (
-    HEAD_END,
-    Block,
-    HttpError,
-    RequestHead,
-    RequestParser,
-    check_partial,
-)
+from enforcement.http.fields import HEAD_END, Block, HttpError, check_partial
 from enforcement.http.limits import Limits
 from enforcement.http.metrics import GatewayMetrics
+from enforcement.http.request_head import RequestHead
+from enforcement.http.requests import RequestParser
 from enforcement.http.tls import TlsError
 from enforcement.http.tls_wire import TlsWire
 from enforcement.http.upstream import Pool

@@ -21,8 +21,9 @@ from enforcement.gateway import replies
 from enforcement.gateway.client import Client, Shared
 from enforcement.gateway.pages import Page
 from enforcement.gateway.relay import Relay, record_decision
-from enforcement.http.http1 import HttpError, RequestHead
+from enforcement.http.fields import HttpError
 from enforcement.http.metrics import count
+from enforcement.http.request_head import RequestHead
 from enforcement.http.wire import InterruptedWaitError, WireError, WireTimeoutError
 from enforcement.recorder import RecordError
 from enforcement.ruling import Ruling

@@ -2,8 +2,8 @@
 
 Requests come in over HTTP/1.1, are decided by policy, recorded, and passed on, edited or refused;
 replies take the same way back (`enforcement.exchange` decides, `relay` keeps the
-order). Streamed replies pass through a hold-back window. See `enforcement.http.http1` for what is
-refused before any policy is asked.
+order). Streamed replies pass through a hold-back window. What is refused before any policy is
+asked: `enforcement.http.requests`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from enforcement.admission import GateState, PolicyAdmission
 from enforcement.gateway.door import Door
 from enforcement.gateway.pages import PASSPORT_PATH, passport_page
 from enforcement.gateway.tls_server import TlsServer
-from enforcement.http.http1 import Header
+from enforcement.http.fields import Header
 from enforcement.http.limits import Limits
 from enforcement.http.metrics import GatewayMetrics
 from enforcement.http.upstream import Address

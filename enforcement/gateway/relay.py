@@ -16,9 +16,10 @@ from enforcement import asking
 from enforcement.admission import ExchangeLike, GuardLike
 from enforcement.gateway import replies
 from enforcement.gateway.client import Client, Shared
-from enforcement.http.http1 import HttpError, RequestHead
-from enforcement.http.http1_reply import ReplyHead
+from enforcement.http.fields import HttpError
 from enforcement.http.metrics import count
+from enforcement.http.reply_head import ReplyHead
+from enforcement.http.request_head import RequestHead
 from enforcement.http.upstream import UpstreamConnection, UpstreamError
 from enforcement.http.wire import InterruptedWaitError, WireError, WireTimeoutError
 from enforcement.ruling import Ruling

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from enforcement.content.apierror import Refusal, error_object, error_type
-from enforcement.http.http1 import Block, Header
+from enforcement.http.fields import Block, Header
 
 _JSON: Final = (b"content-type", b"application/json")
 _SAFE_VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from enforcement.http.http1 import HttpError
+from enforcement.http.fields import HttpError
 from enforcement.http.limits import Limits
 
 # Size in up to 8 hex digits, then extensions, which are checked, bounded and thrown away.

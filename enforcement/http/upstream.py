@@ -22,10 +22,11 @@ from urllib.parse import urlsplit
 
 import trio
 
-from enforcement.http.http1 import HttpError
-from enforcement.http.http1_reply import ReplyHead, ReplyParser
+from enforcement.http.fields import HttpError
 from enforcement.http.limits import Limits
 from enforcement.http.metrics import GatewayMetrics
+from enforcement.http.replies import ReplyParser
+from enforcement.http.reply_head import ReplyHead
 from enforcement.http.wire import Watch, Wire, WireError, WireTimeoutError
 
 

@@ -19,9 +19,11 @@ from enforcement.content.routes import ROUTES, Route
 from enforcement.content.sse import MalformedStreamError, SseDecoder
 from enforcement.detectors import DETECTORS, hold_from, scan
 from enforcement.http.chunks import ChunkReader
-from enforcement.http.http1 import HEAD_END, HttpError, RequestHead, RequestParser, check_partial
-from enforcement.http.http1_reply import ReplyParser
+from enforcement.http.fields import HEAD_END, HttpError, check_partial
 from enforcement.http.limits import Limits
+from enforcement.http.replies import ReplyParser
+from enforcement.http.request_head import RequestHead
+from enforcement.http.requests import RequestParser
 from enforcement.outcome import Outcome
 from tests.enforcement.exchanges import exchange, when_found
 from tests.fuzz import recipes

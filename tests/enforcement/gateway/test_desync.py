@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from enforcement.http.chunks import ChunkReader
-from enforcement.http.http1 import HttpError, RequestParser
+from enforcement.http.fields import HttpError
 from enforcement.http.limits import Limits
+from enforcement.http.requests import RequestParser
 from tests.enforcement.gateway.doors import house, request
 
 P = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\n"

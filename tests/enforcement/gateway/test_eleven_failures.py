@@ -22,8 +22,8 @@ from enforcement.admission import PolicyAdmission
 from enforcement.content.routes import ROUTES
 from enforcement.detectors import DETECTORS
 from enforcement.exchange import Exchange
-from enforcement.http.http1 import RequestParser
 from enforcement.http.limits import Limits
+from enforcement.http.requests import RequestParser
 from enforcement.identity.callers import Caller
 from enforcement.outcome import Outcome
 from enforcement.policy.bundle import Bundle, BundleError

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from enforcement.http.http1 import HttpError
-from enforcement.http.http1_reply import ReplyHead, ReplyParser
+from enforcement.http.fields import HttpError
 from enforcement.http.limits import Limits
+from enforcement.http.replies import ReplyParser
+from enforcement.http.reply_head import ReplyHead
 
 OK = b"HTTP/1.1 200 OK\r\n"
 

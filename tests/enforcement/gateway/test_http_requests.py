@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enforcement.http.chunks import ChunkReader
-from enforcement.http.http1 import HttpError, RequestHead, RequestParser
+from enforcement.http.fields import HttpError
 from enforcement.http.limits import Limits
+from enforcement.http.request_head import RequestHead
+from enforcement.http.requests import RequestParser
 
 LIMITS = Limits()
 
