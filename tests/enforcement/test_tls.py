@@ -355,3 +355,18 @@ def test_a_certificate_that_cannot_be_verified_ends_the_handshake(
     folder: Path, strict: ssl.SSLContext, shown: Cert | None, reason: str
 ) -> None:
     assert refused(strict, Client(client_context(folder, GATEWAY, shown))) == reason
+
+
+@pytest.mark.parametrize("tls12", [False, True])
+def test_what_came_whole_is_read_and_what_follows_is_an_error_each_time(
+    folder: Path, strict: ssl.SSLContext, tls12: bool
+) -> None:
+    peer = Client(client_context(folder, GATEWAY, CLIENT, tls12=tls12))
+    session = connect(strict, peer)
+    first, second = peer.say(b"first"), bytearray(peer.say(b"second"))
+    second[-1] ^= 1
+    session.feed(first + second)
+    assert session.read() == b"first"
+    for _ in range(3):
+        with pytest.raises(TlsError):
+            session.read()
