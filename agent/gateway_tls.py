@@ -19,6 +19,7 @@ from agent import logs
 from agent.config import TlsTable
 from agent.errors import ExitCode, FatalError
 from agent.lifecycle import Part, Trouble, Weight
+from agent.ticks import next_tick
 from agent.tls_files import Loaded, TlsFilesError, load, look, utc
 from enforcement.gateway.tls_server import TlsServer
 
@@ -68,7 +69,7 @@ class GatewayTls:
         """Load the files when they change, or somebody wishes it. Until cancelled."""
         before = self._tried
         while True:
-            with trio.move_on_after(LOOK_SECONDS):
+            with trio.move_on_at(next_tick(LOOK_SECONDS)):
                 await self._wish.wait()
             if self._wish.is_set():
                 self._wish = trio.Event()
