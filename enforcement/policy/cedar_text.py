@@ -4,7 +4,8 @@ Cedar's Python binding reports parse errors without a place ("unexpected token `
 here follows the lexical rules of the Cedar grammar (https://docs.cedarpolicy.com/policies/
 syntax-grammar.html: identifiers, integers, strings with backslash escapes, `//` comments) just far
 enough to split a file into statements and to find the token that the real parser stumbled over.
-It decides nothing: what a policy means is always what Cedar's own parser says.
+It decides nothing: what a policy means is always what Cedar's own parser says. A string that has no
+end is one token up to the end of the file, so that no text is read twice.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from typing import Final
 
 SCALE: Final = 10_000  # Cedar has no floats: decimals are whole numbers times this
 I64_MAX: Final = 2**63 - 1
+_LARGEST: Final = str(I64_MAX)
 MAX_TOKENS: Final = 5000  # of one policy
 MAX_DEPTH: Final = 64  # of brackets
+MAX_QUOTED: Final = 1000  # characters of a name in a message of Cedar's
 
 _OPENING: Final = frozenset("([{")
 _CLOSING: Final = frozenset(")]}")
@@ -27,7 +30,8 @@ _TOKEN: Final = re.compile(
     r"""
       (?P<space>\s+|//[^\n\r]*)
     | (?P<float>\d+\.\d+|(?<![\w)\]"])\.\d+)
-    | (?P<string>"(?:\\.|[^"\\])*")
+    | (?P<string>"(?:\\.|[^"\\])*+")
+    | (?P<open>".*)
     | (?P<word>[A-Za-z_]\w*|\d+)
     | (?P<mark>::|==|!=|<=|>=|&&|\|\||.)
     """,
@@ -37,7 +41,8 @@ _TOKEN: Final = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """One token: its kind (`float`, `string`, `word`, `mark`), text and offset in the file."""
+    """One token: its kind (`float`, `string`, `open` (a string without end), `word`,
+    `mark`), text and offset in the file."""
 
     kind: str
     text: str
@@ -93,7 +98,8 @@ class Statement:
 
 def scaled(literal: str) -> str:
     """The whole number to write for a float literal: `0.7` → `7000` (rounded half up)."""
-    return str(int((Decimal(literal) * SCALE).to_integral_value(rounding="ROUND_HALF_UP")))
+    whole = (Decimal(literal) * SCALE).to_integral_value(rounding="ROUND_HALF_UP")
+    return f"{whole:f}"  # an `int` of thousands of digits has no text
 
 
 def statements(text: str) -> list[Statement]:
@@ -145,11 +151,12 @@ def find_error(statement: Statement, parse: Callable[[str], str | None]) -> int:
     message = parse(statement.text()) or ""
     if "integer parse error" in message:  # noticed only at the token behind the number
         for token in tokens:
-            if token.text.isdecimal() and int(token.text) > I64_MAX:
+            digits = token.text.lstrip("0")
+            if token.text.isdecimal() and (len(digits), digits) > (len(_LARGEST), _LARGEST):
                 return token.start
     if high < len(tokens):
         return tokens[high - 1].start
-    ended = "unexpected end of input" in message
+    ended = "unexpected end of input" in message or tokens[-1].kind == "open"
     return find_mention(statement, message, default=tokens[-1].start if ended else None)
 
 
@@ -160,7 +167,7 @@ def find_mention(statement: Statement, message: str, *, default: int | None = No
     word of the quoted name is what to look for; the longest match in the policy wins.
     """
     for quoted in re.findall(r"`([^`]+)`", message):
-        words = re.findall(r'"(?:\\.|[^"\\])*"|\w+', quoted)
+        words = re.findall(r'"(?:\\.|[^"\\])*+"|\w+', quoted[:MAX_QUOTED])
         for word in reversed(words):
             spellings = {word, f'"{word}"'}
             for token in statement.tokens:

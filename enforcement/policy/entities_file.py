@@ -17,6 +17,7 @@ from enforcement.policy.bundle_files import LIMITS
 from enforcement.policy.policies import CedarError, Entities, Schema
 from enforcement.policy.problems import Problem
 from enforcement.policy.schema import ENTITY_TYPES, NAMESPACE
+from enforcement.policy.vocabulary import is_unicode
 
 FILE: Final = "entities.json"
 _KEYS: Final = ("uid", "attrs", "parents")
@@ -106,9 +107,11 @@ _EMPTY: Final = {
 def _kind(uid: Any) -> tuple[str | None, tuple[str, str] | None]:
     """The type without its namespace, or what is wrong and the cure."""
     try:
-        kind, _ = uid_of(uid)
+        kind, name = uid_of(uid)
     except ValueError:
         return None, ("not a type and an id", f"write {_UID}")
+    if not is_unicode(name):
+        return None, ("its id is not valid Unicode text", "")
     if kind not in _TYPES:
         full = kind if "::" in kind else f"{NAMESPACE}::{kind}"
         return None, (f"there is no type {kind[:64]}", nearest(full, _TYPES))
@@ -152,8 +155,8 @@ def _is(value: Any, kind: str) -> bool:
     if kind == "Bool":
         return isinstance(value, bool)
     if kind == "String":
-        return isinstance(value, str)
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+        return isinstance(value, str) and is_unicode(value)
+    return isinstance(value, list) and all(_is(item, "String") for item in value)
 
 
 def _name(number: int, entity: Any) -> str:

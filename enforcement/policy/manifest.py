@@ -6,7 +6,8 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, TypeVar
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 
@@ -28,6 +29,7 @@ from enforcement.policy.vocabulary import (
 )
 
 FILE: Final = "bundle.toml"
+MAX_LINE: Final = 8192  # characters; the parser takes quadratic time for a key of many parts
 MAX_HOLD_BACK: Final = 65_536  # characters
 
 _NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -156,7 +158,10 @@ class _Reader:
             try:
                 values[key] = msgspec.convert(value, fields[key].type)
             except msgspec.ValidationError as error:
-                self.problem(place, f"`{place}`: {_readable(str(error))}")
+                fix = ""
+                if (unknown := _ENUM.match(str(error))) is not None:
+                    fix = nearest(unknown[1], _choices(fields[key].type))
+                self.problem(place, f"`{place}`: {_readable(str(error))}", fix)
                 sound = False
         for key, field in fields.items():
             if field.required and key not in raw:
@@ -169,11 +174,16 @@ def parse_manifest(content: bytes) -> tuple[Manifest | None, list[Problem]]:
     """Read `bundle.toml`; None where it is too broken to go on. Lists every problem it can."""
     try:
         text = content.decode("utf-8")
+        for number, line in enumerate(text.splitlines(), 1):
+            if len(line) > MAX_LINE:
+                return None, [_too_long(number)]
         raw = tomllib.loads(text)
     except UnicodeDecodeError as error:
         return None, [_broken(f"not UTF-8 at byte {error.start}")]
     except tomllib.TOMLDecodeError as error:
         return None, [_toml_problem(str(error), text)]
+    except ValueError:  # of thousands of digits
+        return None, [_broken("a number is too large")]
     except RecursionError:
         return None, [_broken("nested too deeply")]
     reader = _Reader(text)
@@ -330,14 +340,27 @@ def _key_lines(text: str) -> dict[str, int]:
     found: dict[str, int] = {}
     table = ""
     for number, line in enumerate(text.splitlines(), 1):
-        header = re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line)
+        header = re.match(r"\s*\[([^\[\]]+)\]", line)
         key = re.match(r"\s*([A-Za-z0-9_.-]+|\"[^\"]*\")\s*=", line)
         if header:
-            table = header[1].replace('"', "")
+            table = header[1].strip().replace('"', "")
             found.setdefault(table, number)
         elif key:
             name = key[1].replace('"', "")
             found.setdefault(f"{table}.{name}" if table else name, number)
+    return found
+
+
+_ENUM: Final = re.compile(r"Invalid enum value '([^']*)'")
+
+
+def _choices(kind: Any) -> list[str]:
+    """The texts that a key may hold, by its type; empty where it may hold others."""
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return [str(member) for member in kind]
+    found: list[str] = []
+    for part in get_args(kind):
+        found += [part] if get_origin(kind) is Literal else _choices(part)
     return found
 
 
@@ -354,6 +377,10 @@ _WORDS: Final = {
 def _readable(message: str) -> str:
     """msgspec's message in TOML's words."""
     text = message.partition(" - at `$")[0]
+    if (unknown := _ENUM.match(text)) is not None:
+        return f"{unknown[1]!r} is not known"
+    if text.endswith(_NAME + "'"):
+        return "must be 1 to 64 letters, digits, dots, dashes and underscores, no mark first"
     types = re.fullmatch(r"Expected `([a-z |]+)`, got `([a-z]+)`", text)
     if types is None:
         return text
@@ -373,6 +400,17 @@ def _toml_problem(message: str, text: str) -> Problem:
         column=int(place[2]),
         message=f"not TOML: {message[: place.start()].strip()}",
         rule="manifest",
+    )
+
+
+def _too_long(line: int) -> Problem:
+    return Problem(
+        file=FILE,
+        line=line,
+        column=MAX_LINE,
+        message=f"a line of more than {MAX_LINE} characters",
+        fix="divide it",
+        rule="bundle.limit",
     )
 
 

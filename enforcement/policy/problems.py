@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
+MAX_MESSAGE: Final = 1000  # characters
 MAX_SHOWN: Final = 100  # problems in the text of one error; the rest are counted
 
 
@@ -57,8 +58,18 @@ class BundleError(Exception):
     code: Final = "bundle.invalid"
 
     def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems = tuple(sorted(set(problems)))
+        # What is quoted from a file may be as long as the file, and no Unicode.
+        self.problems = tuple(sorted({_fit(problem) for problem in problems}))
         lines = [str(problem) for problem in self.problems[:MAX_SHOWN]]
         if len(self.problems) > MAX_SHOWN:
             lines.append(f"… and {len(self.problems) - MAX_SHOWN} more")
         super().__init__("\n".join(lines))
+
+
+def _fit(problem: Problem) -> Problem:
+    message, fix = (
+        text.encode("utf-8", "backslashreplace").decode() for text in (problem.message, problem.fix)
+    )
+    if len(message) > MAX_MESSAGE:
+        message = f"{message[:MAX_MESSAGE]}…"
+    return replace(problem, message=message, fix=fix)

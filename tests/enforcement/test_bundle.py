@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from enforcement.policy.bundle import Bundle, BundleError, Problem
 from enforcement.policy.bundle_files import bundle_digest
 from enforcement.policy.cedar_text import Places, statements
 from enforcement.policy.policy_source import parse_policies
+from enforcement.policy.problems import MAX_MESSAGE
 from enforcement.policy.vocabulary import Merge
 from tests.enforcement.bundles import MANIFEST, PERMIT, problems, write
 
@@ -729,6 +731,135 @@ def test_one_entity_given_twice_with_different_content_is_refused(tmp_path: Path
     one = '{"uid": {"type": "Lucid::User", "id": "a"}, "attrs": %s, "parents": []}'
     both = "[" + one % "{}" + "," + one % '{"email": "x"}' + "]"
     assert only(write(tmp_path, entities=both)).file == "entities.json"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('type = "boolean"', "did you mean bool?"),
+        ('type = "text"', "known: bool, decimal, integer, score, string, string_list"),
+        ('type = "bool"\nphases = ["requests"]', "did you mean request?"),
+        ('type = "bool"\nmerge = "maximum"', "did you mean max?"),
+        ('type = "bool"\noptional = "yes"', "must be true or false, not text in quotes"),
+    ],
+)
+def test_a_wrong_word_in_a_claim_names_the_nearest(tmp_path: Path, text: str, words: str) -> None:
+    manifest = f'name = "a"\nversion = "1"\n[claims.x]\nsource = "auditor:a"\n{text}\n'
+    assert words in str(problems(write(tmp_path, manifest=manifest))[0])
+
+
+@pytest.mark.parametrize("mode", ["windows", "observ"])
+def test_a_wrong_word_in_another_table_does_too(tmp_path: Path, mode: str) -> None:
+    problem = only(write(tmp_path, manifest=f'{MANIFEST}[stream]\nmode = "{mode}"'))
+    assert "did you mean" in problem.fix
+
+
+def test_a_name_that_cannot_be_one_says_what_can(tmp_path: Path) -> None:
+    manifest = MANIFEST.replace('name = "test"', 'name = "a b"')
+    assert "letters, digits" in only(write(tmp_path, manifest=manifest)).message
+
+
+@pytest.mark.parametrize(
+    "literal", ["1" * 5000, "1" * 5000 + ".5", "0." + "1" * 5000, "9" * 20, "9" * 19]
+)
+def test_a_number_of_any_length_is_a_problem_at_its_place(tmp_path: Path, literal: str) -> None:
+    text = f'{PERMIT}\n@id("f") forbid (principal, action, resource) when {{ 1 == {literal} }};'
+    found = problems(write(tmp_path, text))
+    assert {problem.line for problem in found} == {2}
+    assert all(problem.column > 1 for problem in found)
+
+
+def test_a_number_of_any_length_in_other_files_is_a_problem(tmp_path: Path) -> None:
+    digits = "9" * 5000
+    assert problems(write(tmp_path / "a", manifest=f"{MANIFEST}[stream]\nhold_back = {digits}"))
+    assert problems(write(tmp_path / "b", entities=f'[{{"uid": {digits}}}]'))
+
+
+@pytest.mark.parametrize(
+    "entities",
+    [
+        r'[{"uid": {"type": "Lucid::User", "id": "\ud800"}, "attrs": {}, "parents": []}]',
+        r'[{"\ud800": 1}]',
+        r'[{"uid": {"type": "\ud800", "id": "a"}, "attrs": {}, "parents": []}]',
+        r'[{"uid": {"type": "Lucid::Agent", "id": "a"}, "attrs":{"name":"\ud800"},"parents":[]}]',
+        r'[{"a": 1, "\ud800": 1, "\ud800": 2}]',
+    ],
+)
+def test_what_is_no_unicode_is_named_in_text_that_is(tmp_path: Path, entities: str) -> None:
+    found = problems(write(tmp_path, entities=entities))
+    assert found
+    assert not any("deserialization" in problem.message for problem in found)
+    for problem in found:
+        str(problem).encode()
+
+
+# --- time -----------------------------------------------------------------------------------------
+
+MANY = 500_000
+PAIRS = '\\"' * (MANY // 2)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'name = "a"\nversion = "1"\nx = """\n[' + " " * 8000 + '\n"""\n',
+        'x = """\n[' + " " * MANY + '\n"""\n',
+        'x = """\n[' + "a" * MANY + '\n"""\n',
+        'x = """\n' + "[" * MANY + '\n"""\n',
+        'x = """\n"' + "a" * MANY + '\n"""\n',
+        'x = """\n' + "a " * MANY + '\n"""\n',
+        "a." * MANY + "b = 1\n",
+        "\n".join("a." * 4000 + f"b{n} = 1" for n in range(4)),
+        f"{'k' * MANY} = 1\n",
+        f"{'k' * 8000} = 1\n",
+        "[[a]]\n" * (MANY // 10),
+        " " * MANY + "= 1",
+    ],
+    ids=range(12),
+)
+def test_no_bundle_toml_takes_long(tmp_path: Path, content: str) -> None:
+    """A regular expression would keep the interpreter lock, and the whole agent waiting."""
+    folder = write(tmp_path, manifest=content)
+    start = time.process_time()
+    found = problems(folder)
+    assert time.process_time() - start < 3  # seconds; usually a tenth of that
+    assert found
+    assert all(len(problem.message) <= MAX_MESSAGE + 1 for problem in found)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"' + PAIRS,
+        PAIRS,
+        '"a' * (MANY // 2),
+        '@id("a") permit (principal, action, resource) when { "' + PAIRS,
+        '"' + "\\\\" * (MANY // 2) + "\\",
+        "/" * MANY + "\nx",
+        "." * (MANY // 10),
+        "1" * MANY,
+        "a." * (MANY // 2),
+        "permit (principal, action, resource) when { a" + ".a" * (MANY // 2) + " };",
+        f'permit (principal == {"A::" * (MANY // 3)}"x", action, resource);',
+        f'@id("a") permit (principal == {"A::" * 1000}"{"x" * MANY}", action, resource);',
+        f"@{'a' * MANY} permit (principal, action, resource);",
+    ],
+    ids=range(13),
+)
+def test_no_policy_text_takes_long(tmp_path: Path, text: str) -> None:
+    folder = write(tmp_path, text)
+    start = time.process_time()
+    found = problems(folder)
+    assert time.process_time() - start < 6  # seconds; usually a tenth of that
+    assert found
+    assert all(len(problem.message) <= MAX_MESSAGE + 1 for problem in found)
+
+
+def test_a_string_that_nothing_ends_is_one_token() -> None:
+    for text in ('"', '"a', '"a\\', '"\\"', '"a;b;', 'x; "y; z'):
+        last = statements(text)[-1].tokens[-1]
+        assert last.kind == "open"
+        assert last.start + len(last.text) == len(text)
 
 
 # --- the error ----------------------------------------------------------------------------------
