@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import ExitCode
+from enforcement.http.limits import Limits
 
 UNITS = Path(__file__).resolve().parents[1] / "systemd"
 EXPOSURE = 15  # tenths of 10; daemons of this field have 96
@@ -27,6 +28,13 @@ def settings(unit: str) -> dict[str, list[str]]:
         if match := re.fullmatch(r"(\w+)=(.*)", line):
             found.setdefault(match[1], []).append(match[2])
     return found
+
+
+def test_what_the_gateway_may_hold_fits_into_the_memory_of_its_unit() -> None:
+    (limit,) = settings("lucid-agent.service")["MemoryMax"]
+    assert limit.endswith("M")
+    besides = 128 * 1024 * 1024  # the agent itself, and decisions that wait for the disk
+    assert 5 * Limits().buffered_bytes + besides <= int(limit[:-1]) * 1024 * 1024
 
 
 @pytest.fixture

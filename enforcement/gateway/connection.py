@@ -127,6 +127,7 @@ class Connection:
             await self._deny(ruling, close=False)
             return
         seq = record_decision(shared, ruling.record)
+        del body  # some megabytes, perhaps, while the model thinks
         await Relay(client, shared, request, begun).run(ruling.forward_body or b"", seq)
 
     async def _deny(self, ruling: Ruling, *, close: bool) -> None:

@@ -20,7 +20,8 @@ class Limits:
         body_bytes: one request body, after any chunking is undone.
         chunks: chunks in one request body; each costs time whatever its size.
         reply_bytes: one whole reply that is not an event stream.
-        buffered_bytes: bodies held in memory at one moment, over all connections.
+        buffered_bytes: bodies held in memory at one moment, over all connections. What is read of
+            a body takes up to four times as much besides, while it is looked at.
         connections: open client connections.
         idle_upstreams: unused connections to the model server that are kept.
         head_seconds: from the first byte of a request (or from the connection's start) to the
@@ -43,7 +44,7 @@ class Limits:
     body_bytes: int = 8 * 1024 * 1024
     chunks: int = 16 * 1024
     reply_bytes: int = 64 * 1024 * 1024
-    buffered_bytes: int = 512 * 1024 * 1024
+    buffered_bytes: int = 256 * 1024 * 1024
     connections: int = 1024
     idle_upstreams: int = 256
     head_seconds: float = 10.0

@@ -96,6 +96,7 @@ class UpstreamConnection:
         """
         wire, parser = self.wire, self._parser
         parser.begin()
+        rest: memoryview | None = None
         try:
             rest = wire.send_now(request)
             if rest is not None:
@@ -104,6 +105,7 @@ class UpstreamConnection:
             pass
         except WireTimeoutError:
             raise _timeout("did not take the request") from None
+        del request, rest  # some megabytes, perhaps, while the model thinks
         wire.deadline = wire.within(self._limits.first_byte_seconds)
         try:
             while parser.head is None:
