@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from agent.errors import ExitCode
 from enforcement.http.limits import Limits
@@ -30,11 +31,14 @@ def settings(unit: str) -> dict[str, list[str]]:
     return found
 
 
-def test_what_the_gateway_may_hold_fits_into_the_memory_of_its_unit() -> None:
-    (limit,) = settings("lucid-agent.service")["MemoryMax"]
-    assert limit.endswith("M")
-    besides = 128 * 1024 * 1024  # the agent itself, and decisions that wait for the disk
-    assert 5 * Limits().buffered_bytes + besides <= int(limit[:-1]) * 1024 * 1024
+def test_what_the_gateway_may_hold_fits_into_the_memory_that_it_is_given() -> None:
+    (unit,) = settings("lucid-agent.service")["MemoryMax"]
+    chart = yaml.safe_load((UNITS.parent / "deploy/helm/lucid-agent/values.yaml").read_text())
+    pod = chart["agent"]["resources"]["limits"]["memory"]
+    besides = 128  # MiB: the agent itself, and decisions that wait for the disk
+    needed = 5 * Limits().buffered_bytes / 2**20 + besides
+    assert needed <= int(unit.removesuffix("M"))
+    assert needed <= int(pod.removesuffix("Gi")) * 1024
 
 
 @pytest.fixture

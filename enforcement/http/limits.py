@@ -44,7 +44,7 @@ class Limits:
     body_bytes: int = 8 * 1024 * 1024
     chunks: int = 16 * 1024
     reply_bytes: int = 64 * 1024 * 1024
-    buffered_bytes: int = 256 * 1024 * 1024
+    buffered_bytes: int = 160 * 1024 * 1024
     connections: int = 1024
     idle_upstreams: int = 256
     head_seconds: float = 10.0
