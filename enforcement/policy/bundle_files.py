@@ -249,7 +249,7 @@ def _large(name: str) -> Problem:
     return Problem(
         file=name,
         message=f"larger than {LIMITS.file_bytes} bytes",
-        fix="divide it into several files",
+        fix="divide it into several files" if "/" in name else "",
         rule="bundle.limit",
     )
 
