@@ -31,9 +31,8 @@ from typing import Final
 from attestation.records import ClaimValue
 from enforcement.outcome import Outcome, Phase, Platform, PolicyRequest, Verdict
 from enforcement.policy.bundle import Bundle
-from enforcement.policy.engine_parts import PhasePart, Question, entities_of, schema_of
+from enforcement.policy.engine_parts import PhasePart, Question, members_of
 from enforcement.policy.engine_verdict import UndecidedError, evaluate, refused
-from enforcement.policy.members import Members
 from enforcement.policy.policies import CedarError
 from enforcement.policy.problems import BundleError, Problem
 from enforcement.policy.schema import ACTIONS, APPLIES, PRINCIPALS, RESOURCES
@@ -75,7 +74,7 @@ class Engine:
         self.bundle = bundle
         self.missing: dict[tuple[str, ...], int] = {}
         try:
-            members = Members(bundle.entities, entities_of(bundle), schema_of(bundle))
+            members = members_of(bundle)
             self._phases = {
                 phase: PhasePart(bundle, phase, members, cache_size=cache_size) for phase in Phase
             }

@@ -19,6 +19,7 @@ from enforcement.policy.annotations import PolicyInfo
 from enforcement.policy.bundle import Bundle
 from enforcement.policy.members import Members
 from enforcement.policy.policies import Answer, Entities, PolicyStore, Schema, Uid
+from enforcement.policy.reads import named
 from enforcement.policy.schema import ACTIONS, NAMESPACE, PRINCIPALS, RESOURCES, request_schema
 from enforcement.policy.slicing import PolicyIndex, Stores
 from enforcement.policy.vocabulary import Claim
@@ -140,7 +141,7 @@ class PhasePart:
             action=(f"{NAMESPACE}::Action", question.action),
             resource=_uid(question.resource),
             context=self.actions[question.action].context(question),
-            entities=self._members.entities(question.principal, question.groups)
+            entities=self._members.entities(question.principal[1], question.groups)
             if question.groups
             else None,
         )
@@ -148,6 +149,17 @@ class PhasePart:
     def claims_seen(self, question: Question) -> Mapping[str, ClaimValue | None]:
         """The claims of a question by name."""
         return dict(zip(self.actions[question.action].reads, question.claims, strict=True))
+
+
+def members_of(bundle: Bundle) -> Members:
+    """The bundle's entities, to which groups of a credential can be added.
+
+    Raises:
+        CedarError: they do not conform to the schema.
+    """
+    user = f"{NAMESPACE}::User"
+    users = frozenset[str]().union(*(named(p.est, user) for p in bundle.policies.values()))
+    return Members(bundle.entities, entities_of(bundle), schema_of(bundle), named=users)
 
 
 def entities_of(bundle: Bundle) -> Entities:

@@ -18,8 +18,7 @@ from enforcement.outcome import Outcome, PolicyRequest, Verdict
 from enforcement.policy.annotations import PolicyInfo
 from enforcement.policy.bundle import Bundle
 from enforcement.policy.engine import Engine
-from enforcement.policy.engine_parts import entities_of, schema_of
-from enforcement.policy.members import Members
+from enforcement.policy.engine_parts import members_of
 from enforcement.policy.policies import PolicyStore, Ruling
 from enforcement.policy.policy_source import Est
 from enforcement.policy.schema import NAMESPACE
@@ -97,10 +96,10 @@ class _Asker:
     def __init__(self, bundle: Bundle, request: PolicyRequest) -> None:
         self._bundle = bundle
         self._request = request
-        members = Members(bundle.entities, entities_of(bundle), schema_of(bundle))
-        self._entities = (
-            members.entities(request.principal, request.groups) if request.groups else members.base
-        )
+        members = members_of(bundle)
+        kind, name = request.principal
+        grouped = bool(request.groups) and kind == "User"
+        self._entities = members.entities(name, request.groups) if grouped else members.base
         self._claims: dict[str, ClaimValue] = {}
         for claim in bundle.vocabulary.of_phase(request.phase):
             value = request.claims.get(claim.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import msgspec
@@ -66,6 +67,36 @@ def test_somebody_whom_the_bundle_lists_keeps_its_groups(decides: Engine) -> Non
 def test_groups_of_one_do_not_count_for_another(decides: Engine) -> None:
     assert reasons(decides, "staff") == "staff"
     assert reasons(decides, principal=("User", "carol")) == "default_deny"
+
+
+def test_whom_a_policy_names_is_known_beside_whoever_asks(tmp_path: Path) -> None:
+    text = """
+    @id("while-bob-is-staff") permit (principal in Lucid::Group::"sales", action, resource)
+    when { Lucid::User::"bob" in Lucid::Group::"staff" && Lucid::User::"bob" has email };
+    """
+    decides = engine(tmp_path, text, entities=ENTITIES)
+    assert reasons(decides, "sales") == "while-bob-is-staff"
+    assert reasons(decides, "sales", principal=("User", "bob")) == "while-bob-is-staff"
+    assert reasons(decides, "other") == "default_deny"
+
+
+def test_a_directory_of_thousands_costs_nothing_for_each_who_has_groups(tmp_path: Path) -> None:
+    """It would be copied on the event loop, 90 ms each, and a thousand copies kept."""
+    users = [
+        {
+            "uid": {"type": "Lucid::User", "id": f"u{number}"},
+            "attrs": {},
+            "parents": [{"type": "Lucid::Group", "id": "many"}],
+        }
+        for number in range(6000)
+    ]
+    text = '@id("many") permit (principal in Lucid::Group::"many", action, resource);' + POLICIES
+    decides = engine(tmp_path, text, entities=json.dumps(users))
+    start = time.process_time()
+    for number in range(100):
+        assert reasons(decides, "staff", principal=("User", f"u{number}")) == "many staff"
+        assert reasons(decides, "staff", principal=("User", f"new{number}")) == "staff"
+    assert time.process_time() - start < 2  # seconds; usually a tenth of that
 
 
 def test_only_users_have_groups(decides: Engine) -> None:
