@@ -8,6 +8,7 @@ ever; and the call is cancelled whenever the `with` block ends.
 
 from __future__ import annotations
 
+import importlib
 import os
 import queue
 from collections.abc import AsyncIterator
@@ -25,6 +26,12 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 import grpc
 
 from agent.stream.status import Target
+
+# grpcio wakes whoever waits for a message ten times a second, so that signal handlers run where
+# that is the main thread. Here it never is, and an idle stream would cost as much as the rest of
+# the daemon. What happens to the stream wakes the thread at once, however long this is.
+WAIT_SECONDS: Final = 2.0
+cast("Any", importlib.import_module("grpc._common")).MAXIMUM_WAIT_TIMEOUT = WAIT_SECONDS
 
 INBOUND: Final = 64  # messages between the receiving thread and trio
 MAX_MESSAGE: Final = 4 * 1024 * 1024  # bytes

@@ -11,8 +11,9 @@ from typing import Any
 import grpc
 import pytest
 import trio
+from grpc import _common
 
-from agent.stream.grpc_bridge import MAX_ANSWER, open_bidi, open_channel
+from agent.stream.grpc_bridge import MAX_ANSWER, WAIT_SECONDS, open_bidi, open_channel
 from agent.stream.status import Target
 from tests.processes import free_port
 
@@ -77,6 +78,43 @@ async def talk(
     finally:
         channel.close()
     return found
+
+
+def test_who_waits_for_a_message_is_not_woken_for_nothing() -> None:
+    waits: list[float] = []
+    done = [False, False, True]
+
+    def wait(timeout: float) -> bool:
+        waits.append(timeout)
+        return False
+
+    _common.wait(wait, lambda: done.pop(0))
+    assert waits == [WAIT_SECONDS] * 2
+
+
+@pytest.mark.parametrize("leave", [True, False])
+async def test_a_stream_that_waits_is_ended_at_once(address: str, leave: bool) -> None:
+    await talk(address, b"echo")
+    for _ in range(5):
+        began = trio.current_time()
+        await talk(address, b"silent", leave=leave, seconds=0.05)
+        assert trio.current_time() - began < WAIT_SECONDS / 2
+
+
+async def test_what_comes_after_a_while_is_there_at_once(address: str) -> None:
+    channel = open_channel(Target(address=address))
+    try:
+        async with open_bidi(channel, METHOD) as bidi:
+            bidi.send(b"hello")
+            assert await bidi.received.receive() == b"hello"
+            for _ in range(5):
+                await trio.sleep(0.05)
+                began = trio.current_time()
+                bidi.send(b"again")
+                assert await bidi.received.receive() == b"again"
+                assert trio.current_time() - began < WAIT_SECONDS / 2
+    finally:
+        channel.close()
 
 
 async def threads_settled(most: int) -> int:
