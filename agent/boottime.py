@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from agent.ticks import next_tick
+from agent.life.ticks import next_tick
 
 # A suspended VM notices a passed deadline at most this late after it wakes. A guess.
 LOOK_SECONDS: Final = 2.0

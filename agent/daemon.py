@@ -21,28 +21,30 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from agent import hang, health, local_api, logs, setup
-from agent.api import Api, Probes
-from agent.attester import Attester, Issued, Stated
-from agent.authzen_api import AuthzenApi
+from agent import logs, setup
+from agent.api import health, local_api
+from agent.api.api import Api, Probes
+from agent.api.authzen_api import AuthzenApi
+from agent.api.policy_api import PolicyApi
+from agent.attesting.attester import Attester, Issued, Stated
+from agent.attesting.endorsing import endorsing
+from agent.attesting.measuring import KernelRegister, Measurer, this_boot
+from agent.attesting.platform import TeePlatform, find_platform
+from agent.attesting.renewal import LATE_SECONDS, TRY_SECONDS, Renewal
 from agent.boottime import ClockWatch, boot_ns
 from agent.code_pages import CodePages
 from agent.config import Config
 from agent.custody import Custody
-from agent.endorsing import endorsing
-from agent.gateway_tls import GatewayTls
-from agent.lifecycle import Lifecycle, Part, Standing, State, Trouble, Weight
-from agent.measuring import KernelRegister, Measurer, this_boot
-from agent.notify import Notifier
-from agent.platform import TeePlatform, find_platform
-from agent.policies import Policies
-from agent.policy_api import PolicyApi
-from agent.pulse import Pulse
+from agent.gateway.gateway_tls import GatewayTls
+from agent.life import hang
+from agent.life.lifecycle import Lifecycle, Part, Standing, State, Trouble, Weight
+from agent.life.notify import Notifier
+from agent.life.pulse import Pulse
+from agent.life.supervise import Faults, keep_alive
+from agent.life.watchdog import Freshness
+from agent.policy.policies import Policies
 from agent.quotes.line import QuoteLine
-from agent.renewal import LATE_SECONDS, TRY_SECONDS, Renewal
 from agent.stream.status import StreamStatus
-from agent.supervise import Faults, keep_alive
-from agent.watchdog import Freshness
 from attestation.errors import UncheckableError
 from enforcement.gateway.gateway import GateState, Gateway
 from enforcement.policy.bundle import Bundle

@@ -13,8 +13,8 @@ import msgspec
 from agent import logs
 from agent.config import Config, parse_address
 from agent.errors import ExitCode, FatalError
-from agent.gateway_tls import GatewayTls
-from agent.identities import Identities
+from agent.gateway.gateway_tls import GatewayTls
+from agent.gateway.identities import Identities
 from agent.journal import Journal, JournalError
 from agent.stream.status import Target
 from enforcement.auditors.breaker import Rules

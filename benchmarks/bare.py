@@ -135,7 +135,7 @@ def _tls(directory: str = "") -> TlsServer | None:
     if not directory:
         return None
     from agent.config import TlsTable  # noqa: PLC0415 - the plain door stays as it was
-    from agent.tls_files import load  # noqa: PLC0415
+    from agent.gateway.tls_files import load  # noqa: PLC0415
 
     table = TlsTable(certificate_file=f"{directory}/tls.pem", key_file=f"{directory}/tls.key")
     return TlsServer(load(table, now=time.time()).credentials)

@@ -12,10 +12,10 @@ from agent.commands.failing import fail
 from agent.config import Config
 from agent.credentials import DIRECTORY
 from agent.errors import ExitCode, FatalError
-from agent.gateway_tls import GatewayTls
-from agent.policies import trust_of
+from agent.gateway.gateway_tls import GatewayTls
+from agent.gateway.tls_files import paths, utc
+from agent.policy.policies import trust_of
 from agent.setup import identities, known_auditors, load_bundle
-from agent.tls_files import paths, utc
 from attestation.tdx.runtime_register import after
 from enforcement.policy.bundle import Bundle
 from enforcement.policy.bundle_files import SIGNATURE

@@ -53,8 +53,8 @@ def init(directory: Path | None, *, service: bool, no_key: bool) -> None:
 
 def _make_simulated_tee(path: Path) -> None:
     from agent import setup  # noqa: PLC0415 - half the daemon, for a simulated TEE alone
+    from agent.attesting.platform import simulated_machine  # noqa: PLC0415
     from agent.config import load_config  # noqa: PLC0415
-    from agent.platform import simulated_machine  # noqa: PLC0415
 
     config = load_config(path, {})
     state = Path(config.agent.state_dir)

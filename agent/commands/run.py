@@ -16,7 +16,7 @@ from agent.custody import protect
 from agent.daemon import Daemon
 from agent.errors import FatalError
 from agent.heap import share_heaps
-from agent.notify import Notifier
+from agent.life.notify import Notifier
 
 
 @click.command()

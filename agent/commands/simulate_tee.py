@@ -17,11 +17,11 @@ from typing import Any, Final
 import click
 import trio
 
+from agent.attesting.platform import simulated_machine
 from agent.commands.common import first_fatal
 from agent.commands.failing import fail
 from agent.errors import ExitCode, FatalError
-from agent.notify import Notifier
-from agent.platform import simulated_machine
+from agent.life.notify import Notifier
 from agent.simulate_tee.serving import serve, watch_parent
 from attestation.simulated.tree import SimulatedTree
 from attestation.tee import tee_from_spelling

@@ -23,7 +23,6 @@ import trio
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent import logs
-from agent.histogram import QUICK, Histogram
 from agent.journal.backlog import Backlog
 from agent.journal.file import JournalError
 from agent.journal.retention import Retention
@@ -32,8 +31,9 @@ from agent.journal.store import JournalStore
 from agent.journal.tail import Tail
 from agent.journal.turn import Turn
 from agent.journal.wal import WalKeeper, tend_wal
-from agent.ticks import next_tick
-from agent.watchdog import Promise, no_promise
+from agent.life.ticks import next_tick
+from agent.life.watchdog import Promise, no_promise
+from agent.metrics.histogram import QUICK, Histogram
 from agent.worker import Worker, open_worker
 from enforcement.recorder import RecordError
 
@@ -54,7 +54,7 @@ class GroupCommit:
         head: the chain's head at `durable_seq`.
         tail: the newest durable records.
         problem: why nothing can be recorded now; empty while it can.
-        promise: told by the writer how long its next turn takes at most (`agent.watchdog`).
+        promise: told by the writer how long its next turn takes at most (`agent.life.watchdog`).
         commit_seconds: how long transactions took that succeeded.
     """
 

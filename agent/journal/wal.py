@@ -19,7 +19,7 @@ import trio
 
 from agent import logs
 from agent.journal.file import WAL_PAGES, Connect, move_wal
-from agent.ticks import next_tick
+from agent.life.ticks import next_tick
 from agent.worker import Worker, open_worker
 
 WAL_SECONDS: Final = 0.25

@@ -19,9 +19,9 @@ from typing import Final
 
 import trio
 
+from agent.attesting.tee_search import SIMULATED_FILE_SYSTEM, mounts
 from agent.errors import ExitCode, FatalError
 from agent.simulate_tee.unmounting import unmount
-from agent.tee_search import SIMULATED_FILE_SYSTEM, mounts
 from attestation.simulated.tree import SimulatedTree
 
 DEVICE: Final = Path("/dev/fuse")

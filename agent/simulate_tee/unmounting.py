@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from agent.tee_search import mounts
+from agent.attesting.tee_search import mounts
 
 
 def unmount(point: Path, device: str) -> bool:

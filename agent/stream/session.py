@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from agent import logs
 from agent.journal import Journal
 from agent.journal.reader import Boot, JournalReader, Segment
+from agent.life.watchdog import Promise
 from agent.stream.grpc_bridge import Bidi
 from agent.stream.protocol import Acked, Challenge, StreamClosedError, StreamProtocol
 from agent.stream.status import StreamStatus, Target
-from agent.watchdog import Promise
 from attestation.checkpoint import sign_stream_proof
 from attestation.wire import observer_pb2 as pb
 

@@ -18,13 +18,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from agent import logs
 from agent.journal import Journal
 from agent.journal.reader import JournalReader
-from agent.lifecycle import Part, Trouble, Weight
+from agent.life.lifecycle import Part, Trouble, Weight
+from agent.life.supervise import Faults, first_of
+from agent.life.watchdog import REST, Promise, no_promise
 from agent.stream.grpc_bridge import open_bidi, open_channel
 from agent.stream.protocol import StreamClosedError
 from agent.stream.session import Session
 from agent.stream.status import StreamStatus, Target
-from agent.supervise import Faults, first_of
-from agent.watchdog import REST, Promise, no_promise
 
 METHOD: Final = "/lucid.observer.v1.Observer/Stream"
 FIRST_RETRY_SECONDS: Final = 0.5
@@ -65,7 +65,7 @@ class ObserverStream:
         self.finish = trio.Event()
         self.finished = trio.Event()
         self.promise: Promise = (
-            no_promise  # how long until the next sign of life (`agent.watchdog`)
+            no_promise  # how long until the next sign of life (`agent.life.watchdog`)
         )
         self.attempts = 0  # streams of this process; part of the epoch, so that the newest wins
         self.status = StreamStatus(durable=lambda: journal.durable_seq)

@@ -16,13 +16,13 @@ import pytest
 import trio
 
 import agent.daemon
-from agent.api import Api
+from agent.api.api import Api
+from agent.api.local_api import Request, Response
+from agent.attesting.platform import TeePlatform, find_platform
+from agent.attesting.renewal import Pace
 from agent.config import load_config
 from agent.daemon import Daemon
-from agent.local_api import Request, Response
-from agent.notify import Notifier
-from agent.platform import TeePlatform, find_platform
-from agent.renewal import Pace
+from agent.life.notify import Notifier
 from attestation.tsm import Quote
 from tests.processes import BUNDLE, AgentProcess
 

@@ -18,16 +18,16 @@ import trio
 import trio.testing
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from agent.attester import Issued
+from agent.attesting.attester import Issued
+from agent.attesting.renewal import Renewal
 from agent.boottime import ClockWatch
-from agent.lifecycle import Lifecycle, Part, Standing, State, Trouble, Weight
-from agent.notify import Notifier
-from agent.pulse import Pulse
-from agent.renewal import Renewal
+from agent.life.lifecycle import Lifecycle, Part, Standing, State, Trouble, Weight
+from agent.life.notify import Notifier
+from agent.life.pulse import Pulse
+from agent.life.supervise import Faults
 from agent.stream.protocol import StreamClosedError
 from agent.stream.status import Target
 from agent.stream.stream import ObserverStream
-from agent.supervise import Faults
 from attestation.errors import QuoteError, UncheckableError, VerificationError
 from enforcement.outcome import Platform
 

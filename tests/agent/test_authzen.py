@@ -14,9 +14,9 @@ import msgspec
 import pytest
 import trio
 
-from agent import local_api
-from agent.authzen_api import AuthzenApi
-from agent.local_api import Request, Response
+from agent.api import local_api
+from agent.api.authzen_api import AuthzenApi
+from agent.api.local_api import Request, Response
 from attestation.records import DecisionRecord
 from enforcement.admission import GateState
 from enforcement.outcome import Platform

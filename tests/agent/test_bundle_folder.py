@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from agent import bundle_folder
-from agent.bundle_folder import SETTLE_TRIES, BundleFolder
+from agent.policy import bundle_folder
+from agent.policy.bundle_folder import SETTLE_TRIES, BundleFolder
 from enforcement.policy.problems import BundleError
 from tests.enforcement.bundles import PERMIT, write
 

@@ -8,7 +8,7 @@ import pytest
 
 from agent.config import ConfigError, load_config
 from agent.errors import FatalError
-from agent.identities import Identities
+from agent.gateway.identities import Identities
 from agent.setup import auditors, known_auditors
 from enforcement.http.upstream import Address
 from enforcement.identity.callers import UNKNOWN

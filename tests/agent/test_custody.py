@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from agent.config import load_config
 from agent.daemon import Daemon
-from agent.notify import Notifier
+from agent.life.notify import Notifier
 from attestation.cose import KID, Sign1
 from tests.processes import AgentProcess, clean_environment
 

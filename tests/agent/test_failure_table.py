@@ -23,7 +23,7 @@ from click.testing import CliRunner
 
 from agent.cli import main
 from agent.errors import EXIT_CODES
-from agent.lifecycle import State
+from agent.life.lifecycle import State
 from attestation.errors import AttestationError, QuoteError, UncheckableError
 from attestation.evidence import Format
 from tests.agent.daemons import Inside, daemon_inside

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from agent.attesting.platform import find_platform
 from agent.cli import main
 from agent.config import Config, load_config
-from agent.platform import find_platform
 from attestation.simulated.vendor import SimulatedVendor
 from tests.processes import BUNDLE
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.lifecycle import (
+from agent.life.lifecycle import (
     RULES,
     SERVES,
     TRANSITIONS,

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from agent import local_api
+from agent.api import local_api
+from agent.api.local_api import Request, Response
 from agent.errors import FatalError
-from agent.local_api import Request, Response
 
 
 @asynccontextmanager

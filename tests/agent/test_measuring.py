@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.measuring import REGISTER, KernelRegister, Measurer
+from agent.attesting.measuring import REGISTER, KernelRegister, Measurer
 from attestation.errors import QuoteError
 from attestation.tdx.event_log import extend
 from attestation.tdx.runtime_register import after, bundle_event

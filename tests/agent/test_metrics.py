@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent.auditor_metrics import auditor_metrics
 from agent.config import TlsTable
-from agent.gateway_tls import GatewayTls
-from agent.histogram import QUICK, Histogram
-from agent.metrics import Family, counters, exposition, gauge, gauges, histogram, info
-from agent.tls_metrics import tls_metrics
+from agent.gateway.gateway_tls import GatewayTls
+from agent.metrics.auditor_metrics import auditor_metrics
+from agent.metrics.histogram import QUICK, Histogram
+from agent.metrics.metrics import Family, counters, exposition, gauge, gauges, histogram, info
+from agent.metrics.tls_metrics import tls_metrics
 from enforcement.auditors.client import AuditorClient, AuditorSettings
 from enforcement.http.wire import Watch
 from tests.pki import DOMAIN, authority, make

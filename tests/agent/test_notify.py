@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.notify import Notifier
+from agent.life.notify import Notifier
 
 
 @pytest.fixture

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from agent import logs, platform
+from agent import logs
+from agent.attesting import platform
+from agent.attesting.platform import TeePlatform, find_platform
 from agent.config import Config, ConfigError, TeeTable, load_config
 from agent.errors import ExitCode, FatalError
-from agent.platform import TeePlatform, find_platform
 from attestation.simulated.tdx import SimulatedIntel
 from attestation.simulated.tree import SimulatedTree
 from attestation.simulated.vendor import SimulatedVendor

@@ -18,14 +18,14 @@ import trio
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from agent import bundle_folder
+from agent.api.local_api import Request, Response
+from agent.api.policy_api import PolicyApi
 from agent.config import PolicyTable
 from agent.errors import ExitCode, FatalError
-from agent.local_api import Request, Response
-from agent.policies import Loaded, Policies
-from agent.policy_api import PolicyApi
-from agent.policy_vault import MAX_BUNDLES, Entry, PolicyVault, VaultError
-from agent.supervise import Faults, keep_alive
+from agent.life.supervise import Faults, keep_alive
+from agent.policy import bundle_folder
+from agent.policy.policies import Loaded, Policies
+from agent.policy.policy_vault import MAX_BUNDLES, Entry, PolicyVault, VaultError
 from attestation import cbor
 from enforcement.outcome import Outcome
 from enforcement.policy.bundle import Bundle, BundleError, Problem
@@ -421,7 +421,7 @@ async def test_a_push_that_cannot_be_kept_changes_nothing(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("agent.policy_vault.write_files", full)
+    monkeypatch.setattr("agent.policy.policy_vault.write_files", full)
     with pytest.raises(OSError, match="No space left"):
         await found.push(world.files(PERMIT + FORBID), by="uid 0")
     assert (found.newest, world.changes, actions(found)) == (before, 0, ["directory"])
@@ -631,7 +631,7 @@ async def test_no_fault_in_a_candidate_reaches_what_is_enforced(
     def fault(*_: object) -> None:
         raise RuntimeError("secret words")
 
-    monkeypatch.setattr("agent.candidate.Engine", fault)
+    monkeypatch.setattr("agent.policy.candidate.Engine", fault)
     async with watched(found):
         write(path, FORBID)
         await eventually(lambda: found.candidate.failures == 1)

@@ -9,10 +9,11 @@ from typing import cast
 import pytest
 import trio
 
-from agent import local_api, setup
-from agent.api import Api, Probes
+from agent import setup
+from agent.api import local_api
+from agent.api.api import Api, Probes
+from agent.api.local_api import Request, Response
 from agent.errors import FatalError
-from agent.local_api import Request, Response
 
 
 class Everything:

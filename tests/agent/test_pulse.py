@@ -11,11 +11,11 @@ import pytest
 import trio
 import trio.testing
 
+from agent.attesting.renewal import Renewal
 from agent.boottime import ClockWatch
-from agent.lifecycle import Lifecycle, State
-from agent.notify import Notifier
-from agent.pulse import Pulse
-from agent.renewal import Renewal
+from agent.life.lifecycle import Lifecycle, State
+from agent.life.notify import Notifier
+from agent.life.pulse import Pulse
 from tests.agent.soaking import Machine
 from tests.agent.test_renewal import LIFETIME, Issuer
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from agent.attesting.platform import TeePlatform, find_platform
 from agent.config import load_config
-from agent.platform import TeePlatform, find_platform
 from agent.quotes import helper as quote_helper
 from agent.quotes import limit as quote_limit
 from agent.quotes.client import quote_by_helper

@@ -11,13 +11,13 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from agent.api import Api
-from agent.attester import Issued
-from agent.lifecycle import Lifecycle
-from agent.local_api import Request
+from agent.api.api import Api
+from agent.api.local_api import Request
+from agent.attesting.attester import Issued
+from agent.attesting.renewal import Renewal
+from agent.life.lifecycle import Lifecycle
 from agent.quotes.limit import BURST, PER_SECOND
 from agent.quotes.line import OUTCOMES, Bounds, ChallengeRefusedError, QuoteLine
-from agent.renewal import Renewal
 from tests.agent.daemons import daemon_inside, no_policy
 from tests.agent.test_renewal import LIFETIME, Issuer, clock
 

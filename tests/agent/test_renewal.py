@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 import pytest
 import trio
 
-from agent.attester import Issued
+from agent.attesting.attester import Issued
+from agent.attesting.renewal import Renewal
 from agent.errors import ExitCode, FatalError
-from agent.lifecycle import Lifecycle, Standing, State
-from agent.renewal import Renewal
-from agent.watchdog import REST
+from agent.life.lifecycle import Lifecycle, Standing, State
+from agent.life.watchdog import REST
 from attestation.errors import QuoteError, UncheckableError, VerificationError
 from enforcement.outcome import Platform
 

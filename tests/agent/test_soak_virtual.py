@@ -10,8 +10,8 @@ import logging
 import os
 import random
 
-from agent.lifecycle import TRANSITIONS, Part, State
-from agent.renewal import FIRST_RETRY_SECONDS
+from agent.attesting.renewal import FIRST_RETRY_SECONDS
+from agent.life.lifecycle import TRANSITIONS, Part, State
 from tests.agent.soaking import DAY, HINDER, MOMENTS, OTHERS, lived_through, schedule
 
 SEED = int(os.environ.get("LUCID_SOAK_SEED", "20261126"))

@@ -13,11 +13,11 @@ import trio
 import trio.testing
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from agent.lifecycle import Trouble
+from agent.life.lifecycle import Trouble
+from agent.life.supervise import Faults, keep_alive, place_of
 from agent.stream.protocol import StreamClosedError
 from agent.stream.status import Target
 from agent.stream.stream import AWAY_SECONDS, LONGEST_RETRY_SECONDS, STEADY_SECONDS, ObserverStream
-from agent.supervise import Faults, keep_alive, place_of
 from tests.agent.soaking import JournalStub
 
 Step = Callable[["Scripted"], Awaitable[None]]

@@ -13,12 +13,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.journal import Journal
 from agent.journal.reader import JournalReader
+from agent.life.watchdog import Promise, no_promise
 from agent.stream import session
 from agent.stream.grpc_bridge import Bidi, Ended
 from agent.stream.protocol import MAX_BOOTS
 from agent.stream.session import Session
 from agent.stream.status import StreamStatus, Target
-from agent.watchdog import Promise, no_promise
 from attestation import chain
 from attestation.checkpoint import verify_checkpoint
 from attestation.wire import observer_pb2 as pb

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.tee_search import Mount, explain, file_system_of, mounts
+from agent.attesting.tee_search import Mount, explain, file_system_of, mounts
 
 MOUNTINFO = rb"""22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/root rw
 25 22 0:21 / /sys rw,nosuid shared:2 - sysfs sysfs rw

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from agent.ticks import next_tick
+from agent.life.ticks import next_tick
 
 
 async def test_periods_that_divide_each_other_fall_together(autojump_clock: MockClock) -> None:

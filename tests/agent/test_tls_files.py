@@ -20,8 +20,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from agent.config import TlsTable
 from agent.errors import ExitCode, FatalError
-from agent.gateway_tls import LOOK_SECONDS, GatewayTls
-from agent.tls_files import MAX_AUTHORITIES, TlsFilesError, load
+from agent.gateway.gateway_tls import LOOK_SECONDS, GatewayTls
+from agent.gateway.tls_files import MAX_AUTHORITIES, TlsFilesError, load
 from tests.pki import DOMAIN, HOUR, Cert, authority, make, revoked
 
 ROOT = authority()

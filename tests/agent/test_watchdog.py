@@ -9,15 +9,15 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from agent import hang
 from agent.boottime import ClockWatch, boot_ns
 from agent.errors import FatalError
 from agent.journal import Journal
 from agent.journal.group_commit import WRITER_SECONDS
-from agent.lifecycle import Lifecycle
-from agent.notify import Notifier
-from agent.pulse import PULSE_SECONDS, Pulse
-from agent.watchdog import REST, Freshness
+from agent.life import hang
+from agent.life.lifecycle import Lifecycle
+from agent.life.notify import Notifier
+from agent.life.pulse import PULSE_SECONDS, Pulse
+from agent.life.watchdog import REST, Freshness
 from tests.agent.daemons import daemon_inside
 
 WATCHDOG = 30.0

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.config import TlsTable
-from agent.tls_files import load
+from agent.gateway.tls_files import load
 from enforcement.http.tls import MAX_HANDSHAKE, TlsError, TlsSession
 from tests.pki import CHAT, DOMAIN, HOUR, Cert, authority, client_context, make
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import trio
 
-from agent.platform import simulated_machine
+from agent.attesting.platform import simulated_machine
 from agent.simulate_tee.serving import serve
 from attestation.simulated.tree import SimulatedTree
 

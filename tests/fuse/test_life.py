@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from agent.tee_search import SIMULATED_FILE_SYSTEM, file_system_of, mounts
+from agent.attesting.tee_search import SIMULATED_FILE_SYSTEM, file_system_of, mounts
 from attestation.configfs_tsm import fetch_quote
 from attestation.kernel_tree import KernelTree
 from lucid.demo.upstream import DemoUpstream

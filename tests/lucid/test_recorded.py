@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agent.decisions import as_json
+from agent.api.decisions import as_json
 from attestation.records import DecisionRecord, decode_record, encode_record
 from enforcement.outcome import Phase, Platform
 from enforcement.policy.bundle import Bundle

@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from agent.decisions import last_decisions
+from agent.api.decisions import last_decisions
 from attestation.records import Placed, decode_record
 from enforcement.policy.bundle import Bundle, BundleError
 from tests.enforcement.bundles import write
@@ -206,7 +206,8 @@ async def test_no_request_fails_or_mixes_bundles_while_they_change(
         in_force[first.bundle[2]] += 1
     assert last_decisions(tmp_path / "agent" / "state" / "journal.sqlite", 1)
     # A bundle comes into force with its passport, and how soon a passport follows another depends
-    # on how long they take (`agent/renewal.py`): on an idle machine nearly every bundle decides.
+    # on how long they take (`agent/attesting/renewal.py`): on an idle machine nearly every bundle
+    # decides.
     assert status["policy"]["reload_failures"] >= bundles.bad / 5
     assert len(in_force) >= len(bundles.good) / 3
     late = sorted(seen.late)

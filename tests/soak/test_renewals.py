@@ -22,13 +22,13 @@ from pathlib import Path
 import pytest
 import trio
 
+from agent.attesting.renewal import Pace
 from agent.config import load_config
 from agent.daemon import Daemon
 from agent.heap import bytes_in_use, share_heaps
-from agent.lifecycle import State
-from agent.notify import Notifier
-from agent.process import Process
-from agent.renewal import Pace
+from agent.life.lifecycle import State
+from agent.life.notify import Notifier
+from agent.metrics.process import Process
 from attestation.errors import UncheckableError, VerificationError
 from attestation.evidence import Format
 from attestation.simulated.tree import SimulatedTree

@@ -18,7 +18,7 @@ import trio
 import trio.testing
 
 from agent.config import TlsTable
-from agent.tls_files import load
+from agent.gateway.tls_files import load
 from attestation.records import DecisionRecord
 from enforcement.gateway.gateway import GateState, Gateway, GatewayConfig
 from enforcement.gateway.tls_server import Credentials, TlsServer

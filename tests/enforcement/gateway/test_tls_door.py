@@ -17,7 +17,7 @@ import trio.testing
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from agent.config import TlsTable
-from agent.gateway_tls import GatewayTls
+from agent.gateway.gateway_tls import GatewayTls
 from enforcement.http.limits import Limits
 from enforcement.identity.callers import Certificates, Identifier, Key
 from enforcement.identity.peer import LEAVE_SECONDS

@@ -14,10 +14,10 @@ import trio
 
 from agent import logs
 from agent.boottime import ClockWatch
-from agent.histogram import QUICK, Histogram
-from agent.lifecycle import Lifecycle
-from agent.notify import Notifier
-from agent.ticks import next_tick
+from agent.life.lifecycle import Lifecycle
+from agent.life.notify import Notifier
+from agent.life.ticks import next_tick
+from agent.metrics.histogram import QUICK, Histogram
 
 PULSE_SECONDS: Final = 1.0
 LAG_SAMPLES: Final = 2  # of the loop's lag for each beat

@@ -26,11 +26,12 @@ from urllib.parse import parse_qs
 import msgspec
 import trio
 
-from agent import decisions, logs
+from agent import logs
+from agent.api import decisions
+from agent.api.local_api import MAX_BODIES, Request, Response
 from agent.journal import Journal
-from agent.local_api import MAX_BODIES, Request, Response
-from agent.policies import Loaded, Policies
-from agent.policy_vault import VaultError
+from agent.policy.policies import Loaded, Policies
+from agent.policy.policy_vault import VaultError
 from attestation import cbor
 from attestation.errors import MalformedError
 from enforcement.policy.bundle import BundleError

@@ -5,9 +5,9 @@ changes) or are pushed over the local API. Whatever its way, a bundle is read wh
 in a thread, and comes into force together with a passport that states its digest. A bundle that
 cannot be used changes nothing but a counter and the log.
 
-The directory is looked at every `watch_seconds` (`agent/bundle_folder.py`). Of several bundles that
+The directory is looked at every `watch_seconds` (`bundle_folder`). Of several bundles that
 come while one waits for its passport the newest counts; the history says which were superseded
-before they came into force. A candidate beside it: `agent/candidate.py`.
+before they came into force. A candidate beside it: `candidate`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from typing import Final
 import trio
 
 from agent import logs
-from agent.bundle_folder import BundleFolder
-from agent.candidate import Candidate
 from agent.config import PolicyTable
 from agent.errors import ExitCode, FatalError
-from agent.policy_vault import Action, Entry, PolicyVault, State, VaultError
-from agent.supervise import Faults
-from agent.ticks import next_tick
+from agent.life.supervise import Faults
+from agent.life.ticks import next_tick
+from agent.policy.bundle_folder import BundleFolder
+from agent.policy.candidate import Candidate
+from agent.policy.policy_vault import Action, Entry, PolicyVault, State, VaultError
 from attestation.panics import is_fault
 from enforcement.policy.bundle import Bundle, BundleError, Problem
 from enforcement.policy.bundle_files import bundle_digest, check_files

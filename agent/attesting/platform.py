@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Final
 
 from agent import logs
+from agent.attesting.tee_search import SIMULATED_FILE_SYSTEM, explain, file_system_of, mounts
 from agent.config import Config
 from agent.errors import ExitCode, FatalError
 from agent.quotes.client import quote_by_helper
 from agent.quotes.quoting import Fetch
-from agent.tee_search import SIMULATED_FILE_SYSTEM, explain, file_system_of, mounts
 from attestation.anchors import TrustAnchors
 from attestation.configfs_tsm import fetch_quote, find_provider
 from attestation.errors import QuoteError

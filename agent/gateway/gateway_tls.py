@@ -18,9 +18,9 @@ import trio
 from agent import logs
 from agent.config import TlsTable
 from agent.errors import ExitCode, FatalError
-from agent.lifecycle import Part, Trouble, Weight
-from agent.ticks import next_tick
-from agent.tls_files import Loaded, TlsFilesError, load, look, utc
+from agent.gateway.tls_files import Loaded, TlsFilesError, load, look, utc
+from agent.life.lifecycle import Part, Trouble, Weight
+from agent.life.ticks import next_tick
 from enforcement.gateway.tls_server import TlsServer
 
 _LOG = logs.get("tls")

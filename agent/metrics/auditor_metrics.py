@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from agent.metrics import Family, Sample, counters, gauges
+from agent.metrics.metrics import Family, Sample, counters, gauges
 from enforcement.auditors.breaker import State
 from enforcement.auditors.client import BUCKETS, AuditorClient
 

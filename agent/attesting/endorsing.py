@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from agent.attester import Complete
+from agent.attesting.attester import Complete
+from agent.attesting.platform import TeePlatform
 from agent.config import Config
-from agent.platform import TeePlatform
 from attestation.errors import UncheckableError
 from attestation.evidence import Format
 from attestation.simulated.tdx import SimulatedIntel

@@ -6,13 +6,13 @@ import math
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from agent.attesting.renewal import Renewal
 from agent.boottime import Clock, wall_ns
 from agent.custody import Custody
-from agent.gateway_tls import GatewayTls
+from agent.gateway.gateway_tls import GatewayTls
 from agent.journal import Journal
-from agent.lifecycle import Lifecycle, Standing
-from agent.policies import Policies
-from agent.renewal import Renewal
+from agent.life.lifecycle import Lifecycle, Standing
+from agent.policy.policies import Policies
 from agent.stream.status import StreamStatus
 from enforcement.auditors.panel import AuditorService
 from enforcement.http.metrics import GatewayMetrics

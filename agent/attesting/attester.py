@@ -17,9 +17,9 @@ from typing import Final
 import trio
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from agent.attesting.platform import TeePlatform
 from agent.boottime import boot_ns, wall_ns
-from agent.histogram import SLOW, Histogram
-from agent.platform import TeePlatform
+from agent.metrics.histogram import SLOW, Histogram
 from agent.quotes.quoting import Quotes
 from attestation.claims_buffer import ClaimsBuffer, report_data
 from attestation.cose import thumbprint

@@ -16,8 +16,8 @@ from typing import Any
 import trio
 
 from agent import logs
-from agent.bundle_folder import BundleFolder
-from agent.supervise import Faults
+from agent.life.supervise import Faults
+from agent.policy.bundle_folder import BundleFolder
 from attestation.panics import is_fault
 from enforcement.policy.bundle import Bundle, BundleError
 from enforcement.policy.bundle_files import check_files

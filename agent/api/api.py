@@ -10,13 +10,13 @@ from typing import Final
 
 import msgspec
 
-from agent import health
-from agent.authzen_api import PATHS as AUTHZEN_PATHS
+from agent.api import health
+from agent.api.authzen_api import PATHS as AUTHZEN_PATHS
+from agent.api.local_api import Request, Response
 from agent.errors import FatalError
-from agent.local_api import Request, Response
-from agent.metrics import CONTENT_TYPE, exposition
+from agent.metrics.metrics import CONTENT_TYPE, exposition
+from agent.metrics.scrape import Scraped, scrape
 from agent.quotes.line import ChallengeRefusedError
-from agent.scrape import Scraped, scrape
 from attestation.errors import AttestationError
 
 EAT_CWT = "application/eat+cwt"

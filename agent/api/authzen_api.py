@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from agent.local_api import Request, Response
+from agent.api.local_api import Request, Response
 from enforcement.admission import GateState
 from enforcement.authzen import (
     CONFIGURATION,

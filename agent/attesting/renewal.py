@@ -22,12 +22,12 @@ from typing import Final
 import trio
 
 from agent import logs
-from agent.attester import Issued
+from agent.attesting.attester import Issued
 from agent.boottime import LOOK_SECONDS, Clock, sleep_until
 from agent.errors import ExitCode, FatalError
-from agent.lifecycle import Lifecycle, Part, Trouble, Weight
-from agent.supervise import Faults
-from agent.watchdog import REST, Promise, no_promise
+from agent.life.lifecycle import Lifecycle, Part, Trouble, Weight
+from agent.life.supervise import Faults
+from agent.life.watchdog import REST, Promise, no_promise
 from attestation.errors import AttestationError, QuoteError
 from attestation.panics import is_fault
 
@@ -82,7 +82,7 @@ class Renewal:
     Attributes:
         failures: tries that failed, by (code,).
         renewals: passports issued.
-        promise: told how long it takes at most until the next one is tried (`agent.watchdog`).
+        promise: told how long it takes at most until the next one is tried (`agent.life.watchdog`).
     """
 
     def __init__(

@@ -23,7 +23,7 @@ import trio
 
 from agent import unix_socket
 from agent.errors import ExitCode, FatalError
-from agent.supervise import Faults
+from agent.life.supervise import Faults
 from attestation.panics import is_fault
 
 MAX_BODY: Final = 16 * 1024  # bytes: a challenge is small

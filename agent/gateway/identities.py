@@ -11,7 +11,7 @@ from agent.config import IdentityTable
 from enforcement.identity.callers import Certificates, Identifier, Key, read_keys
 
 if TYPE_CHECKING:
-    from agent.issuers import Issuers
+    from agent.gateway.issuers import Issuers
     from enforcement.identity.tokens import TokenVerifier
 
 
@@ -41,7 +41,7 @@ class Identities:
             keys += read_keys(Path(table.keys_file))
         self._issuers: Issuers | None = None
         if table.tokens:
-            from agent.issuers import Issuers  # noqa: PLC0415 - see there
+            from agent.gateway.issuers import Issuers  # noqa: PLC0415 - see there
 
             self._issuers = Issuers(table.tokens)
         self.identifier = Identifier(

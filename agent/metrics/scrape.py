@@ -8,20 +8,20 @@ from collections.abc import Iterator
 from typing import Final, Protocol
 
 from agent import logs
-from agent.attester import Attester
-from agent.auditor_metrics import auditor_metrics
+from agent.api.health import Parts
+from agent.attesting.attester import Attester
 from agent.boottime import wall_ns
 from agent.config import Config
-from agent.health import Parts
-from agent.lifecycle import Part, State
-from agent.metrics import Family, counter, counters, gauge, gauges, histogram, info
-from agent.notify import Notifier
-from agent.process import Process
-from agent.pulse import Pulse
+from agent.life.lifecycle import Part, State
+from agent.life.notify import Notifier
+from agent.life.pulse import Pulse
+from agent.life.supervise import Faults
+from agent.life.watchdog import Freshness
+from agent.metrics.auditor_metrics import auditor_metrics
+from agent.metrics.metrics import Family, counter, counters, gauge, gauges, histogram, info
+from agent.metrics.process import Process
+from agent.metrics.tls_metrics import tls_metrics
 from agent.quotes.line import QuoteLine
-from agent.supervise import Faults
-from agent.tls_metrics import tls_metrics
-from agent.watchdog import Freshness
 
 _TASKS: Final = ("api", "policy", "pulse", "reload", "renewal", "stream", "tls")
 

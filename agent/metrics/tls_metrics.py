@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from agent.gateway_tls import GatewayTls
-from agent.metrics import Family, counter, counters, gauge
+from agent.gateway.gateway_tls import GatewayTls
+from agent.metrics.metrics import Family, counter, counters, gauge
 
 
 def tls_metrics(tls: GatewayTls | None) -> Iterator[Family]:

@@ -1,0 +1,4 @@
+"""Which policy bundle is enforced: `policies` decides, from `bundle_folder` or what was pushed.
+
+`policy_vault` keeps what was in force, `candidate` is asked beside it.
+"""
