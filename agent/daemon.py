@@ -28,6 +28,7 @@ from agent.api.authzen_api import AuthzenApi
 from agent.api.policy_api import PolicyApi
 from agent.attesting.attester import Attester, Issued, Stated
 from agent.attesting.endorsing import endorsing
+from agent.attesting.hardware_policy import hardware_policies
 from agent.attesting.measuring import KernelRegister, Measurer, this_boot
 from agent.attesting.platform import TeePlatform, find_platform
 from agent.attesting.renewal import LATE_SECONDS, TRY_SECONDS, Renewal
@@ -198,6 +199,7 @@ class Daemon:
             lifetime=config.passport.lifetime_seconds,
             version=self.version,
             quote_seconds=config.tee.quote_seconds,
+            hardware_policies=hardware_policies(config.tee),
         )
 
     def _open_doors(self) -> None:

@@ -8,11 +8,12 @@ from typing import Any, Final
 
 from attestation.checks import Check
 from attestation.errors import AttestationError
-from attestation.hardware import Verified
+from attestation.hardware import HardwarePolicy, Verified, tcb_word_of
 from attestation.passport import Passport
 from attestation.tee import TeeType
 
-# Nobody said which TCB is good enough; policies see this word and can refuse it.
+# Nobody said which TCB is good enough, nor is there a word of the vendor's; policies see this word
+# and can refuse it.
 TCB_NOT_APPRAISED: Final = "not_appraised"
 TCB_APPRAISED: Final = "appraised"
 
@@ -58,6 +59,8 @@ class Examination:
     Attributes:
         error: the first check that did not hold or could not run; None: all held.
         verified: the report with its chain; None where that failed.
+        tcb_status: `appraised`: the caller's hardware policy is met; else Intel's word for a TDX
+            platform (`UpToDate`, …); else `not_appraised`.
     """
 
     passport: Passport
@@ -132,6 +135,18 @@ class Examination:
                 for answer in self.answers
             },
         }
+
+
+def tcb_status_of(
+    verified: Verified | None, policy: HardwarePolicy | None, *, simulated: bool
+) -> str:
+    """The TCB status of evidence for which everything held: by the policy that it met, or else the
+    vendor's own word. A simulated vendor's word counts for nothing.
+    """
+    if policy is not None:
+        return TCB_APPRAISED
+    word = None if verified is None or simulated else tcb_word_of(verified)
+    return word or TCB_NOT_APPRAISED
 
 
 Appraisal = Examination  # of a passport for which every step held

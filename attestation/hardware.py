@@ -117,6 +117,15 @@ def revoked_of(verified: Verified) -> bool | None:
     return None
 
 
+def tcb_word_of(verified: Verified) -> str | None:
+    """What the vendor calls this platform's TCB in the signed documents that came with the quote
+    (`UpToDate`, `OutOfDate`, …); None: there is no such word (AMD publishes levels, no verdict).
+    """
+    if isinstance(verified, VerifiedQuote):
+        return verified.assessment.status.value
+    return None
+
+
 def model_of(verified: Verified) -> str:
     """The kind of machine: `Genoa`, or `TDX 00806f050000` with the FMSPC."""
     if isinstance(verified, VerifiedQuote):

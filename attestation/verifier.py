@@ -18,12 +18,12 @@ from attestation.checks import Check, CheckStatus
 from attestation.errors import AttestationError, UncheckableError
 from attestation.examination import (
     QUESTIONS,
-    TCB_APPRAISED,
     TCB_NOT_APPRAISED,
     Answer,
     AnswerStatus,
     Appraisal,
     Examination,
+    tcb_status_of,
 )
 from attestation.hardware import is_about_chain_and_tcb
 from attestation.passport import Passport
@@ -59,7 +59,11 @@ def examine_passport(
         answers=answers,
         error=error,
         verified=steps.verified,
-        tcb_status=TCB_NOT_APPRAISED if steps.hardware_policy is None or error else TCB_APPRAISED,
+        tcb_status=TCB_NOT_APPRAISED
+        if error
+        else tcb_status_of(
+            steps.verified, steps.hardware_policy, simulated=steps.passport.claims.simulated
+        ),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -23,10 +23,10 @@ from agent.metrics.histogram import SLOW, Histogram
 from agent.quotes.quoting import Quotes
 from attestation.claims_buffer import ClaimsBuffer, report_data
 from attestation.cose import thumbprint
-from attestation.errors import UncheckableError
+from attestation.errors import UncheckableError, VerificationError
 from attestation.evidence import Evidence, Format
 from attestation.examination import Appraisal
-from attestation.hardware import verify_evidence
+from attestation.hardware import HardwarePolicy, verify_evidence
 from attestation.passport import (
     HardwareClaims,
     PassportClaims,
@@ -99,6 +99,7 @@ class Attester:
         lifetime: int,
         version: str,
         quote_seconds: float,
+        hardware_policies: Mapping[Format, HardwarePolicy] | None = None,
         wall: Callable[[], int] = wall_ns,
         boot: Callable[[], int] = boot_ns,
     ) -> None:
@@ -111,6 +112,7 @@ class Attester:
         self._lifetime = lifetime
         self._version = version
         self._patience = quote_seconds
+        self._hardware_policies = hardware_policies
         self.quote_seconds = Histogram(SLOW)
         self.quotes = Quotes(platform.fetch, seconds=quote_seconds, took=self.quote_seconds.observe)
         self._wall = wall
@@ -126,8 +128,8 @@ class Attester:
 
         Raises:
             QuoteError: no quote in time; `final` says whether trying again can help.
-            AttestationError: our own evidence does not verify, or what proves it was not to be had
-                in time; no passport leaves.
+            AttestationError: our own evidence does not verify, is not what the hardware policy
+                demands, or what proves it was not to be had in time; no passport leaves.
             FatalError: the TEE is not the one that was asked for.
         """
         if self.measure is not None:
@@ -165,6 +167,18 @@ class Attester:
             bundle_digest=stated.bundle[2],
             journal_head=stated.journal_head,
         ).encode()
+
+    def _policy_for(self, kind: Format) -> HardwarePolicy | None:
+        if self._hardware_policies is None:
+            return None
+        try:
+            return self._hardware_policies[kind]
+        except KeyError:
+            raise VerificationError(
+                "passport.hardware_policy",
+                f"the hardware policy demands nothing of {kind}, which this platform is",
+                remedy="give [tee] hardware_policy a file for this kind of hardware",
+            ) from None
 
     def _issue(
         self,
@@ -224,6 +238,7 @@ class Attester:
             allow_simulated=self._platform.simulated,
             nonce=nonce,
             audience=audience,
+            hardware_policy=self._policy_for(evidence.format),
         )
         return Issued(
             token=token,

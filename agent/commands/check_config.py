@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from agent.attesting.hardware_policy import hardware_policies
 from agent.commands.common import config_option, load
 from agent.commands.failing import fail
 from agent.config import Config
@@ -36,6 +37,7 @@ def check_config(path: Path | None, *, as_json: bool) -> None:
         trust = trust_of(config.policy)
         bundle, _engine = load_bundle(Path(config.policy.bundle), trust)
         known_auditors(config, bundle)
+        demands = hardware_policies(config.tee)
         unchecked = _credentials(config)
         if config.identity.keys_file not in unchecked:
             identities(config)
@@ -46,6 +48,7 @@ def check_config(path: Path | None, *, as_json: bool) -> None:
         click.echo(msgspec.json.format(msgspec.json.encode(config)).decode())
     else:
         click.echo(f"configuration: ok (agent {config.agent.id}, TEE mode {config.tee.mode})")
+        click.echo(f"hardware policy: {'none' if demands is None else 'for ' + ', '.join(demands)}")
         click.echo(f"policy bundle: ok ({bundle.name} {bundle.version}, {bundle.digest.hex()})")
         click.echo(f"bundle signature: {_signature(bundle, trust)}")
         click.echo(f"gateway: {tls}")

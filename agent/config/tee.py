@@ -20,6 +20,7 @@ class TeeTable(Table, frozen=True):
     report_path: str = "/sys/kernel/config/tsm/report"
     helper: str = ""  # socket of `lucid-agent quote-helper`; none: the agent asks the kernel itself
     quote_seconds: Seconds = 60.0  # bound on one quote, retries included
+    hardware_policy: str = ""  # file: what the platform has to be; empty: whatever is genuine
     extend_rtmr3: bool = False  # TDX: measure every policy bundle that comes into force
     measurements_path: str = "/sys/devices/virtual/misc/tdx_guest/measurements"
 
@@ -29,6 +30,7 @@ class TeeTable(Table, frozen=True):
             self,
             simulated_mount=places.absolute(self.simulated_mount),
             helper=places.absolute(self.helper),
+            hardware_policy=places.absolute(self.hardware_policy),
         )
 
     def problems(self) -> list[str]:

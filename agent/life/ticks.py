@@ -17,5 +17,5 @@ _NEAR: Final = 0.001
 
 
 def next_tick(seconds: float) -> float:
-    """The next multiple of a period on trio's clock: at most `seconds` away, perhaps less."""
+    """The next multiple of a period on trio's clock; never further away than `seconds` and 1 ms."""
     return (math.floor((trio.current_time() + _NEAR) / seconds) + 1) * seconds

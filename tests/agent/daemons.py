@@ -99,13 +99,14 @@ async def daemon_inside(
     monkeypatch: pytest.MonkeyPatch,
     *,
     extra: str = "",
+    tee: str = "",
     spoil: Callable[[], None] = lambda: None,
     bundle: Path = BUNDLE,
 ) -> AsyncIterator[Inside]:
     """A daemon whose tries follow each other quickly, until the block ends."""
     shutil.copytree(simulated_state, tmp_path / "state", dirs_exist_ok=True)
     (tmp_path / "state").chmod(0o700)
-    made = AgentProcess(tmp_path, "http://127.0.0.1:9", extra=extra, bundle=bundle)
+    made = AgentProcess(tmp_path, "http://127.0.0.1:9", extra=extra, tee=tee, bundle=bundle)
     notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     notified.bind(str(tmp_path / "notify"))
     notified.setblocking(False)

@@ -13,7 +13,7 @@ from attestation.anchors import TrustAnchors
 from attestation.checks import CheckStatus
 from attestation.errors import AttestationError, UncheckableError, VerificationError
 from attestation.evidence import Evidence
-from attestation.examination import Examination
+from attestation.examination import Examination, tcb_status_of
 from attestation.passport import PROFILE, Passport
 from attestation.simulated.tdx import SimulatedIntel
 from attestation.simulated.tdx_documents import FMSPC, LIFETIME, tcb_info
@@ -95,6 +95,23 @@ def test_it_is_appraised_by_a_policy_for_tdx_only(maker: Maker, token: bytes) ->
     assert refused(maker, token, hardware_policy=strict).code == "tdx.fmspc.allowed"
     other = refused(maker, token, hardware_policy=SnpPolicy())
     assert other.code == "passport.hardware_policy"
+
+
+@pytest.mark.parametrize("word", ["UpToDate", "OutOfDate", "ConfigurationNeeded"])
+def test_without_a_policy_the_tcb_status_is_intels_word_and_a_simulated_intel_has_none(
+    maker: Maker, token: bytes, word: str
+) -> None:
+    assert isinstance(maker.vendor, SimulatedIntel)
+    levels = tcb_info(NOW)["tcbLevels"]
+    levels[0]["tcbStatus"] = word
+    collateral = maker.vendor.collateral(NOW, tcbLevels=levels)
+    found = examine(maker, with_evidence(maker, token, certificates=collateral))
+    assert found.error is None
+    assert found.tcb_status == "not_appraised"
+    assert tcb_status_of(found.verified, None, simulated=True) == "not_appraised"
+    assert tcb_status_of(found.verified, None, simulated=False) == word
+    assert tcb_status_of(found.verified, TdxPolicy(), simulated=False) == "appraised"
+    assert tcb_status_of(None, None, simulated=False) == "not_appraised"
 
 
 def test_code_is_compared_with_mrtd(maker: Maker, token: bytes) -> None:
