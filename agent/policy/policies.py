@@ -39,6 +39,9 @@ from enforcement.policy.engine import Engine
 
 _LOG = logs.get("policy")
 IN_FORCE_SECONDS: Final = 30.0  # how long a push waits for its passport
+HISTORY_SECONDS: Final = (
+    5.0  # how long a passport waits for the note that it puts a bundle in force
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,19 +214,25 @@ class Policies:
     async def came_into_force(self, loaded: Loaded) -> None:
         """Called when a passport states a bundle."""
         if self._reached is None or loaded.bundle.digest != self._reached.bundle.digest:
-            digest, at = loaded.bundle.digest.hex(), _now()
-            try:
-                work = functools.partial(self._vault.came_into_force, digest, at)
-                superseded = await trio.to_thread.run_sync(work)
-            except OSError as error:
-                _LOG.error("policy.history_failed", error=str(error))
-            else:
-                self.superseded += len(superseded)
-                for entry in superseded:
-                    _LOG.info("policy.superseded", digest=entry.digest, name=entry.name, by=digest)
+            await self._on_record(loaded.bundle.digest.hex())
         async with self._in_force:
             self._reached = loaded
             self._in_force.notify_all()
+
+    async def _on_record(self, digest: str) -> None:
+        """Note what came into force and what did not. A passport does not wait for a disk."""
+        work = functools.partial(self._vault.came_into_force, digest, _now())
+        superseded: list[Entry] = []
+        with trio.move_on_after(HISTORY_SECONDS) as patience:
+            try:
+                superseded = await trio.to_thread.run_sync(work, abandon_on_cancel=True)
+            except OSError as error:
+                _LOG.error("policy.history_failed", error=str(error))
+        if patience.cancelled_caught:
+            _LOG.error("policy.history_failed", error=f"not written in {HISTORY_SECONDS:g} s")
+        self.superseded += len(superseded)
+        for entry in superseded:
+            _LOG.info("policy.superseded", digest=entry.digest, name=entry.name, by=digest)
 
     def cache_counts(self) -> tuple[int, int]:
         """Hits and misses of the newest engine."""

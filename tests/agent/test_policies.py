@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from agent.config import PolicyTable
 from agent.errors import ExitCode, FatalError
 from agent.life.supervise import Faults, keep_alive
 from agent.policy import bundle_folder
+from agent.policy import policies as policies_module
 from agent.policy.policies import Loaded, Policies
 from agent.policy.policy_vault import MAX_BUNDLES, Entry, PolicyVault, VaultError
 from attestation import cbor
@@ -353,6 +355,21 @@ async def test_a_history_that_cannot_be_written_stops_no_passport(
     await found.came_into_force(found.newest)
     assert await found.in_force(found.newest) == "in_force"
     assert states(found) == ["in_force"]
+
+
+async def test_a_disk_that_hangs_holds_up_no_passport(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = world.policies()
+    free = threading.Event()
+    monkeypatch.setattr(policies_module, "HISTORY_SECONDS", 0.05)
+    monkeypatch.setattr(PolicyVault, "_write", lambda *_, **__: free.wait(10))
+    try:
+        with trio.fail_after(5):
+            await found.came_into_force(found.newest)
+        assert await found.in_force(found.newest) == "in_force"
+    finally:
+        free.set()
 
 
 async def test_the_directory_overrides_a_push_when_it_changes_after_it(world: World) -> None:
