@@ -5,6 +5,7 @@ Every statement is read to its end at once: an open one would keep the writer fr
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from typing import Any, Final
 from attestation.records import PLATFORM_FIELDS, Placed, decode_record
 
 MAX_LAST: Final = 10_000
+_ID: Final = re.compile(r"dec-[0-9a-f]{24}")
 
 
 def last_decisions(path: Path, count: int) -> list[Placed]:
@@ -38,9 +40,12 @@ def find_decision(path: Path, decision_id: str) -> Placed | None:
     Raises:
         OSError: the journal cannot be read.
     """
-    wanted = decision_id.encode()
+    if not _ID.fullmatch(decision_id):  # less would be in every record, and all of them read
+        return None
     for record in _select(
-        path, "SELECT record FROM records WHERE instr(record, ?) ORDER BY place DESC", (wanted,)
+        path,
+        "SELECT record FROM records WHERE instr(record, ?) ORDER BY place DESC LIMIT 100",
+        (decision_id.encode(),),
     ):
         placed = decode_record(record)
         if placed.record.decision_id == decision_id:

@@ -799,6 +799,8 @@ async def test_a_candidate_over_the_api_has_a_report(client: Client, world: Worl
         ("POST", "/v1/policy/rollback", 404),
         ("GET", "/v1/decisions?last=0", 400),
         ("GET", "/v1/decisions?last=x", 400),
+        ("GET", "/v1/decisions?last=" + "9" * 5000, 400),
+        ("GET", "/v1/decisions/", 404),
         ("GET", "/v1/decisions", 500),  # there is no journal here
     ],
 )
