@@ -90,6 +90,16 @@ class Browser:
     def open(self, address: str) -> None:
         self._ask("Page.navigate", url=address)
 
+    def resize(self, width: int, height: int) -> None:
+        """Make the window that large, in CSS pixels."""
+        self._ask(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
+
     def run(self, script: str) -> Any:
         """The value of an expression in the page."""
         answer = self._ask("Runtime.evaluate", expression=script, returnByValue=True)

@@ -115,6 +115,31 @@ def test_a_row_opens_its_details_and_agents_show_their_state(
     visit(scenario)
 
 
+def test_all_of_a_decision_is_in_the_window_however_narrow(
+    visit: Callable[[Visit], None], boot: FakeBoot
+) -> None:
+    boot.decide(
+        outcome="deny",
+        reasons=("claim_missing:injection_risk", "no-secrets"),
+        model="a-model/with-a-name-that-is-longer-than-the-window-is-wide-2026-11",
+        principal=("Agent", "spiffe://example.org/ns/production/sa/chat-of-the-web-shop"),
+    )
+    html = "document.documentElement"
+    outside = (
+        "[...document.querySelectorAll('#rows td, #rows button')]"
+        f".filter(e => e.getBoundingClientRect().right > {html}.clientWidth).length"
+    )
+
+    async def scenario(_running: Running, page: Browser, _stream: FakeStream, do: Do) -> None:
+        await do(page.until, f"{ROWS} === 11 && {FIRST}.innerText.includes('no-secrets')")
+        for width in (320, 400, 880, 881, 1060, 1280, 1501):
+            await do(page.resize, width, 800)
+            await do(page.until, f"innerWidth === {width} && {outside} === 0")
+            assert not await do(page.run, f"{html}.scrollWidth > {html}.clientWidth")
+
+    visit(scenario)
+
+
 def test_what_attackers_wrote_stays_text(
     visit: Callable[[Visit], None], boot: FakeBoot, trust: FakeTrust
 ) -> None:
