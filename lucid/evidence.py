@@ -155,7 +155,7 @@ def _verify_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@evidence.command()
+@evidence.command(short_help="Verify and appraise a report or quote; list every check.")
 @_verify_options
 def verify(
     source: str,

@@ -89,7 +89,7 @@ def passport() -> None:
     """Verify AI Passports offline, and explain them."""
 
 
-@passport.command()
+@passport.command(short_help="Show a passport, verified offline, and explain it.")
 @_options
 def show(source: str, *, as_json: bool, **options: Any) -> None:
     """Show a passport (FILE, URL, or - for standard input), verified offline.
@@ -112,7 +112,7 @@ def show(source: str, *, as_json: bool, **options: Any) -> None:
     sys.exit(exit_code(examination.error))
 
 
-@passport.command()
+@passport.command(short_help="The same as a gate for scripts: one line, exit code.")
 @_options
 def verify(source: str, *, as_json: bool, **options: Any) -> None:
     """Verify a passport (FILE, URL, or - for standard input) as a gate for scripts.

@@ -34,7 +34,13 @@ class _AddressType(click.ParamType[Address]):
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
-@click.group(context_settings={"auto_envvar_prefix": "LUCID_OBSERVER", "max_content_width": 100})
+@click.group(
+    context_settings={
+        "auto_envvar_prefix": "LUCID_OBSERVER",
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+    }
+)
 @click.version_option(package_name="lucid-agent", prog_name="lucid-observer")
 def main() -> None:
     """Receive the decisions of Lucid agents, prove that none is missing, show them live.
@@ -120,7 +126,10 @@ def run(
       lucid-observer run --allow-simulated \\
           --simulated-root STATE_DIRECTORY/simulated-tee/root.pem
 
-    Exit status: 0 stopped by a signal; 2 it cannot run as it was told to (the reason is printed).
+    \b
+    Exit codes:
+      0  stopped by a signal
+      2  it cannot run as it was told to (the reason is printed)
     """
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s"

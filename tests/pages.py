@@ -37,9 +37,12 @@ def blocks(path: Path) -> Iterator[Block]:
 
 
 def shell(block: Block, folder: Path, **environ: str) -> str:
-    """Run a block; every command but the last must succeed, and the last end as is said."""
+    """Run a block; every command but the last must succeed, and the last end as is said.
+
+    The next block is written for the folder where this one began: a `cd` has to be undone.
+    """
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", block.text],
+        ["bash", "-euo", "pipefail", "-c", f"{block.text}\n[ $PWD = {shlex.quote(str(folder))} ]"],
         cwd=folder,
         env={
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",

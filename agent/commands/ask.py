@@ -53,7 +53,7 @@ def _ask(socket_path: str, route: str) -> tuple[int, dict[str, Any]]:
     except (OSError, http.client.HTTPException, ValueError) as error:
         fail(
             SILENT,
-            f"no agent answers on {socket_path}: {error}",
+            f"no agent answers on {socket_path}: {getattr(error, 'strerror', None) or error}",
             "is the agent running? --socket names the socket ([api] socket)",
         )
     finally:

@@ -32,8 +32,14 @@ def load(path: Path | None, *, tee: str | None = None) -> Config:
     try:
         return load_config(path, os.environ if tee is None else {**os.environ, TEE_VARIABLE: tee})
     except ConfigError as error:
-        where = path if path is not None else "the environment"
-        fail(ExitCode.USAGE, f"the configuration ({where}) is wrong:\n{error}")
+        if path is None:
+            fail(
+                ExitCode.USAGE,
+                f"no configuration file was named, {DEFAULT_CONFIG} is not there, and without one"
+                f" (variables alone) this is wrong:\n{error}",
+                "--config names a file; `lucid-agent init` writes a first one",
+            )
+        fail(ExitCode.USAGE, f"the configuration ({path}) is wrong:\n{error}")
 
 
 def first_fatal(group: BaseExceptionGroup[FatalError]) -> FatalError:

@@ -14,12 +14,12 @@ from agent.commands.common import config_option, first_fatal, load
 from agent.commands.failing import fail
 from agent.custody import protect
 from agent.daemon import Daemon
-from agent.errors import FatalError
+from agent.errors import FatalError, exit_codes_text
 from agent.heap import share_heaps
 from agent.life.notify import Notifier
 
 
-@click.command()
+@click.command(epilog=f"\b\nExit codes:\n{exit_codes_text()}")
 @config_option
 @click.option(
     "--tee",
@@ -28,10 +28,13 @@ from agent.life.notify import Notifier
     " which (tee.found). Without one, the agent ends with 3 and says what it looked for.",
 )
 def run(path: Path | None, tee: str | None) -> None:
-    """Run the daemon until SIGTERM or SIGINT. SIGHUP loads the policy bundle again.
+    """Run the daemon until SIGTERM or SIGINT.
 
-    Logs go to standard error, as JSON lines or text ([agent] log_format). Under systemd with
-    Type=notify, readiness is reported when the first passport has been issued.
+    SIGHUP reads the policy bundle and the files of [gateway.tls] again; what is broken changes
+    nothing, and the log says so. Logs go to standard error, as JSON lines or text
+    ([agent] log_format). Under systemd with Type=notify, readiness is reported when the first
+    passport has been issued. Variables override single keys: LUCID_GATEWAY_LISTEN is `listen` of
+    [gateway].
     """
     share_heaps()
     faulthandler.enable()  # a watchdog ends a hang by SIGABRT: where every thread stood is said

@@ -56,6 +56,10 @@ def apply_environment(data: dict[str, Any], environ: Mapping[str, str]) -> list[
         target = data
         for table in tables:
             target = target.setdefault(table, {})
+            if not isinstance(target, dict):
+                break
+        if not isinstance(target, dict):
+            continue  # the file has a value where the table would be, which is a problem of its own
         try:
             target[key] = _from_text(environ[name], Config, known[name])
         except ValueError as error:

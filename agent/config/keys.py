@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, get_type_hints
 
+import msgspec
+
 from agent.config.base import Table
 
 
@@ -29,7 +31,27 @@ def unknown_keys(table: type[Table], data: Mapping[str, Any], prefix: str) -> li
     return problems
 
 
-def readable(message: str) -> str:
-    """msgspec's words for a value of another type, the key first."""
+def wrong_values(table: type[Table], data: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What does not fit its key, for every key that the tables have: msgspec would stop at the
+    first. What no table has is left out."""
+    hints = get_type_hints(table, include_extras=True)
+    problems = []
+    for key, value in data.items():
+        if key not in hints:
+            continue
+        sub = subtable(hints[key])
+        if sub is not None and isinstance(value, dict):
+            problems += wrong_values(sub, value, f"{prefix}{key}.")
+            continue
+        try:
+            msgspec.convert(value, hints[key])
+        except msgspec.ValidationError as error:
+            problems.append(readable(str(error), f"{prefix}{key}"))
+    return problems
+
+
+def readable(message: str, key: str = "") -> str:
+    """msgspec's words for a value of another type, its place first: the key, and what is in it."""
     text, _, place = message.partition(" - at `$")
-    return f"{place.rstrip('`').lstrip('.')}: {text}" if place else text
+    where = f"{key}{place.rstrip('`')}".lstrip(".")
+    return f"{where}: {text}" if where else text

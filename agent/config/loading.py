@@ -13,7 +13,7 @@ import msgspec
 from agent.config.base import ConfigError, Places
 from agent.config.config import Config
 from agent.config.environment import apply_environment
-from agent.config.keys import readable, unknown_keys
+from agent.config.keys import unknown_keys, wrong_values
 
 MAX_CONFIG_SIZE: Final = 1024 * 1024  # bytes
 
@@ -27,12 +27,10 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
     data = _read(path) if path is not None else {}
     problems = list(unknown_keys(Config, data, ""))
     problems += apply_environment(data, environ)
+    problems += wrong_values(Config, data)
     if problems:
         raise ConfigError("\n".join(problems))
-    try:
-        config = msgspec.convert(data, Config)
-    except msgspec.ValidationError as error:
-        raise ConfigError(readable(str(error))) from None
+    config = msgspec.convert(data, Config)
     if not config.agent.id:
         named = msgspec.structs.replace(config.agent, id=_host_name())
         config = msgspec.structs.replace(config, agent=named)

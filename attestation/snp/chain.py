@@ -61,8 +61,14 @@ def _require_pinned(ark: Certificate, line: ProductLine, roots: Roots) -> None:
     if ark.spki_sha256 not in pins:
         raise VerificationError(
             "snp.chain.ark_pinned",
-            f"the root key {ark.spki_sha256.hex()} is not the pinned one of {line}",
+            f"the root key {ark.spki_sha256.hex()} is {_not_one_of(line, roots)}",
         )
+
+
+def _not_one_of(line: ProductLine, roots: Roots) -> str:
+    if isinstance(roots, Mapping):
+        return f"not the pinned one of {line}"
+    return "of another simulated TEE than the roots that were given (--simulated-root)"
 
 
 def check_names(

@@ -140,7 +140,13 @@ def check_root(chain: Chain, vendor: Vendor = INTEL) -> tuple[str, None]:
     pin = chain.root.spki_sha256
     if pin not in vendor.roots:
         raise VerificationError(
-            f"{chain.kind.check}.root_pinned", f"the root key {pin.hex()} is not the pinned one"
+            f"{chain.kind.check}.root_pinned",
+            f"the root key {pin.hex()} is "
+            + (
+                "not the pinned one"
+                if vendor is INTEL
+                else "of another simulated TEE than the roots that were given (--simulated-root)"
+            ),
         )
     return f"{chain.root.common_name or 'the root'}, key {pin.hex()}", None
 

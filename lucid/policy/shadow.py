@@ -22,7 +22,7 @@ def shadow() -> None:
     """Ask a candidate bundle about the real traffic, without effect, and see what differs."""
 
 
-@shadow.command("start")
+@shadow.command("start", short_help="Begin to ask a candidate beside the live bundle.")
 @bundle_argument
 @agent_option()
 @key_option
@@ -64,7 +64,7 @@ def stop_shadow(*, agent: str, as_json: bool) -> None:
         click.echo("no candidate is asked any more")
 
 
-@shadow.command("report")
+@shadow.command("report", short_help="Show where it would have decided otherwise.")
 @agent_option()
 @json_option
 def report(*, agent: str, as_json: bool) -> None:

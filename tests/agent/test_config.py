@@ -52,6 +52,38 @@ def test_every_unknown_key_is_named_at_once(tmp_path: Path) -> None:
     assert "gateway.limits.body_byte" in text
 
 
+def test_every_wrong_value_is_named_at_once_beside_unknown_keys(tmp_path: Path) -> None:
+    text = problems(
+        tmp_path,
+        """
+        [agent]
+        state_dri = "x"
+        stop_seconds = "soon"
+        [gateway]
+        listen = 8080
+        tls.client = "perhaps"
+        [identity]
+        keys = [{ name = "a", sha256 = 1 }]
+        """,
+        {"LUCID_GATEWAY_LISTN": "127.0.0.1:1"},
+    )
+    assert [line.partition(": ")[0] for line in text.splitlines()] == [
+        "agent.state_dri",
+        "LUCID_GATEWAY_LISTN",
+        "agent.stop_seconds",
+        "gateway.listen",
+        "gateway.tls.client",
+        "identity.keys[0].sha256",
+    ]
+
+
+def test_a_value_where_a_table_belongs_is_named_with_variables_of_the_table_too(
+    tmp_path: Path,
+) -> None:
+    text = problems(tmp_path, "gateway = 1\n", {"LUCID_GATEWAY_LISTEN": "127.0.0.1:2"})
+    assert text.startswith("gateway: ")
+
+
 def test_a_variable_overrides_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL + "[gateway]\nlisten = '127.0.0.1:1'\n")
     config = load_config(path, {"LUCID_GATEWAY_LISTEN": "127.0.0.1:2"})
