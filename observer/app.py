@@ -7,7 +7,9 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import logging
+import os
 import socket
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,7 +130,9 @@ async def _grpc(config: ObserverConfig, services: Services) -> AsyncIterator[Add
         else:
             port = server.add_insecure_port(str(listen))
     except RuntimeError as error:
-        raise ConfigError(f"cannot listen for agents on {listen}: {error}") from error
+        raise ConfigError(
+            f"cannot listen for agents on {listen}: the address is taken, or none of this machine"
+        ) from error
     await server.start()
     try:
         yield Address(host=listen.host, port=port)
@@ -139,9 +143,19 @@ async def _grpc(config: ObserverConfig, services: Services) -> AsyncIterator[Add
 
 def _credentials(certificate: Path, key: Path) -> grpc.ServerCredentials:
     try:
-        return grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])
+        pair = key.read_bytes(), certificate.read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot read {error.filename}: {error.strerror}") from error
+    try:  # gRPC would say of files that do not fit that it cannot listen
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key, password="")
+    except (ssl.SSLError, ValueError) as error:
+        reason = getattr(error, "reason", None) or str(error)
+        raise ConfigError(
+            f"{certificate} and {key} are not a certificate and its key, both in PEM and the key"
+            f" without a passphrase: {reason.lower().replace('_', ' ')}"
+        ) from error
+    return grpc.ssl_server_credentials([pair])
 
 
 @contextlib.asynccontextmanager
@@ -151,7 +165,8 @@ async def _http(config: ObserverConfig, web: Web) -> AsyncIterator[Address]:
     try:
         listener = socket.create_server((listen.host, listen.port), family=family, backlog=BACKLOG)
     except OSError as error:
-        raise ConfigError(f"cannot listen for pages on {listen}: {error.strerror}") from error
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise ConfigError(f"cannot listen for pages on {listen}: {reason}") from error
     server = _HttpServer(
         uvicorn.Config(
             web.app(),

@@ -104,5 +104,9 @@ class ObserverConfig:
                 " way (not changed unseen: they are chained and signed). Give --grpc-certificate."
             )
         if self.allow_simulated:
-            found.append("simulated TEEs are accepted: what they send is not hardware attested.")
+            found.append(
+                "simulated TEEs are accepted: what they send is not hardware attested."
+                if self.simulated_roots
+                else "--allow-simulated accepts nobody without --simulated-root."
+            )
         return tuple(found)

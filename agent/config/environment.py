@@ -53,7 +53,7 @@ def apply_environment(data: dict[str, Any], environ: Mapping[str, str]) -> list[
             problems.append(f"{name}: unknown variable{hint}")
             continue
         *tables, key = known[name]
-        target = data
+        target: Any = data
         for table in tables:
             target = target.setdefault(table, {})
             if not isinstance(target, dict):

@@ -31,7 +31,8 @@ ALL = [words for name, top in TOPS.items() for words in commands(top, (name,))]
 def test_every_command_has_help_by_both_names(words: tuple[str, ...]) -> None:
     name, *rest = words
     short, long = (
-        CliRunner().invoke(TOPS[name], [*rest, option], prog_name=name) for option in ("-h", "--help")
+        CliRunner().invoke(TOPS[name], [*rest, option], prog_name=name)
+        for option in ("-h", "--help")
     )
     assert (short.exit_code, short.output) == (0, long.output)
     assert "..." not in long.output.replace("[ARGS]...", "").replace("[COMMAND]...", "")

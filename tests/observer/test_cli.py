@@ -12,8 +12,14 @@ from pathlib import Path
 import httpx
 import pytest
 from click.testing import CliRunner
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+)
 
 from observer.cli import main
+from tests.pki import make
 
 COMMAND = [sys.executable, "-c", "from observer.cli import main; main()", "run"]
 DEADLINE = 30
@@ -74,9 +80,43 @@ def test_an_address_that_is_taken_is_explained(tmp_path: Path, option: str) -> N
     assert b"cannot listen" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("certificate", "key", "says"),
+    [
+        ("one.pem", "two.key", "key values mismatch"),
+        ("one.key", "one.key", "not a certificate and its key"),
+        ("one.pem", "locked.key", "without a passphrase"),
+        ("one.pem", "none.key", "cannot read none.key: No such file"),
+    ],
+)
+def test_files_for_tls_that_do_not_fit_are_explained(
+    tmp_path: Path, certificate: str, key: str, says: str
+) -> None:
+    for name in ("two", "one"):
+        made = make(name).write(tmp_path, name)
+    secret = BestAvailableEncryption(b"secret")
+    locked = made.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, secret)
+    (tmp_path / "locked.key").write_bytes(locked)
+    result = subprocess.run(
+        [
+            *COMMAND,
+            *("--listen-grpc", "127.0.0.1:0", "--listen-http", "127.0.0.1:0"),
+            *("--grpc-certificate", certificate, "--grpc-key", key),
+            *("--database", f"sqlite+aiosqlite:///{tmp_path}/observer.db"),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert says in result.stderr
+
+
 def test_the_help_explains_itself() -> None:
     result = CliRunner().invoke(main, ["run", "--help"])
     assert result.exit_code == 0
     text = " ".join((result.output + CliRunner().invoke(main, ["--help"]).output).split())
-    for word in ("--simulated-root", "no login yet", "Exit status", "LUCID_OBSERVER"):
+    for word in ("--simulated-root", "no login yet", "Exit codes", "LUCID_OBSERVER"):
         assert word in text

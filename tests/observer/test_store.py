@@ -246,7 +246,9 @@ def test_what_opens_the_observer_to_others_is_said() -> None:
     everywhere = Address(host="0.0.0.0", port=80)
     assert "no login" in config(listen_http=everywhere).warnings()[0]
     assert "without TLS" in config(listen_grpc=everywhere).warnings()[0]
-    assert "not hardware attested" in config(allow_simulated=True).warnings()[0]
+    simulated = config(allow_simulated=True, simulated_roots=(Path("root.pem"),))
+    assert "not hardware attested" in simulated.warnings()[0]
+    assert "nobody without --simulated-root" in config(allow_simulated=True).warnings()[0]
 
 
 @pytest.mark.parametrize(

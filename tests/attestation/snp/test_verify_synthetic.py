@@ -173,6 +173,8 @@ def test_a_forged_chain_under_a_root_that_is_not_pinned_is_refused(
     forged.verify()
     pinned = replace(forged, roots=frozenset({simulated_vendor.root_sha256()}))
     assert code_of(pinned) == "snp.chain.ark_pinned"
+    with pytest.raises(VerificationError, match="another simulated TEE than the roots"):
+        pinned.verify()
 
 
 def test_without_any_root_nothing_is_proved(simulated_vendor: SimulatedVendor) -> None:
