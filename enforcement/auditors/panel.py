@@ -28,7 +28,7 @@ from enforcement.detectors import Span
 from enforcement.http.wire import Watch
 from enforcement.outcome import Phase
 from enforcement.policy.annotations import nearest
-from enforcement.policy.manifest import FILE
+from enforcement.policy.manifest_toml import FILE
 from enforcement.policy.problems import BundleError, Problem
 from enforcement.policy.vocabulary import Claim, Merge, Vocabulary
 

@@ -33,7 +33,8 @@ from enforcement.policy.bundle_files import LIMITS, bundle_digest, read_files
 from enforcement.policy.bundle_signature import NOBODY, Trust, check_signature
 from enforcement.policy.entities_file import read_entities
 from enforcement.policy.hidden import hidden_problems
-from enforcement.policy.manifest import FILE, AuthzenTable, Manifest, StreamTable, parse_manifest
+from enforcement.policy.manifest import AuthzenTable, Manifest, StreamTable, parse_manifest
+from enforcement.policy.manifest_toml import FILE
 from enforcement.policy.policies import Schema
 from enforcement.policy.policy_source import PolicySource, PolicyTooDeepError, parse_policies
 from enforcement.policy.problems import BundleError, Problem
