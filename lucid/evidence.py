@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -103,9 +103,25 @@ def show(source: str, *, as_json: bool) -> None:
         click.echo(json.dumps(value, indent=2))
         return
     for name, value in (*fields.items(), *enclosed.items()):
-        text = ", ".join(value) or "none" if name == "table" else value
-        click.echo(f"{name}: {text}")
+        for line in _lines(name, value):
+            click.echo(line)
     click.echo("Nothing of this is verified; `lucid evidence verify` does that.", err=True)
+
+
+def _lines(name: str, value: object) -> Iterator[str]:
+    """A field as people read it; of one with parts, each part."""
+    match value:
+        case dict():
+            for part, inner in value.items():
+                yield from _lines(f"{name}.{part}", inner)
+        case list() | tuple():
+            yield f"{name}: {', '.join(map(str, value)) or 'none'}"
+        case bool():
+            yield f"{name}: {str(value).lower()}"
+        case None:
+            yield f"{name}: none"
+        case _:
+            yield f"{name}: {value}"
 
 
 def _verify_options(command: Callable[..., None]) -> Callable[..., None]:

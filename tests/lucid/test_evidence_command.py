@@ -209,6 +209,8 @@ def test_show_says_that_nothing_is_verified(snp: SnpVectors) -> None:
     done = run("show", report)
     assert done.exit_code == 0
     assert "measurement: " in done.stdout
+    assert "policy.debug: false" in done.stdout.splitlines()
+    assert "{" not in done.stdout
     assert "Nothing of this is verified" in done.stderr
     answer = json.loads(run("show", report, "--json").stdout)
     assert answer["verified"] is False
