@@ -360,12 +360,9 @@ class Daemon:
         )
 
     def _policy_trouble(self) -> Trouble | None:
-        newest, in_force, dead = (
-            self.policies.newest.bundle,
-            self.snapshot,
-            self.attester.quotes.dead,
-        )
-        if dead is not None and in_force is not None and in_force.bundle.digest != newest.digest:
+        newest, snapshot = self.policies.newest.bundle, self.snapshot
+        dead = self.attester.quotes.dead
+        if dead is not None and snapshot is not None and snapshot.bundle.digest != newest.digest:
             return Trouble(
                 part=Part.POLICY,
                 weight=Weight.CONCERN,
