@@ -45,6 +45,9 @@ ROWS: Final[dict[str, tuple[str, ...]]] = {
         "tests.agent.test_renewal:test_a_dead_key_at_the_first_start_ends_the_daemon_and_asks_for_a_reboot",
         "tests.agent.test_soak_virtual:test_a_key_that_dies_ends_in_refusal_and_stays_visible",
     ),
+    "the platform is genuine and does not meet `[tee] hardware_policy` (docs/checks.md)": (
+        "tests.agent.test_hardware_policy:test_one_that_does_not_meet_it_gets_no_passport_and_serves_nobody",
+    ),
     "a quote is empty, busy or times out": (
         "tests.agent.test_failure_table:test_quotes_that_fail_at_the_start_are_waited_for",
         "tests.agent.test_failure_table:test_quotes_that_fail_later_degrade_then_expire_then_serve",
