@@ -57,15 +57,17 @@ class _Channel:
     text: str = ""
     passed: int = 0
     masked_to: int = 0
-    is_json: bool = False
     places: Places | None = None
+
+    def add(self, text: str) -> None:
+        """The text goes on."""
+        self.text += text
+        if self.places is not None:
+            self.places.add(text)
 
     def shown(self) -> str:
         """What auditors are given."""
-        if not self.is_json:
-            return self.text
-        self.places = Places(self.text)
-        return self.places.plain
+        return self.text if self.places is None else self.places.plain
 
     def marked(self, spans: Iterable[Span]) -> list[Span]:
         """What they marked, as spans of `text`."""
@@ -217,9 +219,7 @@ class AuditedStream:
         item = _Item(event, part.value)
         repeats = part.name.endswith(_REPEATS)
         for path, text, is_json in self._texts(part):
-            piece = self._piece(path, text, repeats=repeats)
-            self._channels[piece.channel].is_json |= is_json
-            item.pieces.append(piece)
+            item.pieces.append(self._piece(path, text, repeats=repeats, is_json=is_json))
         if not self._observe:
             self._queue.append(item)
             self._held += len(event.data)
@@ -237,7 +237,7 @@ class AuditedStream:
             self._others += 1
             yield ("other", self._others), text, False
 
-    def _piece(self, path: Path, text: Text, *, repeats: bool) -> _Piece:
+    def _piece(self, path: Path, text: Text, *, repeats: bool, is_json: bool) -> _Piece:
         value = text.value
         if repeats:
             for number, channel in enumerate(self._channels):
@@ -247,10 +247,10 @@ class AuditedStream:
         if number == len(self._channels):
             if number >= MAX_WINDOWS:
                 raise MalformedStreamError("too many texts in one stream")
-            self._channels.append(_Channel())
+            self._channels.append(_Channel(places=Places() if is_json else None))
         channel = self._channels[number]
         start = len(channel.text)
-        channel.text += value
+        channel.add(value)
         self._fresh += len(value)
         return _Piece(number, start, start + len(value), text)
 

@@ -28,25 +28,36 @@ def unescape(text: str) -> str:
 
 
 class Places:
-    """`unescape` of a text, and where in the text each of its characters stood."""
+    """`unescape` of a text that comes in pieces, and where in it each character stood."""
 
-    __slots__ = ("_after", "_shifts", "plain")
+    __slots__ = ("_after", "_kept", "_plain", "_shifts", "_size")
 
-    def __init__(self, text: str) -> None:
+    def __init__(self) -> None:
         self._after: list[int] = []  # offsets in `plain`, each behind a character that was escaped
         self._shifts: list[int] = []  # how much further on the text is from there
-        self.plain = text
-        if "\\" not in text:
-            return
-        shift = 0
-        for match in _ESCAPE.finditer(text):
-            saved = len(match.group()) - len(_plain(match))
-            if saved:
-                self._after.append(match.end() - shift - saved)
-                shift += saved
-                self._shifts.append(shift)
-        if shift:
-            self.plain = unescape(text)
+        self._plain = ""
+        self._kept = ""  # the beginning of an escape
+        self._size = 0  # of the text, without what is kept
+
+    @property
+    def plain(self) -> str:
+        """The text so far, resolved as far as its escapes are complete."""
+        return self._plain + self._kept
+
+    def add(self, text: str) -> None:
+        """More of the text. Costs what is added, not what was there before."""
+        text, self._kept = self._kept + text, ""
+        if "\\" in text:
+            cut = _unfinished_from(text)
+            text, self._kept = text[:cut], text[cut:]
+            for match in _ESCAPE.finditer(text):
+                saved = len(match.group()) - len(_plain(match))
+                if saved:
+                    shift = (self._shifts[-1] if self._shifts else 0) + saved
+                    self._after.append(self._size + match.end() - shift)
+                    self._shifts.append(shift)
+        self._size += len(text)
+        self._plain += unescape(text)
 
     def place(self, offset: int) -> int:
         """The offset in the text of an offset in `plain`."""

@@ -314,11 +314,14 @@ def test_escapes_are_resolved_the_same_however_they_are_cut(
 # -- bounds ---------------------------------------------------------------------------------------
 
 
-@given(text=st.text(st.sampled_from('\\\\u0041deDC8"/nx😀'), max_size=60))
-def test_every_character_that_escapes_mean_has_its_place(text: str) -> None:
+@given(pieces=st.lists(st.text(st.sampled_from('\\\\u0041deDC8"/nx😀'), max_size=9), max_size=9))
+def test_every_character_that_escapes_mean_has_its_place(pieces: list[str]) -> None:
     """Whatever is cut out by places in the text stands for what is cut out of its meaning."""
-    places = Places(text)
-    assert places.plain == unescape(text)
+    places, text = Places(), ""
+    for piece in pieces:
+        places.add(piece)
+        text += piece
+        assert places.plain == unescape(text)
     whole = [places.place(offset) for offset in range(len(places.plain) + 1)]
     assert (whole[0], whole[-1]) == (0, len(text))
     for offset, (start, end) in enumerate(pairwise(whole)):
