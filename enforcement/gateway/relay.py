@@ -25,6 +25,7 @@ from enforcement.http.wire import InterruptedWaitError, WireError, WireTimeoutEr
 from enforcement.ruling import Ruling
 
 CLIENT_GONE: Final = 499  # nginx's number; no client ever reads it
+_STOPPED: Final = ("gateway_stopped", "the gateway was stopped", 503)
 HELD_STEP: Final = 64 * 1024  # bytes that a stream holds back without being counted
 
 
@@ -73,7 +74,7 @@ class Relay:
                 self._record_failure("client_gone", "the client closed the connection", CLIENT_GONE)
                 raise
             except trio.Cancelled:
-                self._record_failure("gateway_stopped", "the gateway was stopped", 503)
+                self._record_failure(*_STOPPED)
                 raise
             if data is None:
                 await self._stream(reply, upstream, seq)
@@ -140,9 +141,13 @@ class Relay:
         if exchange.auditors is None:
             ruling = exchange.response(status=reply.status, content_type=kind, body=data)
         else:
-            ruling = await asking.response(
-                exchange, status=reply.status, content_type=kind, body=data
-            )
+            try:
+                ruling = await asking.response(
+                    exchange, status=reply.status, content_type=kind, body=data
+                )
+            except trio.Cancelled:
+                self._record_failure(*_STOPPED)
+                raise
         if ruling.refusal is not None:
             await self._refuse(ruling)
             return

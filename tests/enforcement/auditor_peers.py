@@ -48,6 +48,7 @@ class Peer:
     delay: float = 0.0
     status: int = 200
     asked: list[dict[str, Any]] = field(default_factory=list)
+    was_asked: trio.Event = field(default_factory=trio.Event)
     connections: int = 0
     under_way: int = 0
     most_under_way: int = 0
@@ -101,6 +102,7 @@ class Peer:
             return self.vocabulary
         question = json.loads(body)
         self.asked.append(question)
+        self.was_asked.set()
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:

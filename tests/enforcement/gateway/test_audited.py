@@ -90,13 +90,13 @@ class Home:
     """A gateway with auditors."""
 
     def __init__(self, port: int, journal: Journal, upstream: Upstream, service: AuditorService):
-        self._port = port
+        self.port = port
         self.journal = journal
         self.upstream = upstream
         self.service = service
 
     async def ask(self, data: bytes | None = None) -> Reply:
-        client = ClientSide(await trio.open_tcp_stream("127.0.0.1", self._port))
+        client = ClientSide(await trio.open_tcp_stream("127.0.0.1", self.port))
         await client.send(request() if data is None else data)
         reply = await client.reply()
         await client.stream.aclose()
@@ -279,6 +279,22 @@ def streaming(*parts: str) -> Script:
             await side.send(chunk(event("", finish="stop")) + chunk(DONE) + LAST)
 
     return script
+
+
+async def test_a_reply_that_auditors_look_at_when_the_gateway_stops_is_on_record(
+    tmp_path: Path,
+) -> None:
+    slow = Peer(people, delay=60.0)
+    async with audited(tmp_path, {**GOOD, "people": slow}, deadline=60.0) as home:
+        client = ClientSide(await trio.open_tcp_stream("127.0.0.1", home.port))
+        await client.send(request())
+        with trio.fail_after(10):
+            await slow.was_asked.wait()
+    assert await client.is_closed()
+    await client.stream.aclose()
+    last = home.journal.records[-1]
+    assert (last.phase, last.outcome) == ("response", "deny")
+    assert last.reasons == ("upstream:gateway_stopped",)
 
 
 async def test_a_stream_is_masked_over_its_pieces_and_asks_one_question_at_a_time(
