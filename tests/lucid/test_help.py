@@ -27,6 +27,21 @@ TOPS = {"lucid": lucid, "lucid-agent": agent, "lucid-observer": observer}
 ALL = [words for name, top in TOPS.items() for words in commands(top, (name,))]
 
 
+@pytest.fixture(autouse=True)
+def fresh(words: tuple[str, ...]) -> None:
+    """Other tests call commands without those above them, and click remembers how its option for
+    help was called then.
+    """
+    name, *rest = words
+    command: click.Command = TOPS[name]
+    for below in rest:
+        assert isinstance(command, click.Group)
+        found = command.get_command(click.Context(command), below)
+        assert found is not None
+        command = found
+        command._help_option = None
+
+
 @pytest.mark.parametrize("words", ALL, ids=" ".join)
 def test_every_command_has_help_by_both_names(words: tuple[str, ...]) -> None:
     name, *rest = words
