@@ -51,7 +51,9 @@ def state_directory(path: Path) -> Path:
         ) from None
     if mode & 0o022:
         raise FatalError(
-            ExitCode.STATE, f"others may write the state directory {path}", remedy="chmod 0700"
+            ExitCode.STATE,
+            f"others may write the state directory {path}",
+            remedy=f"chmod 0700 {path}",
         )
     return path
 

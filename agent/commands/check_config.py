@@ -16,7 +16,7 @@ from agent.errors import ExitCode, FatalError
 from agent.gateway.gateway_tls import GatewayTls
 from agent.gateway.tls_files import paths, utc
 from agent.policy.policies import trust_of
-from agent.setup import identities, known_auditors, load_bundle
+from agent.setup import identities, known_auditors, load_bundle, observer_target
 from attestation.tdx.runtime_register import after
 from enforcement.policy.bundle import Bundle
 from enforcement.policy.bundle_files import SIGNATURE
@@ -42,6 +42,7 @@ def check_config(path: Path | None, *, as_json: bool) -> None:
         if config.identity.keys_file not in unchecked:
             identities(config)
         tls = _tls(config, unchecked)
+        observer = _observer(config, unchecked)
     except FatalError as error:
         fail(ExitCode.USAGE, str(error), error.remedy)
     if as_json:
@@ -52,6 +53,7 @@ def check_config(path: Path | None, *, as_json: bool) -> None:
         click.echo(f"policy bundle: ok ({bundle.name} {bundle.version}, {bundle.digest.hex()})")
         click.echo(f"bundle signature: {_signature(bundle, trust)}")
         click.echo(f"gateway: {tls}")
+        click.echo(f"Observer: {observer}")
         for path_there in unchecked:
             click.echo(f"not checked here: {path_there} (only the service has its credentials)")
         if config.tee.extend_rtmr3:
@@ -83,6 +85,27 @@ def _tls(config: Config, unchecked: list[str]) -> str:
         f"TLS with a certificate until {utc(tls.loaded.ends)}, client certificates: {table.client}"
         + (f"; {concern.reason}" if concern else "")
     )
+
+
+def _observer(config: Config, unchecked: list[str]) -> str:
+    """How decisions get there, and which files for that cannot be read. The daemon would start
+    without them and try again: no error, but worth a word.
+
+    Raises:
+        FatalError: plaintext to another machine, which was not asked for.
+    """
+    if not config.observer.target:
+        return "none, decisions stay in the journal"
+    target = observer_target(config)
+    words = [f"{target.address}, {'TLS' if target.ca else 'without TLS'}"]
+    for path in (target.ca, target.certificate, target.key):
+        if path is None or str(path) in unchecked:
+            continue
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            words.append(f"it will be away: {path} cannot be read: {error.strerror}")
+    return "; ".join(words)
 
 
 def _signature(bundle: Bundle, trust: Trust) -> str:

@@ -128,8 +128,9 @@ def read_public_key(path: Path) -> ec.EllipticCurvePublicKey:
     Raises:
         KeyFileError: the file cannot be read, or is something else.
     """
+    data = _read(path)
     try:
-        key = load_pem_public_key(_read(path))
+        key = load_pem_public_key(data)
     except ValueError as error:
         raise KeyFileError(f"{path}: not a public key in PEM: {error}") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in _ALGORITHMS:
@@ -143,8 +144,9 @@ def read_private_key(path: Path) -> ec.EllipticCurvePrivateKey:
     Raises:
         KeyFileError: the file cannot be read, or is something else.
     """
+    data = _read(path)
     try:
-        key = load_pem_private_key(_read(path), password=None)
+        key = load_pem_private_key(data, password=None)
     except (ValueError, TypeError):
         raise KeyFileError(f"{path}: not a private key in PEM without a passphrase") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in _ALGORITHMS:
@@ -157,7 +159,7 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(MAX_KEY_FILE)
     except OSError as error:
-        raise KeyFileError(f"{path}: {error.strerror}") from None
+        raise KeyFileError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _payload(digest: bytes) -> bytes:

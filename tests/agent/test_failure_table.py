@@ -77,6 +77,9 @@ ROWS: Final[dict[str, tuple[str, ...]]] = {
         "tests.agent.test_failure_table:test_a_bundle_that_is_broken_on_reload_degrades_until_it_is_mended",
         "tests.end_to_end.test_bad_input:test_a_broken_bundle_on_reload_changes_nothing",
     ),
+    "the TLS files cannot be used at a start, or the certificate has ended": (
+        "tests.agent.test_tls_files:test_an_agent_does_not_start_with_files_that_cannot_be_used",
+    ),
     "new TLS files are broken, or do not come": (
         "tests.agent.test_failure_table:test_tls_files_that_are_broken_degrade_until_good_ones_come",
         "tests.agent.test_tls_files:test_an_end_that_comes_near_is_said_and_one_that_has_come",
