@@ -29,8 +29,13 @@ from enforcement.policy.bundle_signature import Trust
 def check_config(path: Path | None, *, as_json: bool) -> None:
     """Check the configuration and the policy bundle without starting anything.
 
-    Prints what is in effect, variables included. Exits 0 if the daemon could start with it, 2 if
-    not, with every problem named.
+    Prints what is in effect, variables included. Of a configuration every wrong key and value is
+    named at once, and of a bundle every problem.
+
+    \b
+    Exit codes:
+      0  the daemon could start with it
+      2  it could not
     """
     config = load(path)
     try:
