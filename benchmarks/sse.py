@@ -40,6 +40,7 @@ WORDS: Final = ("some", "plain", "words", "that", "nobody", "needs", "to", "hide
 _REQUEST: Final = json.dumps(
     {"model": "bench", "stream": True, "messages": [{"role": "user", "content": "tell me"}]}
 )
+END: Final = b"}\n\n"  # of an event
 _HEAD: Final = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nX-Accel-Buffering: no\r\n"
     b"Transfer-Encoding: chunked\r\n\r\n"
@@ -67,7 +68,7 @@ _DONE: Final = event({}, "stop") + b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
 
 
 def releases(chunks: int, *, window: bool) -> list[int]:
-    """The chunks after which an event leaves before the stream's end."""
+    """For each event that leaves before the stream's end, the chunk after which it does."""
     if not window:
         return list(range(chunks))
     stream, _ = guard(always(Outcome.PROCEED), hold_back=HOLD)
@@ -75,7 +76,7 @@ def releases(chunks: int, *, window: bool) -> list[int]:
     return [
         number
         for number in range(chunks)
-        if stream.feed(_undone(event({"content": token(number)})))
+        for _ in range(stream.feed(_undone(event({"content": token(number)}))).count(END))
     ]
 
 
@@ -152,8 +153,8 @@ def _receive(stream: Stream, now: float) -> None:
         raise ConnectionError("the proxy closed a stream")
     text = stream.tail + data
     # A client has an event when it has its empty line.
-    stream.came += [now] * text.count(b"}\n\n")
-    stream.tail = text[-2:] if not text.endswith(b"}\n\n") else b""
+    stream.came += [now] * text.count(END)
+    stream.tail = text[-2:] if not text.endswith(END) else b""
     if text.endswith(b"0\r\n\r\n"):
         stream.ended = True
 
