@@ -80,7 +80,7 @@ class Process:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            self.process.wait()
+            self.process.wait(10)
         self._reader.join()
         assert self.process.stdout is not None
         self.process.stdout.close()

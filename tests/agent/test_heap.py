@@ -36,7 +36,11 @@ print(sum(int(start, 16) % (64 << 20) == 0 for start in maps))
 
 def heaps(how: str) -> int:
     done = subprocess.run(
-        [sys.executable, "-c", COUNT, how], capture_output=True, text=True, check=True
+        [sys.executable, "-c", COUNT, how],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
     return int(done.stdout)
 

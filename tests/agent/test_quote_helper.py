@@ -206,7 +206,9 @@ def test_not_even_root_is_served_for_the_agent(tmp_path: Path, tree: SimulatedTr
     try:
         with serving(place / "s", helper(tree, uid=65534).answer, connections=2) as path:
             assert raw(path, encode_request(DATA)) == b""
-            done = subprocess.run(command, input=encode_request(DATA), cwd=place, check=False)
+            done = subprocess.run(
+                command, input=encode_request(DATA), cwd=place, check=False, timeout=120
+            )
             assert done.returncode == 0
     finally:
         (place / "s").unlink()

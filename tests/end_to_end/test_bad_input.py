@@ -272,10 +272,13 @@ def test_the_gateway_serves_the_passport_and_the_socket_answers_challenges(
     path.write_bytes(fresh)
     command = [str(BIN / "lucid"), "passport", "verify", str(path), "--allow-simulated",
                "--simulated-root", str(agent.simulated_root), "--nonce", nonce]  # fmt: skip
-    assert subprocess.run([*command, "--audience", "me"], check=False).returncode == 0
-    assert subprocess.run(command, check=False, capture_output=True).returncode == 1
+    assert subprocess.run([*command, "--audience", "me"], check=False, timeout=120).returncode == 0
+    assert subprocess.run(command, check=False, capture_output=True, timeout=120).returncode == 1
     wrong = ["--audience", "me", "--at", "2020-01-01"]
-    assert subprocess.run([*command, *wrong], check=False, capture_output=True).returncode == 1
+    assert (
+        subprocess.run([*command, *wrong], check=False, capture_output=True, timeout=120).returncode
+        == 1
+    )
     for bad in (b"{}", b'{"nonce": "00"}', b'{"nonce": "zz"}', b"x", b'{"nonce": "' + b"0" * 200):
         assert agent.api("POST", "/v1/passport", bad)[0] == 400
     assert agent.api("GET", "/nowhere")[0] == 404

@@ -32,8 +32,8 @@ def test_the_demo_runs_checks_everything_and_keeps_the_passport(
     root = str(out) + ".root.pem"
     command = [str(BIN / "lucid"), "passport", "verify", str(out)]
     allowed = [*command, "--allow-simulated", "--simulated-root", root]
-    assert subprocess.run(allowed, capture_output=True, check=False).returncode == 0
-    assert subprocess.run(command, capture_output=True, check=False).returncode == 3
+    assert subprocess.run(allowed, capture_output=True, check=False, timeout=120).returncode == 0
+    assert subprocess.run(command, capture_output=True, check=False, timeout=120).returncode == 3
 
 
 def test_a_demo_whose_model_server_is_down_says_so(tmp_path: Path) -> None:

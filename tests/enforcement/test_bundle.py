@@ -74,7 +74,9 @@ def test_the_digest_is_what_coreutils_compute(tmp_path: Path) -> None:
     (folder / "tests" / "one.yaml").write_text("[]")
     (folder / "README.md").write_text("hello")
     command = "find * -type f | LC_ALL=C sort | xargs sha256sum | sha256sum"
-    shell = subprocess.run(command, shell=True, cwd=folder, capture_output=True, check=True)
+    shell = subprocess.run(
+        command, shell=True, cwd=folder, capture_output=True, check=True, timeout=120
+    )
     assert Bundle.load(folder).digest.hex() == shell.stdout.split()[0].decode()
 
 

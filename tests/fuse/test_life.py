@@ -34,7 +34,7 @@ def mount(tmp_path: Path) -> Iterator[Path]:
     place.mkdir()
     yield place
     if is_mounted(place):
-        subprocess.run(["umount", "-l", str(place)], check=True)
+        subprocess.run(["umount", "-l", str(place)], check=True, timeout=120)
         raise AssertionError("a test left its mount behind")
 
 
@@ -122,11 +122,11 @@ def test_a_dead_mount_that_is_found_is_replaced(mount: Path, state: Path) -> Non
     with served(mount, state) as process:
         guard = subprocess.run(
             ["ps", "--ppid", str(process.process.pid), "-o", "pid="],
-            capture_output=True, text=True, check=True,
+            capture_output=True, text=True, check=True, timeout=120,
         )  # fmt: skip
         os.kill(int(guard.stdout), signal.SIGKILL)
         process.process.kill()
-        process.process.wait()
+        process.process.wait(SECONDS)
         assert error_of(os.listdir, mount) == "ENOTCONN"
         with served(mount, state):
             assert fetch_quote(KernelTree(mount), DATA).outblob
@@ -146,14 +146,14 @@ def test_it_ends_with_the_program_that_started_it(mount: Path, state: Path) -> N
     child = int(parent.stdout.readline())
     assert is_mounted(mount)
     parent.kill()
-    parent.communicate()
+    parent.communicate(timeout=SECONDS)
     wait_until(lambda: not is_mounted(mount), SECONDS, "unmounted after the parent's end")
     wait_until(lambda: not Path(f"/proc/{child}").exists(), SECONDS, "ended after its parent")
 
 
 def test_unmounted_by_somebody_else_it_ends(mount: Path, state: Path) -> None:
     with served(mount, state) as process:
-        subprocess.run(["umount", str(mount)], check=True)
+        subprocess.run(["umount", str(mount)], check=True, timeout=120)
         process.process.wait(SECONDS)
         assert process.end() == 0
 

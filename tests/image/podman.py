@@ -18,6 +18,8 @@ from typing import Any, Final, Self
 
 import pytest
 
+from tests.commands import run
+
 ROOT: Final = Path(__file__).resolve().parents[2]
 STORE: Final = Path(os.environ.get("IMAGE_STORE", ROOT / ".image" / "store"))
 IMAGE: Final = os.environ.get("IMAGE", "localhost/lucid-agent:dev")
@@ -39,9 +41,7 @@ def skip_where_impossible() -> None:
     missing = [tool for tool in TOOLS if not shutil.which(tool)]
     if missing:
         pytest.skip(f"not on this machine: {', '.join(missing)} (.ci/run installs them)")
-    tried = subprocess.run(
-        ["unshare", "--net", "--mount", "true"], capture_output=True, text=True, check=False
-    )
+    tried = run(["unshare", "--net", "--mount", "true"])
     if tried.returncode:
         pytest.skip(f"containers cannot be run here: {tried.stderr.strip()}")
 
@@ -72,7 +72,7 @@ class Podman:
         finally:
             assert self._holder is not None
             self._holder.kill()
-            self._holder.wait()
+            self._holder.wait(10)
             shutil.rmtree(self._run)
 
     def wrapper(self, path: Path) -> Path:
@@ -100,11 +100,7 @@ class Podman:
     def _inside(self, *command: str) -> subprocess.CompletedProcess[str]:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("LUCID_")}
         environment["CONTAINERS_CONF"] = str(self._run / "containers.conf")
-        return subprocess.run(
-            [*self._entered(), *command],
-            capture_output=True, text=True, timeout=300, check=False, env=environment,
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        return run([*self._entered(), *command], env=environment)
 
     def try_(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run podman, whatever it answers."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.commands import run
 from tests.image.podman import IMAGE, ROOT, Podman
 from tests.pki import authority, make
 
@@ -21,15 +22,14 @@ pytestmark = pytest.mark.deploy
 CHART = ROOT / "deploy" / "helm" / "lucid-agent"
 SETS = sorted(path.stem for path in (CHART / "ci").glob("*.yaml"))
 TOOLS = ROOT / ".venv-deploy" / "bin"
+AGENT = ROOT / ".venv" / "bin" / "lucid-agent"
 VERSIONS = ("1.33", "1.37")
 NO_SCHEMA = {"ServiceMonitor"}  # a custom resource: Kubernetes itself has no schema of it
 MESSAGE = {"model": "demo-model", "messages": [{"role": "user", "content": "Hello"}]}
 
 
 def tool(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [TOOLS / name, *arguments], capture_output=True, text=True, check=False, cwd=ROOT
-    )
+    return run([TOOLS / name, *arguments], cwd=ROOT, seconds=300)
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +47,7 @@ def _parsed(text: str) -> str:
     code = (
         "import json,sys,yaml; print(json.dumps([d for d in yaml.safe_load_all(sys.stdin) if d]))"
     )
-    return subprocess.run(
-        [TOOLS / "python", "-c", code], input=text, capture_output=True, text=True, check=True
-    ).stdout
+    return run([TOOLS / "python", "-c", code], stdin=text, check=True).stdout
 
 
 def resources(text: str) -> list[dict[str, Any]]:
@@ -209,10 +207,7 @@ def test_the_agent_takes_the_configuration_that_the_chart_writes(
     (tmp_path / "authority").mkdir()
     (tmp_path / "authority" / "ca.crt").write_bytes(authority().pem)
     (tmp_path / "agent.toml").write_text(text)
-    done = subprocess.run(
-        [ROOT / ".venv" / "bin" / "lucid-agent", "check-config", "-c", tmp_path / "agent.toml"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = run([AGENT, "check-config", "-c", tmp_path / "agent.toml"])
     assert done.returncode == 0, done.stderr
 
 
@@ -275,12 +270,10 @@ def test_kustomize_renders_what_the_chart_says(folder: str, tmp_path: Path) -> N
     place = ROOT / "deploy" / "kustomize"
     copied = tmp_path / "deploy"
     shutil.copytree(ROOT / "deploy", copied)
-    subprocess.run([TOOLS / "python", copied / "kustomize" / "render.py"], check=True)
+    run([TOOLS / "python", copied / "kustomize" / "render.py"], check=True)
     kept = (place / folder / "lucid-agent.yaml").read_text()
     assert (copied / "kustomize" / folder / "lucid-agent.yaml").read_text() == kept
-    text = subprocess.run(
-        ["kubectl", "kustomize", place / folder], capture_output=True, text=True, check=True
-    ).stdout
+    text = run(["kubectl", "kustomize", place / folder], check=True).stdout
     assert {r["kind"] for r in resources(text)} == {r["kind"] for r in resources(kept)}
     assert {r["metadata"]["namespace"] for r in resources(text)} == {"lucid"}
     (tmp_path / "all.yaml").write_text(text)
@@ -421,10 +414,7 @@ def test_the_kubelets_way_of_showing_a_config_map_is_a_bundle(tmp_path: Path) ->
         config.write_text(
             f"[policy]\nbundle = {json.dumps(str(place))}\n[identity]\nanonymous = true\n"
         )
-        done = subprocess.run(
-            [ROOT / ".venv" / "bin" / "lucid-agent", "check-config", "-c", config],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        done = run([AGENT, "check-config", "-c", config])
         assert done.returncode == code, done.stderr
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import tarfile
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import run
 from tests.image.podman import IMAGE, ROOT, STORE, Podman
 
 pytestmark = pytest.mark.image
@@ -207,16 +207,13 @@ def _built(source: Path, store: Path) -> str:
         "SOURCE_DATE_EPOCH": _git("log", "-1", "--format=%ct"),
         "REVISION": _git("rev-parse", "HEAD"),
     }  # fmt: skip
-    done = subprocess.run(
-        ["deploy/image/build.sh", IMAGE], cwd=source, env=environment, capture_output=True,
-        text=True, check=True,
-    )  # fmt: skip
+    done = run(
+        ["deploy/image/build.sh", IMAGE], cwd=source, env=environment, check=True, seconds=900
+    )
     digest = done.stdout.strip()
     assert digest.startswith("sha256:")
     return digest
 
 
 def _git(*arguments: str) -> str:
-    return subprocess.run(
-        ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.strip()
+    return run(["git", *arguments], cwd=ROOT, check=True).stdout.strip()

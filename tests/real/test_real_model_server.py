@@ -282,7 +282,7 @@ def held_stream(
     finally:
         if process.poll() is None:
             process.kill()
-            process.wait()
+            process.wait(10)
 
 
 def test_the_agent_killed_mid_stream_is_an_error_for_the_client_and_the_chain_goes_on(

@@ -42,7 +42,7 @@ def shared(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
          "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext",
          "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(place / "tls.key"),
          "-out", str(place / "tls.pem")],
-        check=True, capture_output=True,
+        check=True, capture_output=True, timeout=120,
     )  # fmt: skip
     return place
 

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from tests.commands import run
+
 PACKAGES: Final = "systemd,systemd-sysv,python3,ca-certificates,curl,procps"
 TOOLS: Final = ("systemd-nspawn", "mmdebstrap", "nsenter", "dpkg-buildpackage", "dh")
 GUEST: Final = Path(__file__).with_name("guest")
@@ -41,9 +43,9 @@ def tree(cache: Path) -> Path:
         shutil.rmtree(made, ignore_errors=True)
         cache.mkdir(exist_ok=True)
         command = ["mmdebstrap", "-q", "--variant=minbase", f"--include={PACKAGES}", "bookworm"]
-        run = subprocess.run([*command, str(made)], capture_output=True, text=True, check=False)
-        if run.returncode:
-            raise UnavailableError(f"mmdebstrap: {run.stderr.strip()[-300:]}")
+        making = run([*command, made], seconds=900)
+        if making.returncode:
+            raise UnavailableError(f"mmdebstrap: {making.stderr.strip()[-300:]}")
         done.touch()
     return made
 
@@ -129,4 +131,4 @@ class Machine:
             if hasattr(self, "_first"):
                 os.kill(self._first, signal.SIGKILL)
             self._nspawn.kill()
-            self._nspawn.wait()
+            self._nspawn.wait(10)

@@ -84,7 +84,11 @@ def test_the_life_of_the_package(machine: Machine, newer: str) -> None:
 
 def test_the_manual_is_there(shared: Path) -> None:
     listed = subprocess.run(
-        ["dpkg-deb", "-c", str(shared / "now.deb")], capture_output=True, text=True, check=True
+        ["dpkg-deb", "-c", str(shared / "now.deb")],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     ).stdout
     for name in ("lucid-agent", "lucid", "lucid-observer"):
         assert f"./usr/share/man/man1/{name}.1.gz" in listed

@@ -60,14 +60,20 @@ def initrd(root: Path, shared: Path, lab: Lab) -> Iterator[Path]:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     place = work / "guest"
-    subprocess.run(["cp", "-a", root, place], check=True)
+    subprocess.run(["cp", "-a", root, place], check=True, timeout=120)
     for name in WITHOUT:
         shutil.rmtree(place / name, ignore_errors=True)
     files = subprocess.run(
-        ["dpkg-deb", "--fsys-tarfile", shared / "now.deb"], check=True, capture_output=True
+        ["dpkg-deb", "--fsys-tarfile", shared / "now.deb"],
+        check=True,
+        capture_output=True,
+        timeout=120,
     ).stdout
     subprocess.run(  # not dpkg-deb -x: /lib stays the link that it is
-        ["tar", "-x", "--keep-directory-symlink", "-C", place], input=files, check=True
+        ["tar", "-x", "--keep-directory-symlink", "-C", place],
+        input=files,
+        check=True,
+        timeout=120,
     )
     guest = Guest(place)
     guest.add_busybox(lab)
@@ -83,15 +89,19 @@ def initrd(root: Path, shared: Path, lab: Lab) -> Iterator[Path]:
         unit.write_text(text)
     config = place / "etc/lucid/agent.toml"
     config.write_text(config.read_text().replace('mode = "auto"', 'mode = "simulated"'))
-    subprocess.run(["systemd-sysusers", f"--root={place}", "lucid-agent.conf"], check=True)
+    subprocess.run(
+        ["systemd-sysusers", f"--root={place}", "lucid-agent.conf"], check=True, timeout=120
+    )
     user = re.search(r"^lucid:[^:]*:(\d+):(\d+)", (place / "etc/passwd").read_text(), re.MULTILINE)
     assert user
     guest.add(shared / "vendor", "var/lib/lucid")
-    subprocess.run(["chown", "-R", f"{user[1]}:{user[2]}", place / "var/lib/lucid"], check=True)
+    subprocess.run(
+        ["chown", "-R", f"{user[1]}:{user[2]}", place / "var/lib/lucid"], check=True, timeout=120
+    )
     (place / "var/lib/lucid").chmod(0o700)
     subprocess.run(
         ["systemctl", f"--root={place}", "-q", "enable", "vendor.service", "proof.service",
-         "lucid-agent.service", "lucid-agent-quote.socket"], check=True,
+         "lucid-agent.service", "lucid-agent-quote.socket"], check=True, timeout=120,
     )  # fmt: skip
     yield guest.pack(lab, work / "initrd")
     shutil.rmtree(work)

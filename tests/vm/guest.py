@@ -94,7 +94,7 @@ class Guest:
         with initrd.open("wb") as file:
             done = subprocess.run(
                 [lab.busybox, "cpio", "-o", "-H", "newc"], cwd=tree, input=names.encode(),
-                stdout=file, stderr=subprocess.PIPE, check=False,
+                stdout=file, stderr=subprocess.PIPE, check=False, timeout=120,
             )  # fmt: skip
         if done.returncode:
             raise BuildError(f"cpio: {done.stderr.decode(errors='replace')[-400:]}")

@@ -17,7 +17,9 @@ pytestmark = pytest.mark.wheel
 
 def written(path: Path) -> bytes:
     subprocess.run(
-        [ROOT / ".venv-supply" / "bin" / "python", ROOT / "deploy" / "sbom.py", path], check=True
+        [ROOT / ".venv-supply" / "bin" / "python", ROOT / "deploy" / "sbom.py", path],
+        check=True,
+        timeout=120,
     )
     return path.read_bytes()
 

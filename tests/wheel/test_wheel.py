@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests import commands
 from tests.processes import ROOT, clean_environment
 
 pytestmark = pytest.mark.wheel
@@ -34,12 +34,8 @@ def constraints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:
     """Run away from the project: nothing is found that the wheel does not bring."""
-    done = subprocess.run(
-        command, cwd=cwd, env=clean_environment() | environment, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    env = clean_environment() | environment
+    return commands.run(command, cwd=cwd, env=env, check=True, seconds=600).stdout
 
 
 def test_installed_by_pip_the_demo_holds(wheel: Path, constraints: Path, tmp_path: Path) -> None:
@@ -70,10 +66,7 @@ def test_installed_by_pipx_as_documented(wheel: Path, constraints: Path, tmp_pat
 def test_the_same_source_gives_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
     """Built again from a copy, with other dates."""
     copy = tmp_path / "copy"
-    files = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+    files = run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT)
     for name in files.splitlines():
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         if (ROOT / name).is_file():

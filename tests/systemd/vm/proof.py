@@ -13,7 +13,12 @@ REPORTS = "/sys/kernel/config/tsm/report"
 
 def run(*command: str) -> str:
     done = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=120,
     )
     return done.stdout.strip()
 
