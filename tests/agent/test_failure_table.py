@@ -35,54 +35,54 @@ DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "lifecycle.md"
 ROWS: Final[dict[str, tuple[str, ...]]] = {
     "no TEE, or another one than configured": (
         "tests.end_to_end.test_bad_input:test_no_tee_says_what_was_looked_for_and_how_to_simulate",
-        "tests.agent.test_platform:test_another_tee_than_the_one_asked_for_ends_the_start",
-        "tests.agent.test_renewal:test_at_the_first_start_a_final_failure_ends_the_daemon",
-        "tests.agent.test_renewal:test_later_even_a_final_failure_only_degrades",
+        "tests.agent.attesting.test_platform:test_another_tee_than_the_one_asked_for_ends_the_start",
+        "tests.agent.attesting.test_renewal:test_at_the_first_start_a_final_failure_ends_the_daemon",
+        "tests.agent.attesting.test_renewal:test_later_even_a_final_failure_only_degrades",
     ),
     "the guest's key for the firmware is dead (SEV-SNP, ENOTTY)": (
         "tests.agent.test_failure_table:test_a_dead_key_is_said_everywhere_and_asked_no_more",
-        "tests.agent.test_renewal:test_a_dead_key_is_asked_no_more_and_the_passport_serves_until_its_end",
-        "tests.agent.test_renewal:test_a_dead_key_at_the_first_start_ends_the_daemon_and_asks_for_a_reboot",
-        "tests.agent.test_soak_virtual:test_a_key_that_dies_ends_in_refusal_and_stays_visible",
+        "tests.agent.attesting.test_renewal:test_a_dead_key_is_asked_no_more_and_the_passport_serves_until_its_end",
+        "tests.agent.attesting.test_renewal:test_a_dead_key_at_the_first_start_ends_the_daemon_and_asks_for_a_reboot",
+        "tests.agent.life.test_soak_virtual:test_a_key_that_dies_ends_in_refusal_and_stays_visible",
     ),
     "the platform is genuine and does not meet `[tee] hardware_policy` (docs/checks.md)": (
-        "tests.agent.test_hardware_policy:test_one_that_does_not_meet_it_gets_no_passport_and_serves_nobody",
+        "tests.agent.attesting.test_hardware_policy:test_one_that_does_not_meet_it_gets_no_passport_and_serves_nobody",
     ),
     "a quote is empty, busy or times out": (
         "tests.agent.test_failure_table:test_quotes_that_fail_at_the_start_are_waited_for",
         "tests.agent.test_failure_table:test_quotes_that_fail_later_degrade_then_expire_then_serve",
-        "tests.agent.test_renewal:test_retries_back_off_and_then_succeed",
-        "tests.agent.test_renewal:test_tries_become_denser_towards_the_end",
-        "tests.agent.test_quoting:test_a_host_that_does_not_answer_costs_a_deadline_and_one_thread",
+        "tests.agent.attesting.test_renewal:test_retries_back_off_and_then_succeed",
+        "tests.agent.attesting.test_renewal:test_tries_become_denser_towards_the_end",
+        "tests.agent.quotes.test_quoting:test_a_host_that_does_not_answer_costs_a_deadline_and_one_thread",
     ),
     "the local API is flooded with challenges (`POST /v1/passport`)": (
-        "tests.agent.test_quote_line:test_a_renewal_keeps_its_time_with_a_thousand_challenges_waiting",
-        "tests.agent.test_quote_line:test_a_flood_on_the_local_api_is_refused_at_once_and_told_when_to_come_again",
+        "tests.agent.quotes.test_line:test_a_renewal_keeps_its_time_with_a_thousand_challenges_waiting",
+        "tests.agent.quotes.test_line:test_a_flood_on_the_local_api_is_refused_at_once_and_told_when_to_come_again",
     ),
     "the vendor's service (KDS, PCS) is down, slow, or lies": (
         "tests.agent.test_failure_table:test_a_vendor_that_is_down_slow_or_lies_degrades_and_recovers",
-        "tests.agent.test_renewal:test_a_vendor_that_cannot_be_reached_at_the_first_start_is_waited_for",
+        "tests.agent.attesting.test_renewal:test_a_vendor_that_cannot_be_reached_at_the_first_start_is_waited_for",
     ),
     "collateral ends": (
         "tests.agent.test_failure_table:test_no_passport_outlives_what_vouches_for_the_platform",
-        "tests.agent.test_renewal:test_a_passport_that_its_collateral_cuts_short_is_a_concern_and_renewed_the_sooner",
-        "tests.agent.test_renewal:test_a_passport_that_is_over_when_it_is_issued_is_a_failure",
+        "tests.agent.attesting.test_renewal:test_a_passport_that_its_collateral_cuts_short_is_a_concern_and_renewed_the_sooner",
+        "tests.agent.attesting.test_renewal:test_a_passport_that_is_over_when_it_is_issued_is_a_failure",
     ),
     "an auditor is down, slow or errs": (
-        "tests.enforcement.test_auditors:test_an_auditor_that_fails_is_named_its_claims_are_missing_and_others_count",
-        "tests.enforcement.test_auditors:test_an_auditor_that_is_down_fails_at_once",
-        "tests.enforcement.test_auditors:test_who_fails_again_and_again_is_left_alone_and_tried_again",
+        "tests.enforcement.auditors.test_over_sockets:test_an_auditor_that_fails_is_named_its_claims_are_missing_and_others_count",
+        "tests.enforcement.auditors.test_over_sockets:test_an_auditor_that_is_down_fails_at_once",
+        "tests.enforcement.auditors.test_over_sockets:test_who_fails_again_and_again_is_left_alone_and_tried_again",
     ),
     "the policy bundle is broken on reload": (
         "tests.agent.test_failure_table:test_a_bundle_that_is_broken_on_reload_degrades_until_it_is_mended",
         "tests.end_to_end.test_bad_input:test_a_broken_bundle_on_reload_changes_nothing",
     ),
     "the TLS files cannot be used at a start, or the certificate has ended": (
-        "tests.agent.test_tls_files:test_an_agent_does_not_start_with_files_that_cannot_be_used",
+        "tests.agent.gateway.test_tls_files:test_an_agent_does_not_start_with_files_that_cannot_be_used",
     ),
     "new TLS files are broken, or do not come": (
         "tests.agent.test_failure_table:test_tls_files_that_are_broken_degrade_until_good_ones_come",
-        "tests.agent.test_tls_files:test_an_end_that_comes_near_is_said_and_one_that_has_come",
+        "tests.agent.gateway.test_tls_files:test_an_end_that_comes_near_is_said_and_one_that_has_come",
         "tests.enforcement.gateway.test_tls_door:test_a_connection_is_asked_to_leave_before_its_certificate_ends",
     ),
     "the disk is full or fails": (
@@ -90,11 +90,11 @@ ROWS: Final[dict[str, tuple[str, ...]]] = {
     ),
     "the Observer is away": (
         "tests.end_to_end.test_bad_input:test_an_observer_that_is_down_closes_nothing_and_gets_all_later",
-        "tests.agent.test_stream:test_an_observer_that_stays_away_is_a_concern_and_one_that_restarts_is_none",
+        "tests.agent.stream.test_stream:test_an_observer_that_stays_away_is_a_concern_and_one_that_restarts_is_none",
         "tests.crash.test_nothing_is_lost:test_an_observer_that_is_away_under_load_gets_everything_when_it_returns",
     ),
     "the stream's task has a fault of its own": (
-        "tests.agent.test_stream:test_no_fault_of_the_stream_ends_the_daemon",
+        "tests.agent.stream.test_stream:test_no_fault_of_the_stream_ends_the_daemon",
     ),
     "the model server is down": (
         "tests.end_to_end.test_bad_input:test_a_model_server_that_is_down_is_a_502_on_record",
@@ -102,11 +102,11 @@ ROWS: Final[dict[str, tuple[str, ...]]] = {
     ),
     "the passport ends": (
         "tests.agent.test_failure_table:test_quotes_that_fail_later_degrade_then_expire_then_serve",
-        "tests.agent.test_lifecycle:test_a_passport_ends_when_it_ends_not_when_it_is_noticed",
+        "tests.agent.life.test_lifecycle:test_a_passport_ends_when_it_ends_not_when_it_is_noticed",
     ),
     "the clock jumps, or the machine was suspended": (
-        "tests.agent.test_pulse:test_a_clock_that_jumps_renews_at_once",
-        "tests.agent.test_pulse:test_an_ordinary_clock_is_no_jump",
+        "tests.agent.life.test_pulse:test_a_clock_that_jumps_renews_at_once",
+        "tests.agent.life.test_pulse:test_an_ordinary_clock_is_no_jump",
     ),
     "SIGTERM": (
         "tests.crash.test_nothing_is_lost:test_a_clean_stop_delivers_everything_before_the_process_ends",

@@ -15,7 +15,7 @@ from enforcement.auditors.client import AuditorSettings
 from enforcement.auditors.panel import AuditorService
 from enforcement.outcome import Phase
 from enforcement.policy.vocabulary import Claim, ClaimType, Vocabulary
-from tests.enforcement.auditor_peers import FakeBundle
+from tests.enforcement.auditors.peers import FakeBundle
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "auditors"
 

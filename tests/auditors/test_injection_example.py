@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from enforcement.policy.vocabulary import ClaimType
 from tests.auditors.examples import EXAMPLES, running, vocabulary
-from tests.enforcement.auditor_peers import FakeBundle
+from tests.enforcement.auditors.peers import FakeBundle
 
 _SPEC = importlib.util.spec_from_file_location(
     "injection_auditor", EXAMPLES / "injection" / "auditor.py"

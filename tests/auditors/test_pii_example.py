@@ -9,7 +9,7 @@ import pytest
 from enforcement.detectors import Span
 from enforcement.policy.vocabulary import ClaimType
 from tests.auditors.examples import running, vocabulary
-from tests.enforcement.auditor_peers import FakeBundle
+from tests.enforcement.auditors.peers import FakeBundle
 
 pytestmark = pytest.mark.auditors
 

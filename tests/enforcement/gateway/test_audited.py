@@ -22,7 +22,7 @@ from enforcement.outcome import Platform
 from enforcement.policy.bundle import Bundle
 from enforcement.policy.engine import Engine
 from enforcement.snapshot import Snapshot
-from tests.enforcement.auditor_peers import Peer, claim, error, nowhere, start, success
+from tests.enforcement.auditors.peers import Peer, claim, error, nowhere, start, success
 from tests.enforcement.bundles import write
 from tests.enforcement.gateway.doors import (
     DONE,

@@ -13,7 +13,7 @@ import trio.testing
 from agent.journal import Journal
 from agent.journal.file import BOOT_SPAN
 from enforcement.recorder import RecordError
-from tests.agent.test_journal import record, running
+from tests.agent.journal.test_journal import record, running
 
 DAY_NS = 86_400 * 10**9
 

@@ -19,7 +19,7 @@ from enforcement.detectors import Span
 from enforcement.outcome import Phase
 from enforcement.policy.problems import BundleError
 from enforcement.policy.vocabulary import Claim, ClaimType, Merge, Vocabulary
-from tests.enforcement.auditor_peers import (
+from tests.enforcement.auditors.peers import (
     FakeBundle,
     House,
     Peer,

@@ -503,7 +503,7 @@ def test_an_agent_whose_helper_has_no_tee_ends_with_3_and_says_so(
     tmp_path: Path, tree: SimulatedTree
 ) -> None:
     tree.provider = None
-    bundle = Path(__file__).parents[2] / "lucid" / "data" / "bundle"
+    bundle = Path(__file__).parents[3] / "lucid" / "data" / "bundle"
     (tmp_path / "agent.toml").write_text(
         f'[agent]\nstate_dir = "state"\n[tee]\nhelper = "s"\n[policy]\nbundle = "{bundle}"\n'
         '[gateway]\nlisten = "127.0.0.1:0"\n[api]\nsocket = "a"\n[identity]\nanonymous = true\n'

@@ -428,7 +428,7 @@ def test_a_cached_verdict_cannot_be_changed_by_who_gets_it(tmp_path: Path) -> No
 
 
 def test_the_example_bundle_does_what_it_says() -> None:
-    bundle = Bundle.load(Path(__file__).parents[2] / "examples" / "bundle")
+    bundle = Bundle.load(Path(__file__).parents[3] / "examples" / "bundle")
     machine = Engine(bundle)
     texts = {
         "What is confidential computing?": (Outcome.PROCEED, Outcome.PROCEED),

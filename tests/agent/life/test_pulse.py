@@ -16,8 +16,8 @@ from agent.boottime import ClockWatch
 from agent.life.lifecycle import Lifecycle, State
 from agent.life.notify import Notifier
 from agent.life.pulse import Pulse
-from tests.agent.soaking import Machine
-from tests.agent.test_renewal import LIFETIME, Issuer
+from tests.agent.attesting.test_renewal import LIFETIME, Issuer
+from tests.agent.life.soaking import Machine
 
 
 class Bench:

@@ -18,7 +18,7 @@ from agent.life.supervise import Faults, keep_alive, place_of
 from agent.stream.protocol import StreamClosedError
 from agent.stream.status import Target
 from agent.stream.stream import AWAY_SECONDS, LONGEST_RETRY_SECONDS, STEADY_SECONDS, ObserverStream
-from tests.agent.soaking import JournalStub
+from tests.agent.life.soaking import JournalStub
 
 Step = Callable[["Scripted"], Awaitable[None]]
 

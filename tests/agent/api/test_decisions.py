@@ -11,7 +11,7 @@ import pytest
 
 from agent.api.decisions import find_decision
 from attestation.records import encode_record
-from tests.agent.test_journal import record
+from tests.agent.journal.test_journal import record
 
 WANTED = "dec-" + "0a" * 12
 

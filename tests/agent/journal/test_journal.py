@@ -365,7 +365,7 @@ def test_a_file_that_others_may_read_is_refused(path: Path) -> None:
 KILLED = """
 import sys, trio
 from pathlib import Path
-from tests.agent.test_journal import record, running
+from tests.agent.journal.test_journal import record, running
 async def main():
     async with running(Path(sys.argv[1])) as journal:
         n = 0
@@ -379,7 +379,7 @@ trio.run(main)
 
 def test_what_was_said_to_be_durable_survives_kill_9(path: Path) -> None:
     command = [sys.executable, "-c", KILLED, str(path)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[3])
     assert child.stdout is not None
     said = 0
     for line in child.stdout:

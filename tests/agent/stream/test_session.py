@@ -22,7 +22,7 @@ from agent.stream.status import StreamStatus, Target
 from attestation import chain
 from attestation.checkpoint import verify_checkpoint
 from attestation.wire import observer_pb2 as pb
-from tests.agent.test_journal import record
+from tests.agent.journal.test_journal import record
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 RUNNING = b"r" * 32

@@ -25,7 +25,7 @@ from enforcement.http.wire import Watch
 from tests.pki import DOMAIN, authority, make
 from tests.processes import AgentProcess, free_port
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+DOCS = Path(__file__).resolve().parents[3] / "docs"
 
 
 def parsed(*families: Family) -> dict[str, Metric]:

@@ -12,7 +12,7 @@ import random
 
 from agent.attesting.renewal import FIRST_RETRY_SECONDS
 from agent.life.lifecycle import TRANSITIONS, Part, State
-from tests.agent.soaking import DAY, HINDER, MOMENTS, OTHERS, lived_through, schedule
+from tests.agent.life.soaking import DAY, HINDER, MOMENTS, OTHERS, lived_through, schedule
 
 SEED = int(os.environ.get("LUCID_SOAK_SEED", "20261126"))
 DAYS = 30.0

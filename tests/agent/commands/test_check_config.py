@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from agent.cli import main
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def checked(folder: Path, observer: str) -> tuple[int, str]:

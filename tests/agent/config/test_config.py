@@ -9,7 +9,7 @@ import pytest
 from agent.config import ConfigError, load_config, parse_address
 
 MINIMAL = "[identity]\nanonymous = true\n"
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def write(tmp_path: Path, text: str) -> Path:

@@ -18,8 +18,8 @@ from agent.attesting.renewal import Renewal
 from agent.life.lifecycle import Lifecycle
 from agent.quotes.limit import BURST, PER_SECOND
 from agent.quotes.line import OUTCOMES, Bounds, ChallengeRefusedError, QuoteLine
+from tests.agent.attesting.test_renewal import LIFETIME, Issuer, clock
 from tests.agent.daemons import daemon_inside, no_policy
-from tests.agent.test_renewal import LIFETIME, Issuer, clock
 
 UNBOUNDED = Bounds(waiting=10_000, seconds=1e9, burst=1e9, per_second=1e9)
 

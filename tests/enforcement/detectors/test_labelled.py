@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from enforcement.detectors import DETECTORS, PRIORITY, scan
-from tests.enforcement.labelled import LABELLED
+from tests.enforcement.detectors.labelled import LABELLED
 
 Counts = dict[str, Counter[str]]
 

@@ -21,8 +21,8 @@ from enforcement.content.redact import (
 )
 from enforcement.detectors import DETECTORS, Span, scan
 from enforcement.outcome import Outcome, Phase, PolicyRequest, Redaction, Verdict, strictest
+from tests.enforcement.detectors.labelled import LABELLED
 from tests.enforcement.exchanges import Policy, chat_body, exchange, guard, run, texts
-from tests.enforcement.labelled import LABELLED
 
 CARD = "4111 1111 1111 1111"
 MAIL = "bob@example.org"

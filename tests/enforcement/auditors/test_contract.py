@@ -18,7 +18,7 @@ from enforcement.auditors.question import outgoing
 from enforcement.detectors import Span
 from enforcement.outcome import Phase
 from enforcement.policy.vocabulary import Claim, ClaimType, Merge, Vocabulary
-from tests.enforcement.auditor_peers import claim, error, success
+from tests.enforcement.auditors.peers import claim, error, success
 
 BOTH = frozenset(Phase)
 CLAIMS = [
