@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from attestation.records import DecisionRecord
+from enforcement.apis.routes import find_route
 from enforcement.auditing import Audit, Auditors, Question
 from enforcement.content.apierror import Headers, Refusal
-from enforcement.content.routes import find_route
 from enforcement.exchange import Exchange, refuse_unknown_route
 from enforcement.http.fields import Header
 from enforcement.http.request_head import RequestHead

@@ -18,9 +18,9 @@ from typing import Any, Final, Protocol
 
 from attestation.records import DecisionRecord
 from enforcement.auditing import Audit, Question
+from enforcement.bodies.json_escapes import Places
 from enforcement.content import sse
 from enforcement.content.apierror import Headers, Refusal
-from enforcement.content.json_escapes import Places
 from enforcement.content.redact import united
 from enforcement.content.sse import MalformedStreamError, SseDecoder
 from enforcement.content.texts import BodyError, Text, encode_json

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Final
 
+from enforcement.apis.routes import Style
 from enforcement.content.apierror import Headers, Refusal, error_body
-from enforcement.content.routes import Style
 from enforcement.outcome import Verdict
 
 RETRY_AFTER_SECONDS: Final = 1

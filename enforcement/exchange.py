@@ -15,10 +15,10 @@ from typing import Any, Final
 
 from attestation.records import Coverage
 from enforcement import policy_view
+from enforcement.apis.routes import Route, unknown_route
 from enforcement.audited_stream import AuditedStream
 from enforcement.auditing import Audit, Auditors, Question
 from enforcement.content.apierror import Headers, Refusal, error_body, error_type
-from enforcement.content.routes import Route, unknown_route
 from enforcement.content.texts import (
     BodyError,
     Reading,

@@ -9,7 +9,7 @@ import msgspec
 
 from attestation.records import ClaimValue, Coverage, DecisionRecord, TextDigest
 from enforcement.auditing import Audit
-from enforcement.content.reading import BodyError, is_name
+from enforcement.bodies.reading import BodyError, is_name
 from enforcement.content.redact import RedactionIncompleteError, mask
 from enforcement.detectors import DETECTORS, Span, claims_from, scan
 from enforcement.outcome import Outcome, Phase, Platform, PolicyRequest, Verdict

@@ -15,12 +15,12 @@ import msgspec
 
 from attestation.records import Coverage, DecisionRecord
 from enforcement import policy_view
+from enforcement.apis.routes import Route
 from enforcement.auditing import Audit, Question
+from enforcement.bodies.reading import BodyError
 from enforcement.content import sse
 from enforcement.content.apierror import Headers, Refusal, error_events
-from enforcement.content.reading import BodyError
 from enforcement.content.redact import RedactionIncompleteError, Redactor
-from enforcement.content.routes import Route
 from enforcement.content.sse import MalformedStreamError, SseDecoder
 from enforcement.content.window import WindowOverflowError
 from enforcement.denial import describe_denial, policy_refusal

@@ -27,12 +27,13 @@ ENFORCEMENT = {
     "detectors": set[str](),
     "http": set[str](),
     "policy": {"detectors", "outcome"},
-    "content": {"detectors", "apis", "outcome"},
-    "apis": {"content"},
-    "streams": {"content", "apis", "detectors", "outcome", "exchange"},
+    "bodies": {"detectors"},
+    "apis": {"bodies"},
+    "content": {"bodies", "apis", "detectors", "outcome"},
+    "streams": {"bodies", "content", "apis", "detectors", "outcome", "exchange"},
     "identity": {"policy"},
     "auditors": {"http", "policy", "detectors", "outcome", "auditing"},
-    "exchange": {"detectors", "policy", "content", "streams", "identity", "http"},
+    "exchange": {"detectors", "policy", "bodies", "apis", "content", "streams", "identity", "http"},
     "gateway": {"http", "content", "identity", "policy", "exchange"},
 }
 

@@ -1,4 +1,3 @@
 """What each API's requests and replies may hold: one table for each, in the words of
-`enforcement/content/shapes.py`. `enforcement/content/routes.py` says which table belongs to which
-route.
+`enforcement/bodies`. `routes` says which table belongs to which route.
 """

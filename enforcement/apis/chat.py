@@ -12,7 +12,7 @@ from enforcement.apis.common import (
     SAMPLING,
     USAGE,
 )
-from enforcement.content.shapes import (
+from enforcement.bodies.leaves import (
     BLOB,
     COPY,
     FREE,
@@ -23,14 +23,10 @@ from enforcement.content.shapes import (
     SCALAR,
     TEXT,
     TEXTS,
-    Either,
-    Many,
-    Obj,
     Refused,
-    Tagged,
-    each,
     piece,
 )
+from enforcement.bodies.shapes import Either, Many, Obj, Tagged, each
 
 FUNCTION: Final = Obj(each(NAME, "name"), arguments=JSON_TEXT, more=True)
 TOOL_CALL: Final = Obj(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from enforcement.content.shapes import (
+from enforcement.bodies.leaves import (
     BLOB,
     DROPPED,
     ECHO,
@@ -14,14 +14,10 @@ from enforcement.content.shapes import (
     TEXT,
     TEXTS,
     URL,
-    Either,
-    Many,
-    Obj,
     Refused,
     Shape,
-    Tagged,
-    each,
 )
+from enforcement.bodies.shapes import Either, Many, Obj, Tagged, each
 
 NOT_TEXT: Final = Refused("content_not_supported", "content that cannot be read here is refused")
 TOKENS: Final = Refused("token_ids_not_supported", "token ids are refused; send text")

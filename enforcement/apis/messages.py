@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from enforcement.apis.common import CACHE_CONTROL, HOSTED, SAMPLING, STORED, USAGE
-from enforcement.content.shapes import (
+from enforcement.bodies.leaves import (
     BLOB,
     FREE,
     NAME,
@@ -18,15 +18,11 @@ from enforcement.content.shapes import (
     TEXT,
     TEXTS,
     URL,
-    Either,
-    Many,
-    Obj,
     Refused,
     Shape,
-    Tagged,
-    each,
     piece,
 )
+from enforcement.bodies.shapes import Either, Many, Obj, Tagged, each
 
 _TEXT: Final = Obj(
     each(NAME, "type"), text=TEXT, citations=FREE, cache_control=CACHE_CONTROL, more=True

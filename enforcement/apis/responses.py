@@ -11,7 +11,7 @@ from typing import Final
 
 from enforcement.apis.chat import CHOICE_OF_TOOL
 from enforcement.apis.common import HOSTED, NOT_TEXT, SAMPLING, STORED
-from enforcement.content.shapes import (
+from enforcement.bodies.leaves import (
     BLOB,
     COPY,
     DROPPED,
@@ -22,15 +22,11 @@ from enforcement.content.shapes import (
     SCALAR,
     TEXT,
     URL,
-    Either,
-    Many,
-    Obj,
     Refused,
     Shape,
-    Tagged,
-    each,
     piece,
 )
+from enforcement.bodies.shapes import Either, Many, Obj, Tagged, each
 
 _TEXT_PART: Final = Obj(
     each(NAME, "type"), text=TEXT, annotations=FREE, logprobs=COPY, more=True

@@ -5,19 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from enforcement.apis.common import NOT_TEXT, PARTS, PROGRAM, TOKENS, USAGE
-from enforcement.content.shapes import (
-    FREE,
-    NAME,
-    ROLE,
-    SCALAR,
-    TEXT,
-    TEXTS,
-    VECTOR,
-    Either,
-    Many,
-    Obj,
-    each,
-)
+from enforcement.bodies.leaves import FREE, NAME, ROLE, SCALAR, TEXT, TEXTS, VECTOR
+from enforcement.bodies.shapes import Either, Many, Obj, each
 
 EMBEDDING_REQUEST: Final = Obj(
     each(NAME, "model encoding_format request_id embed_dtype endianness"),

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import msgspec
 
+from enforcement.apis.routes import StreamKind, Style
 from enforcement.content import sse
-from enforcement.content.routes import StreamKind, Style
 
 Headers = tuple[tuple[bytes, bytes], ...]
 

@@ -15,9 +15,9 @@ import msgspec
 
 from attestation.records import TextDigest
 from enforcement.apis.common import ERROR
-from enforcement.content.reading import BodyError, Reading, Text, is_plain_key
-from enforcement.content.routes import Route
-from enforcement.content.shapes import TEXT, Shape
+from enforcement.apis.routes import Route
+from enforcement.bodies.leaves import TEXT, Shape
+from enforcement.bodies.reading import BodyError, Reading, Text, is_plain_key
 from enforcement.detectors import scan
 
 __all__ = [
@@ -70,9 +70,8 @@ def read_request(route: Route, body: bytes) -> tuple[Any, Reading]:
     value = parse_json(body)
     if type(value) is not dict:
         raise BodyError("invalid_request", "the body is not a JSON object")
-    for field in route.needs:
-        if value.get(field) is None:
-            raise BodyError("invalid_request", f"{field} is missing")
+    if route.needs and value.get(route.needs) is None:
+        raise BodyError("invalid_request", f"{route.needs} is missing")
     if type(value.get("model", "")) is not str:
         raise BodyError("invalid_request", "model is not a string")
     if type(value.get("stream", False)) not in (bool, type(None)):

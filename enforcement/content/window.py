@@ -14,7 +14,7 @@ import hashlib
 from typing import Final
 
 from attestation.records import TextDigest
-from enforcement.content.json_escapes import Unescaper
+from enforcement.bodies.json_escapes import Unescaper
 from enforcement.content.redact import PLAIN, Redactor
 from enforcement.detectors import Span, hold_from, max_match_length, scan
 

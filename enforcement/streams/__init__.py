@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enforcement.content.routes import StreamKind
+from enforcement.apis.routes import StreamKind
 from enforcement.streams.api import Channel, NoStream, Part, StreamApi
 from enforcement.streams.chat import ChatStream
 from enforcement.streams.messages import MessagesStream

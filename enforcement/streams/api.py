@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from enforcement.content.reading import BodyError, Reading, Text
-from enforcement.content.shapes import MAX_INDEX
+from enforcement.bodies.reading import BodyError, Reading, Text
+from enforcement.bodies.shapes import MAX_INDEX
 from enforcement.content.sse import Event, MalformedStreamError
 
 Channel = tuple[int | str, ...]  # which text: indexes of choice, call or block, and its name

@@ -7,9 +7,9 @@ from typing import Any, Final
 import msgspec
 
 from enforcement.apis.chat import CHUNK
+from enforcement.bodies.reading import Reading
+from enforcement.bodies.shapes import MAX_INDEX
 from enforcement.content import sse
-from enforcement.content.reading import Reading
-from enforcement.content.shapes import MAX_INDEX
 from enforcement.content.sse import Event, MalformedStreamError
 from enforcement.streams.api import Channel, Part, Quick, parse_event, require_characters
 

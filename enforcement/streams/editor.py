@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from attestation.records import TextDigest
-from enforcement.content.reading import Streamed, Text
+from enforcement.bodies.reading import Streamed, Text
 from enforcement.content.redact import mask
 from enforcement.content.sse import Event, MalformedStreamError
 from enforcement.content.window import Window, WindowOverflowError

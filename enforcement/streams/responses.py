@@ -11,9 +11,9 @@ from typing import Any, Final, Literal
 import msgspec
 
 from enforcement.apis.responses import EVENTS
+from enforcement.bodies.reading import Reading
+from enforcement.bodies.shapes import MAX_INDEX
 from enforcement.content import sse
-from enforcement.content.reading import Reading
-from enforcement.content.shapes import MAX_INDEX
 from enforcement.content.sse import Event, MalformedStreamError
 from enforcement.streams.api import Channel, Part, Quick, index_of, parse_event, require_characters
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from attestation.records import ClaimValue
+from enforcement.apis.routes import Route, find_route
 from enforcement.auditing import Auditors
-from enforcement.content.routes import Route, find_route
 from enforcement.exchange import Exchange
 from enforcement.outcome import Outcome, Phase, Platform, PolicyRequest, Verdict
 from enforcement.snapshot import Snapshot

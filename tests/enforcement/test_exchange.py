@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from enforcement.content.reading import MAX_VALUES
+from enforcement.bodies.reading import MAX_VALUES
 from enforcement.exchange import Exchange, refuse_unknown_route
 from enforcement.outcome import Outcome, Phase, Verdict
 from enforcement.ruling import Ruling

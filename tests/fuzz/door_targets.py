@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import h11
 
+from enforcement.apis.routes import ROUTES, Route
 from enforcement.content.redact import RedactionIncompleteError, mask
-from enforcement.content.routes import ROUTES, Route
 from enforcement.content.sse import MalformedStreamError, SseDecoder
 from enforcement.detectors import DETECTORS, hold_from, scan
 from enforcement.http.chunks import ChunkReader

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from random import Random
 from typing import Any
 
-from enforcement.content import shapes
-from enforcement.content.shapes import Either, Many, Obj, Refused, Shape, Tagged
+from enforcement.bodies import leaves
+from enforcement.bodies.leaves import Refused, Shape
+from enforcement.bodies.shapes import Either, Many, Obj, Tagged
 from tests.leaks.secrets import Secret
 
 WORDS = ("alpha", "bravo", "delta", "echo", "foxtrot", "golf", "hotel", "über", "東京", "naïve",
@@ -37,7 +38,7 @@ def ways(shape: Shape) -> Iterator[Way]:
     elif isinstance(shape, Either):
         for inner in shape.options:
             yield from (((shape, inner), *way) for way in ways(inner))
-    elif not isinstance(shape, Refused) and shape is not shapes.BLOB:
+    elif not isinstance(shape, Refused) and shape is not leaves.BLOB:
         yield ((shape, None),)
 
 
@@ -107,19 +108,19 @@ class Maker:
             return {**value, "type": tag} if isinstance(value, dict) else None
         if isinstance(shape, Either):
             return self.harmless(rng.choice(shape.options))
-        if isinstance(shape, Refused) or shape is shapes.DROPPED:
+        if isinstance(shape, Refused) or shape is leaves.DROPPED:
             return None
-        if shape in (shapes.TEXT, shapes.TEXTS):
+        if shape in (leaves.TEXT, leaves.TEXTS):
             return filler(rng)
-        if shape is shapes.NAME:
+        if shape is leaves.NAME:
             return rng.choice(("auto", "model-7b", "call_1", "stop"))
-        if shape is shapes.SCALAR:
+        if shape is leaves.SCALAR:
             return rng.choice((0, 1, 2.5, True, False))
-        if shape is shapes.BLOB:
+        if shape is leaves.BLOB:
             return "AAAA"
-        if shape is shapes.URL:
+        if shape is leaves.URL:
             return "data:image/png;base64,AAAA"
-        return {} if shape in (shapes.FREE, shapes.NUMBERS) else None
+        return {} if shape in (leaves.FREE, leaves.NUMBERS) else None
 
     def _others(self, shape: Obj, way: Any) -> dict[str, Any]:
         chosen = [n for n in shape.fields if n != way and self.rng.random() < 0.08]
@@ -129,21 +130,21 @@ class Maker:
 
     def _planted(self, shape: Shape) -> Any:
         rng, text = self.rng, self.secret.text
-        if shape is shapes.TEXTS:
+        if shape is leaves.TEXTS:
             return rng.choice((around(rng, text), [filler(rng), around(rng, text)]))
-        if shape is shapes.JSON_TEXT:
+        if shape is leaves.JSON_TEXT:
             return dumps({"to": filler(rng), "what": around(rng, text)}, rng, 0.3)
-        if shape in (shapes.NAME, shapes.DROPPED, shapes.VECTOR):
+        if shape in (leaves.NAME, leaves.DROPPED, leaves.VECTOR):
             return text
-        if shape is shapes.SCALAR:
+        if shape is leaves.SCALAR:
             return int(text) if text.isdigit() else 1
-        if shape is shapes.NUMBERS:
+        if shape is leaves.NUMBERS:
             return {"total": int(text)} if text.isdigit() else {"total": 1}
-        if shape is shapes.URL:
+        if shape is leaves.URL:
             return f"https://files.zz/{rng.randrange(99)}?who={text}"
-        if shape is shapes.COPY:
+        if shape is leaves.COPY:
             return self._copies()
-        if shape is shapes.FREE:
+        if shape is leaves.FREE:
             return self._free()
         return around(rng, text)
 

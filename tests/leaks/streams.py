@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from enforcement.content.json_escapes import unescape
+from enforcement.bodies.json_escapes import unescape
 from tests.leaks.bodies import around, dumps, filler, split
 from tests.leaks.secrets import Secret
 

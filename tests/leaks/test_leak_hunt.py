@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 
 from attestation.records import DecisionRecord, encode_record
+from enforcement.apis.routes import ROUTES, Route
 from enforcement.content.redact import PLAIN, Redactor, mask
-from enforcement.content.routes import ROUTES, Route
 from enforcement.exchange import Exchange
 from enforcement.outcome import Platform, Redaction
 from enforcement.policy.bundle import Bundle
@@ -73,9 +73,8 @@ def needed(route: Route, value: dict[str, Any], rng: Random) -> dict[str, Any]:
         "input": text,
     }
     value.setdefault("model", "m")
-    for name in route.needs:
-        if not value.get(name):
-            value[name] = known[name]
+    if route.needs and not value.get(route.needs):
+        value[route.needs] = known[route.needs]
     if type(value.get("stream", False)) is not bool:
         value["stream"] = False
     return value

@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 import pytest
 
-from enforcement.content.routes import ROUTES, Route
+from enforcement.apis.routes import ROUTES, Route
 from tests.leaks import streams
 from tests.leaks.bodies import Maker, encode, ways
 from tests.leaks.bundles import write_bundle

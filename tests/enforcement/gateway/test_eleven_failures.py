@@ -19,7 +19,7 @@ import trio.testing
 
 from attestation.records import encode_record
 from enforcement.admission import PolicyAdmission
-from enforcement.content.routes import ROUTES
+from enforcement.apis.routes import ROUTES
 from enforcement.detectors import DETECTORS
 from enforcement.exchange import Exchange
 from enforcement.http.limits import Limits

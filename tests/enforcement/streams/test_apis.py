@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enforcement.content.json_escapes import Places, Unescaper, unescape
+from enforcement.bodies.json_escapes import Places, Unescaper, unescape
 from enforcement.detectors import DETECTORS
 from enforcement.outcome import Outcome
 from enforcement.stream_guard import StreamGuard

@@ -6,7 +6,7 @@ server might read such a target differently from this table. A query string on a
 refused (`query_not_supported`): it could carry text that nothing here looks at.
 
 The table names for each route what its requests and replies may hold, and with that where their
-texts stand (`enforcement/apis`), and how its streams are read (`enforcement/streams`).
+texts stand, and how its streams are read (`enforcement/streams`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from enforcement.apis.chat import CHAT_REPLY, CHAT_REQUEST, COMPLETION_REPLY, CO
 from enforcement.apis.messages import MESSAGES_REPLY, MESSAGES_REQUEST
 from enforcement.apis.responses import RESPONSES_REPLY, RESPONSES_REQUEST
 from enforcement.apis.small import EMBEDDING_REPLY, EMBEDDING_REQUEST, MODELS_REPLY
-from enforcement.content.shapes import Shape
+from enforcement.bodies.leaves import Shape
 
 Style = Literal["openai", "anthropic"]
 StreamKind = Literal["chat", "responses", "messages"]
@@ -29,10 +29,10 @@ class Route:
     """One known route.
 
     Attributes:
-        name: stable name for records and metrics, e.g. `chat.completions`.
+        name: for records and metrics: the path after `/v1/`, with dots (`chat.completions`).
         style: the shape of its error bodies.
         request: what its requests may hold; None: it takes no body.
-        needs: fields without which a request on it is not one.
+        needs: the field without which a request on it is not one, or empty.
         reply: what its replies may hold; None: it is never forwarded.
         stream: how its streamed replies are read; None: it has none.
         refused: the error code with which every request on it is refused, or None.
@@ -41,70 +41,50 @@ class Route:
     name: str
     method: str
     path: str
-    style: Style = "openai"
+    style: Style
     request: Shape | None = None
-    needs: tuple[str, ...] = ()
+    needs: str = ""
     reply: Shape | None = None
     stream: StreamKind | None = None
     refused: str | None = None
 
 
-ROUTES: Final = (
-    Route(
-        name="chat.completions",
-        method="POST",
-        path="/v1/chat/completions",
-        request=CHAT_REQUEST,
-        needs=("messages",),
-        reply=CHAT_REPLY,
-        stream="chat",
-    ),
-    Route(
-        name="completions",
-        method="POST",
-        path="/v1/completions",
-        request=COMPLETION_REQUEST,
-        needs=("prompt",),
-        reply=COMPLETION_REPLY,
-        stream="chat",
-    ),
-    Route(
-        name="responses",
-        method="POST",
-        path="/v1/responses",
-        request=RESPONSES_REQUEST,
-        needs=("input",),
-        reply=RESPONSES_REPLY,
-        stream="responses",
-    ),
-    Route(
-        name="messages",
-        method="POST",
-        path="/v1/messages",
-        style="anthropic",
-        request=MESSAGES_REQUEST,
-        needs=("messages",),
-        reply=MESSAGES_REPLY,
-        stream="messages",
-    ),
-    Route(
-        name="embeddings",
-        method="POST",
-        path="/v1/embeddings",
-        request=EMBEDDING_REQUEST,
-        reply=EMBEDDING_REPLY,
-    ),
-    Route(name="models", method="GET", path="/v1/models", reply=MODELS_REPLY),
-)
+def _style(path: str) -> Style:
+    return "anthropic" if path.startswith("/v1/messages") else "openai"
 
-# What a request on no known route is recorded as. Its path is the client's text and is not kept.
-UNKNOWN: Final = Route(name="unknown", method="", path="", refused="unknown_route")
-UNKNOWN_ANTHROPIC: Final = replace(UNKNOWN, style="anthropic")
+
+def _on(
+    target: str, request: Shape | None, needs: str, reply: Shape, stream: StreamKind | None = None
+) -> Route:
+    method, path = target.split()
+    return Route(
+        name=path.removeprefix("/v1/").replace("/", "."),
+        method=method,
+        path=path,
+        style=_style(path),
+        request=request,
+        needs=needs,
+        reply=reply,
+        stream=stream,
+    )
+
+
+# The same rows, for people: docs/model-servers.md.
+# fmt: off
+ROUTES: Final = (
+    #    route                        requests            needs       replies           streams
+    _on("POST /v1/chat/completions", CHAT_REQUEST,       "messages", CHAT_REPLY,       "chat"),
+    _on("POST /v1/completions",      COMPLETION_REQUEST, "prompt",   COMPLETION_REPLY, "chat"),
+    _on("POST /v1/responses",        RESPONSES_REQUEST,  "input",    RESPONSES_REPLY,  "responses"),
+    _on("POST /v1/messages",         MESSAGES_REQUEST,   "messages", MESSAGES_REPLY,   "messages"),
+    _on("POST /v1/embeddings",       EMBEDDING_REQUEST,  "",         EMBEDDING_REPLY),
+    _on("GET /v1/models",            None,               "",         MODELS_REPLY),
+)
+# fmt: on
 
 _BY_TARGET: Final = {(route.method, route.path): route for route in ROUTES}
 _WITH_QUERY: Final = {
-    key: route if route.refused else replace(route, refused="query_not_supported")
-    for key, route in _BY_TARGET.items()
+    key: replace(route, refused="query_not_supported") for key, route in _BY_TARGET.items()
 }
 
 
@@ -122,5 +102,8 @@ def find_route(method: str, target: str) -> Route | None:
 
 
 def unknown_route(target: str) -> Route:
-    """The stand-in for a request on no known route, in the error style that its client expects."""
-    return UNKNOWN_ANTHROPIC if target.startswith("/v1/messages") else UNKNOWN
+    """The stand-in for a request on no known route, in the error style that its client expects.
+
+    Its path is the client's text and is not kept.
+    """
+    return Route(name="unknown", method="", path="", style=_style(target), refused="unknown_route")

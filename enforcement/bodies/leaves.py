@@ -1,11 +1,6 @@
-"""The language of the tables in `enforcement/apis`: what a JSON body may hold, and what is text.
+"""The leaves of the tables in `enforcement/apis`: what a value may be, and what of it is text.
 
-A shape says of each field what it is: a text that detectors read, a name, a number, free JSON, a
-copy of text token by token, a picture. Reading a body by its shape gives every text with the place
-it stands at, so that it can be masked there, and the kinds of other content, so that a policy can
-refuse them. What a shape does not name is refused, except that an object marked `more` may hold
-unknown fields without text: null, true, false, numbers, and empty strings, lists and objects.
-
+A text that detectors read, a name, a number, free JSON, a copy of text token by token, a picture.
 Numbers of 13 digits and more are read as texts, because a card number is a number too.
 """
 
@@ -15,12 +10,11 @@ from typing import Any, Final
 
 import msgspec
 
-from enforcement.content.json_escapes import unescape
-from enforcement.content.reading import BodyError, Reading, Streamed, Text, is_name, is_plain_key
+from enforcement.bodies.json_escapes import unescape
+from enforcement.bodies.reading import BodyError, Reading, Streamed, Text, is_name, is_plain_key
 from enforcement.detectors import DETECTORS, scan
 
 MAX_DEPTH: Final = 64  # of free JSON
-MAX_INDEX: Final = 1024  # of a choice, a tool call, a content block
 
 _LARGE: Final = 10**12  # the shortest payment cards have 13 digits
 _COPIES: Final = frozenset({"logprobs", "top_logprobs", "prompt_logprobs"})
@@ -38,14 +32,15 @@ class Shape:
         raise NotImplementedError
 
 
-def _wrong(expected: str) -> BodyError:
+def wrong(expected: str) -> BodyError:
+    """The error for a value that is something else."""
     return BodyError("invalid_request", f"is not {expected}")
 
 
 class _Text(Shape):
     def read(self, holder: Any, key: Any, value: Any, reading: Reading) -> None:
         if type(value) is not str:
-            raise _wrong("a text")
+            raise wrong("a text")
         if value:
             reading.texts.append(Text(value, holder, key))
 
@@ -55,7 +50,7 @@ class _JsonText(Shape):
 
     def read(self, holder: Any, key: Any, value: Any, reading: Reading) -> None:
         if type(value) is not str:
-            raise _wrong("a text")
+            raise wrong("a text")
         if "\\" in value:
             value = holder[key] = unescape(value)
         if value:
@@ -70,13 +65,13 @@ class _Texts(Shape):
             reading.texts.append(Text(value, holder, key))
             return
         if type(value) is not list:
-            raise _wrong("a text or a list of texts")
+            raise wrong("a text or a list of texts")
         reading.count(len(value))
         for index, item in enumerate(value):
             if type(item) is not str:
                 if type(item) in (int, list):
                     raise BodyError("token_ids_not_supported", "token ids are refused; send text")
-                raise _wrong("a text or a list of texts")
+                raise wrong("a text or a list of texts")
             reading.texts.append(Text(item, value, index))
 
 
@@ -89,7 +84,7 @@ class _Piece(Shape):
 
     def read(self, holder: Any, key: Any, value: Any, reading: Reading) -> None:
         if type(value) is not str:
-            raise _wrong("a text")
+            raise wrong("a text")
         channel = (*reading.place, self._name)
         reading.streamed.append(Streamed(value, holder, key, channel, is_json=self._is_json))
 
@@ -103,7 +98,7 @@ class _Name(Shape):
             if not is_name(value):
                 reading.texts.append(Text(value, holder, key))
         else:
-            _read_scalar(holder, key, value, reading)
+            read_scalar(holder, key, value, reading)
 
 
 class _Words(Shape):
@@ -114,12 +109,17 @@ class _Words(Shape):
 
     def read(self, holder: Any, key: Any, value: Any, reading: Reading) -> None:
         if type(value) is not str:
-            raise _wrong("a word")
+            raise wrong("a word")
         if value not in self._words:
             reading.texts.append(Text(value, holder, key))
 
 
-def _read_scalar(holder: Any, key: Any, value: Any, reading: Reading) -> None:
+def read_scalar(holder: Any, key: Any, value: Any, reading: Reading) -> None:
+    """A number, true or false; a number that could be a card's is a text.
+
+    Raises:
+        BodyError: something else.
+    """
     kind = type(value)
     if kind is bool:
         return
@@ -128,12 +128,12 @@ def _read_scalar(holder: Any, key: Any, value: Any, reading: Reading) -> None:
             digits = str(int(value)) if kind is int or value.is_integer() else repr(value)
             reading.texts.append(Text(digits, holder, key))
         return
-    raise _wrong("a number, true, false or a name")
+    raise wrong("a number, true, false or a name")
 
 
 class _Scalar(Shape):
     def read(self, holder: Any, key: Any, value: Any, reading: Reading) -> None:
-        _read_scalar(holder, key, value, reading)
+        read_scalar(holder, key, value, reading)
 
 
 class _Free(Shape):
@@ -168,7 +168,7 @@ def _read_free(
             else:
                 _read_free(value, name, item, reading, depth + 1, copies=copies)
     elif value is not None:
-        _read_scalar(holder, key, value, reading)
+        read_scalar(holder, key, value, reading)
 
 
 def _read_free_text(holder: Any, key: Any, value: str, reading: Reading) -> None:
@@ -188,7 +188,7 @@ class _Numbers(Shape):
         _read_free(holder, key, value, reading, 0)
         for text in reading.texts[before:]:
             if text.is_key or type(text.holder[text.key]) is str:
-                raise _wrong("made of numbers")
+                raise wrong("made of numbers")
 
 
 class _Vector(Shape):
@@ -205,7 +205,7 @@ class _Vector(Shape):
             try:
                 msgspec.convert(row, list[float])
             except msgspec.ValidationError:
-                raise _wrong("a list of numbers") from None
+                raise wrong("a list of numbers") from None
 
 
 class _Copy(Shape):
@@ -240,7 +240,7 @@ class _Blob(Shape):
 
     def read(self, holder: Any, key: Any, value: Any, reading: Reading) -> None:
         if type(value) is not str:
-            raise _wrong("base64")
+            raise wrong("base64")
 
 
 class _Url(Shape):
@@ -248,130 +248,10 @@ class _Url(Shape):
 
     def read(self, holder: Any, key: Any, value: Any, reading: Reading) -> None:
         if type(value) is not str:
-            raise _wrong("a URL")
+            raise wrong("a URL")
         if not value.startswith("data:"):
             reading.media.add("remote")
             reading.texts.append(Text(value, holder, key))
-
-
-class Obj(Shape):
-    """An object. `more`: unknown fields may stand here if they hold no text."""
-
-    def __init__(
-        self, *groups: dict[str, Shape], more: bool = False, media: str = "", **fields: Shape
-    ) -> None:
-        self.fields: dict[str, Shape] = {}
-        for group in (*groups, fields):
-            self.fields.update(group)
-        self.more = more
-        self._media = media
-
-    def read(self, holder: Any, key: Any, value: Any, reading: Reading) -> None:
-        if type(value) is not dict:
-            raise _wrong("an object")
-        if self._media:
-            reading.media.add(self._media)
-        fields = self.fields
-        name = ""
-        try:
-            for name, item in value.items():
-                shape = fields.get(name)
-                if shape is None:
-                    self._unknown(value, name, item, reading)
-                elif item is not None:
-                    shape.read(value, name, item, reading)
-        except BodyError as error:
-            if is_plain_key(name):
-                error.path.insert(0, f".{name}")
-            raise
-
-    def _unknown(self, holder: Any, name: str, item: Any, reading: Reading) -> None:
-        """A field that the table does not name. What it holds may be a text, and so may its name;
-        the error tells the name only where it is a plain word.
-        """
-        if not self.more or not is_plain_key(name):
-            raise BodyError("unknown_field", "this field is not known, so it is refused")
-        reading.count(1)
-        if type(item) in (int, float, bool):
-            _read_scalar(holder, name, item, reading)
-        elif item is not None and item not in ("", [], {}):
-            raise BodyError("unknown_field", "this field is not known, so it is refused")
-
-
-class Many(Shape):
-    """A list, every item of one shape. `indexed`: items say by `index` which text they go on."""
-
-    def __init__(self, item: Shape, *, indexed: bool = False) -> None:
-        self.item = item
-        self._indexed = indexed
-
-    def read(self, holder: Any, key: Any, value: Any, reading: Reading) -> None:
-        if type(value) is not list:
-            raise _wrong("a list")
-        reading.count(len(value))
-        shape = self.item
-        number = 0
-        try:
-            for number, item in enumerate(value):
-                if item is None:
-                    raise _wrong("what it must be: it is null")
-                if self._indexed:
-                    self._indexed_item(value, number, item, reading)
-                else:
-                    shape.read(value, number, item, reading)
-        except BodyError as error:
-            error.path.insert(0, f"[{number}]")
-            raise
-
-    def _indexed_item(self, holder: Any, number: int, item: Any, reading: Reading) -> None:
-        index = item.get("index", number) if type(item) is dict else None
-        if type(index) is not int or not 0 <= index < MAX_INDEX:
-            raise _wrong("an object with an index")
-        place = reading.place
-        reading.place = (*place, index)
-        self.item.read(holder, number, item, reading)
-        reading.place = place
-
-
-class Tagged(Shape):
-    """An object whose field `type` says which it is. `untagged`: where it says nothing.
-
-    `otherwise`: the code with which any other type is refused.
-    """
-
-    def __init__(
-        self, shapes: dict[str, Shape], *, otherwise: str, untagged: Shape | None = None
-    ) -> None:
-        self.shapes = shapes
-        self._otherwise = otherwise
-        self._untagged = untagged
-
-    def read(self, holder: Any, key: Any, value: Any, reading: Reading) -> None:
-        if type(value) is not dict:
-            raise _wrong("an object")
-        tag = value.get("type")
-        shape = self.shapes.get(tag) if type(tag) is str else None
-        if tag is None:
-            shape = self._untagged
-        if shape is None:
-            raise BodyError(self._otherwise, "content of a kind that is not supported")
-        shape.read(holder, key, value, reading)
-
-
-class Either(Shape):
-    """By JSON type: a text, an object, or a list."""
-
-    def __init__(
-        self, *, text: Shape | None = None, many: Shape | None = None, obj: Shape | None = None
-    ) -> None:
-        self._by_type: dict[type, Shape | None] = {str: text, list: many, dict: obj}
-        self.options = [shape for shape in self._by_type.values() if shape is not None]
-
-    def read(self, holder: Any, key: Any, value: Any, reading: Reading) -> None:
-        shape = self._by_type.get(type(value))
-        if shape is None:
-            raise BodyError("invalid_request", "has another type than this field may have")
-        shape.read(holder, key, value, reading)
 
 
 TEXT: Final = _Text()
@@ -394,8 +274,3 @@ URL: Final = _Url()
 def piece(name: str, *, is_json: bool = False) -> Shape:
     """A piece of the text `name` of the present choice, tool call or block."""
     return _Piece(name, is_json=is_json)
-
-
-def each(shape: Shape, names: str) -> dict[str, Shape]:
-    """The same shape for several fields, named with spaces between."""
-    return dict.fromkeys(names.split(), shape)
