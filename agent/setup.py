@@ -6,6 +6,7 @@ import ipaddress
 import os
 import socket
 import stat
+from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,7 @@ from agent.gateway.gateway_tls import GatewayTls
 from agent.gateway.identities import Identities
 from agent.journal import Journal, JournalError
 from agent.stream.status import Target
+from agent.stream.target_files import check_files
 from enforcement.auditors.breaker import Rules
 from enforcement.auditors.client import AuditorSettings
 from enforcement.auditors.panel import AuditorService
@@ -164,11 +166,16 @@ def gateway_config(config: Config) -> GatewayConfig:
     return GatewayConfig(upstream=config.gateway.upstream, limits=Limits(**limits))
 
 
-def observer_target(config: Config) -> Target:
-    """Where the Observer is; plaintext only where nobody else can listen.
+def observer_target(config: Config, unchecked: Collection[str] = ()) -> Target:
+    """Where the Observer is; plaintext only where nobody else can listen. Blocking: reads the
+    files, so that a way that can never be gone is found before decisions pile up behind it.
+
+    Args:
+        unchecked: files that only the service is given: they are not looked for.
 
     Raises:
-        FatalError: plaintext to another machine, which was not asked for.
+        FatalError: plaintext to another machine, which was not asked for; a file that cannot be
+            used.
     """
     observer = config.observer
     host = observer.target.rpartition(":")[0].removeprefix("[").removesuffix("]")
@@ -183,12 +190,19 @@ def observer_target(config: Config) -> Target:
     def path(text: str) -> Path | None:
         return Path(text) if text else None
 
-    return Target(
+    target = Target(
         address=observer.target,
         ca=path(observer.ca_file),
         certificate=path(observer.certificate_file),
         key=path(observer.key_file),
     )
+    try:
+        check_files(target, unchecked)
+    except ValueError as error:
+        raise FatalError(
+            ExitCode.USAGE, f"observer.{error}", remedy="PEM files that the agent's user can read"
+        ) from None
+    return target
 
 
 def identities(config: Config) -> Identities:

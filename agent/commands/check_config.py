@@ -93,24 +93,17 @@ def _tls(config: Config, unchecked: list[str]) -> str:
 
 
 def _observer(config: Config, unchecked: list[str]) -> str:
-    """How decisions get there, and which files for that cannot be read. The daemon would start
-    without them and try again: no error, but worth a word.
+    """How decisions get there.
 
     Raises:
-        FatalError: plaintext to another machine, which was not asked for.
+        FatalError: plaintext to another machine, which was not asked for; a file that cannot be
+            used.
     """
     if not config.observer.target:
         return "none, decisions stay in the journal"
-    target = observer_target(config)
-    words = [f"{target.address}, {'TLS' if target.ca else 'without TLS'}"]
-    for path in (target.ca, target.certificate, target.key):
-        if path is None or str(path) in unchecked:
-            continue
-        try:
-            path.open("rb").close()
-        except OSError as error:
-            words.append(f"it will be away: {path} cannot be read: {error.strerror}")
-    return "; ".join(words)
+    target = observer_target(config, unchecked)
+    way = "TLS with a certificate of its own" if target.certificate else "TLS"
+    return f"{target.address}, {way if target.ca else 'without TLS'}"
 
 
 def _signature(bundle: Bundle, trust: Trust) -> str:

@@ -39,4 +39,6 @@ class ObserverTable(Table, frozen=True):
         """What does not fit together."""
         if bool(self.certificate_file) != bool(self.key_file):
             return ["observer: certificate_file and key_file go together"]
+        if self.certificate_file and not self.ca_file:
+            return ["observer: certificate_file needs ca_file: without it there is no TLS"]
         return []
