@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import logging
 import os
@@ -13,6 +14,7 @@ import ssl
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import grpc
 import grpc.aio
@@ -22,7 +24,9 @@ from observer.config import Address, ConfigError, ObserverConfig
 from observer.events import Hub
 from observer.grpc_service import ObserverService, Services
 from observer.hello import Trust
+from observer.http_bounds import BoundedHttp
 from observer.metrics import Metrics
+from observer.peers import Places
 from observer.registry import Registry
 from observer.store import Store, StoreError
 from observer.trust import PassportTrust
@@ -70,7 +74,11 @@ async def serve(config: ObserverConfig, *, trust: Trust | None = None) -> AsyncI
         stack.push_async_callback(store.close)
         metrics, registry = Metrics(), Registry(config.limits)
         hub = Hub(
-            max_clients=config.limits.event_clients,
+            places=Places(
+                config.limits.event_clients,
+                config.limits.event_clients_per_address,
+                shared=config.proxies,
+            ),
             queue_size=config.limits.event_queue,
             on_missed=metrics.missed.inc,
         )
@@ -90,6 +98,10 @@ async def serve(config: ObserverConfig, *, trust: Trust | None = None) -> AsyncI
         grpc_address = await stack.enter_async_context(_grpc(config, services))
         stack.push_async_callback(_save_seen, store, registry)
         await stack.enter_async_context(_periodic(store, registry))
+        connections = Places(
+            config.limits.http_connections, config.limits.http_per_address, shared=config.proxies
+        )
+        metrics.gauge("http_connections", "Connections to the page", lambda: connections.taken)
         web = Web(
             config=dataclasses.replace(config, listen_grpc=grpc_address),
             store=store,
@@ -98,7 +110,7 @@ async def serve(config: ObserverConfig, *, trust: Trust | None = None) -> AsyncI
             metrics=metrics,
             version=importlib.metadata.version("lucid-agent"),
         )
-        http_address = await stack.enter_async_context(_http(config, web))
+        http_address = await stack.enter_async_context(_http(config, web, metrics, connections))
         stack.callback(hub.close)
         yield Running(grpc=grpc_address, http=http_address, store=store, registry=registry, hub=hub)
 
@@ -159,14 +171,20 @@ def _credentials(certificate: Path, key: Path) -> grpc.ServerCredentials:
 
 
 @contextlib.asynccontextmanager
-async def _http(config: ObserverConfig, web: Web) -> AsyncIterator[Address]:
-    listen = config.listen_http
+async def _http(
+    config: ObserverConfig, web: Web, metrics: Metrics, connections: Places
+) -> AsyncIterator[Address]:
+    listen, limits = config.listen_http, config.limits
     family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
     try:
         listener = socket.create_server((listen.host, listen.port), family=family, backlog=BACKLOG)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise ConfigError(f"cannot listen for pages on {listen}: {reason}") from error
+    # The kernel gives up a peer that takes nothing of what is sent; accepted sockets inherit it.
+    unsent_ms = int(limits.http_unsent * 1000)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, unsent_ms)
+    bounded = functools.partial(BoundedHttp, places=connections, limits=limits, metrics=metrics)
     server = _HttpServer(
         uvicorn.Config(
             web.app(),
@@ -176,8 +194,9 @@ async def _http(config: ObserverConfig, web: Web) -> AsyncIterator[Address]:
             proxy_headers=False,
             lifespan="off",
             ws="none",
-            limit_concurrency=4 * config.limits.event_clients,
-            timeout_keep_alive=30,
+            http=cast("type[asyncio.Protocol]", bounded),  # called as if it were the class
+            h11_max_incomplete_event_size=limits.http_head,
+            timeout_keep_alive=limits.http_idle,
             timeout_graceful_shutdown=PAGE_GRACE,
         )
     )

@@ -95,6 +95,14 @@ def main() -> None:
     help="Another name the page is asked for under (the Host header), beside localhost,"
     " 127.0.0.1 and [::1]. Repeatable.",
 )
+@click.option(
+    "--proxy",
+    "proxies",
+    multiple=True,
+    metavar="ADDRESS",
+    help="IP address of a proxy before the page. All its users come from there: only the bounds on"
+    " all connections hold for it, not those on one address. Repeatable.",
+)
 @click.option("--grpc-certificate", type=_FILE, help="TLS certificate chain (PEM) shown to agents.")
 @click.option("--grpc-key", type=_FILE, help="Private key (PEM) of --grpc-certificate.")
 @click.option(
@@ -111,6 +119,7 @@ def run(
     allow_simulated: bool,
     simulated_roots: tuple[Path, ...],
     allowed_hosts: tuple[str, ...],
+    proxies: tuple[str, ...],
     grpc_certificate: Path | None,
     grpc_key: Path | None,
     as_json: bool,
@@ -134,7 +143,8 @@ def run(
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s"
     )
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    # Its warnings are about requests that anybody can send: they are counted, not logged.
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
     try:
         config = ObserverConfig(
             listen_grpc=listen_grpc,
@@ -143,6 +153,7 @@ def run(
             allow_simulated=allow_simulated,
             simulated_roots=simulated_roots,
             allowed_hosts=allowed_hosts,
+            proxies=proxies,
             grpc_certificate=grpc_certificate,
             grpc_key=grpc_key,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -66,8 +67,15 @@ class Limits:
     pending_checkpoints: int = 32  # per boot, waiting for the records they cover
     gaps_in_a_row: int = 64  # batches already in flight behind a gap are refused one by one
     event_clients: int = 64
+    event_clients_per_address: int = 16
     event_queue: int = 2000  # decisions waiting for one slow browser
     retry_after_ms: int = 2000
+    http_connections: int = 256
+    http_per_address: int = 64  # a browser opens six
+    http_head: int = 16 * 1024
+    http_request: float = 10.0  # from its first byte to its last; none has a body to wait for
+    http_idle: int = 30  # between two requests of a connection
+    http_unsent: float = 60.0  # until all that waits for a slow reader is on its way
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,11 +88,17 @@ class ObserverConfig:
     allow_simulated: bool = False
     simulated_roots: tuple[Path, ...] = ()
     allowed_hosts: tuple[str, ...] = ()  # names the page may be asked for under, beside loopback
+    proxies: tuple[str, ...] = ()  # addresses that many people's requests come from
     grpc_certificate: Path | None = None
     grpc_key: Path | None = None
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
+        for text in self.proxies:
+            try:
+                ipaddress.ip_address(text)
+            except ValueError:
+                raise ConfigError(f"--proxy {text!r} is not an IP address") from None
         if self.simulated_roots and not self.allow_simulated:
             raise ConfigError("--simulated-root has no effect without --allow-simulated")
         if (self.grpc_certificate is None) != (self.grpc_key is None):

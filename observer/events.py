@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from typing import Any, Final
 
 from observer.filters import Filter
+from observer.peers import Full, Places
 
 Row = Mapping[str, Any]
 
@@ -22,10 +23,6 @@ BUNCH: Final = 200  # decisions in one event
 PAUSE: Final = 0.2  # seconds between bunches
 SILENCE: Final = 15.0  # seconds; a comment keeps proxies and dead peers honest
 REPLAY: Final = 1000  # decisions a reconnecting page is sent again
-
-
-class TooManyClients(Exception):  # noqa: N818 - a ruling, named after what the browser is told
-    """Every place for a watching page is taken."""
 
 
 def event(name: str, data: object, *, event_id: int | None = None) -> bytes:
@@ -36,9 +33,10 @@ def event(name: str, data: object, *, event_id: int | None = None) -> bytes:
 
 
 class Client:
-    """One watching page."""
+    """One watching page, of one peer."""
 
-    def __init__(self, wanted: Filter, size: int) -> None:
+    def __init__(self, wanted: Filter, size: int, peer: str) -> None:
+        self.peer = peer
         self._filter = wanted
         self._size = size
         self._queue: deque[Row] = deque()
@@ -91,11 +89,11 @@ class Hub:
     def __init__(
         self,
         *,
-        max_clients: int,
+        places: Places,
         queue_size: int,
         on_missed: Callable[[int], object] = lambda _count: None,
     ) -> None:
-        self._max_clients = max_clients
+        self._places = places
         self._queue_size = queue_size
         self._on_missed = on_missed
         self._clients: set[Client] = set()
@@ -134,21 +132,24 @@ class Hub:
         self._closed = True
         self._note("closing")
 
-    def join(self, wanted: Filter) -> Client:
-        """A place for a page; give it back with `leave`.
+    def join(self, wanted: Filter, peer: str) -> Client:
+        """A place for a page of a peer; give it back with `leave`.
 
         Raises:
-            TooManyClients: none is free.
+            Full: none is free.
         """
-        if len(self._clients) >= self._max_clients or self._closed:
-            raise TooManyClients
-        client = Client(wanted, self._queue_size)
+        if self._closed:
+            raise Full("all")
+        self._places.take(peer)
+        client = Client(wanted, self._queue_size, peer)
         self._clients.add(client)
         return client
 
     def leave(self, client: Client) -> None:
-        """The page is gone."""
-        self._clients.discard(client)
+        """The page is gone; it may be said twice."""
+        if client in self._clients:
+            self._clients.discard(client)
+            self._places.leave(client.peer)
 
     async def stream(
         self,

@@ -25,6 +25,19 @@ class Metrics:
             "lucid_observer_alarms", "Alarms raised", ["code"], registry=self.registry
         )
 
+        self.http_refused = Counter(
+            "lucid_observer_http_refused",
+            "Connections that found no place",
+            ["why"],
+            registry=self.registry,
+        )
+        self.http_cut = Counter(
+            "lucid_observer_http_cut",
+            "Connections ended because a request did not come whole or an answer was not read",
+            ["why"],
+            registry=self.registry,
+        )
+
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(f"lucid_observer_{name}", text, registry=self.registry)
 

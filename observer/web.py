@@ -21,9 +21,10 @@ from starlette.types import Receive, Scope, Send
 
 from observer import queries, views
 from observer.config import ObserverConfig
-from observer.events import Hub, TooManyClients
+from observer.events import Hub
 from observer.filters import Filter, FilterError
 from observer.metrics import Metrics
+from observer.peers import Full, peer
 from observer.registry import Registry
 from observer.security import KnownHosts, SecurityHeaders
 from observer.store import Store, StoreError
@@ -210,9 +211,11 @@ class Web:
         last = request.headers.get("last-event-id", "")
         after = _id(last)
         try:
-            client = self._hub.join(wanted)
-        except TooManyClients:
-            return _problem(503, "too_many_pages", "too many pages are watching; try again later")
+            client = self._hub.join(wanted, peer(request.client.host if request.client else ""))
+        except Full as full:
+            whose = " from this address" if full.why == "address" else ""
+            text = f"too many pages{whose} are watching; close one or try again later"
+            return _problem(503, "too_many_pages", text)
 
         async def replay() -> tuple[int, list[queries.Row]]:
             return await queries.since(

@@ -33,7 +33,7 @@ def boot(trust: FakeTrust) -> FakeBoot:
 
 
 @contextlib.asynccontextmanager
-async def _no_pages(_config: object, _web: object) -> AsyncIterator[Address]:
+async def _no_pages(*_: object) -> AsyncIterator[Address]:
     yield Address(host="127.0.0.1", port=0)
 
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from sqlalchemy import create_engine, insert, select
 from starlette.types import Message
 
-from observer.events import Client, Hub, TooManyClients, event
+from observer.events import Client, Hub, event
 from observer.filters import Filter
+from observer.peers import Full, Places
 from observer.store.schema import metadata, reasons, records
 from observer.web import Watching
 
@@ -48,8 +49,8 @@ def row(number: int, **changes: Any) -> dict[str, Any]:
 def test_a_slow_page_loses_the_oldest_and_is_told_how_many() -> None:
     async def scenario() -> None:
         missed: list[int] = []
-        hub = Hub(max_clients=2, queue_size=3, on_missed=missed.append)
-        slow = hub.join(Filter())
+        hub = Hub(places=Places(2, 2), queue_size=3, on_missed=missed.append)
+        slow = hub.join(Filter(), "192.0.2.1")
         hub.decisions([row(number) for number in range(1, 6)])
         hub.decisions([row(6)])
         assert missed == [2, 1]
@@ -62,9 +63,9 @@ def test_a_slow_page_loses_the_oldest_and_is_told_how_many() -> None:
 
 def test_nobody_waits_for_a_slow_page() -> None:
     async def scenario() -> None:
-        hub = Hub(max_clients=2, queue_size=3)
-        hub.join(Filter())
-        quick = hub.join(Filter())
+        hub = Hub(places=Places(2, 2), queue_size=3)
+        hub.join(Filter(), "192.0.2.1")
+        quick = hub.join(Filter(), "192.0.2.1")
         for number in range(1, 8):
             hub.decisions([row(number)])
             assert [r["id"] for r in quick.take()[1]] == [number]
@@ -74,7 +75,7 @@ def test_nobody_waits_for_a_slow_page() -> None:
 
 def test_what_a_page_has_been_sent_is_not_sent_again() -> None:
     async def scenario() -> None:
-        client = Client(Filter(), 10)
+        client = Client(Filter(), 10, "192.0.2.1")
         client.last_id = 2
         client.offer([row(1), row(2), row(3)])
         assert [r["id"] for r in client.take()[1]] == [3]
@@ -84,8 +85,8 @@ def test_what_a_page_has_been_sent_is_not_sent_again() -> None:
 
 def test_a_closed_hub_takes_no_pages_and_lets_its_pages_go() -> None:
     async def scenario() -> None:
-        hub = Hub(max_clients=2, queue_size=3)
-        client = hub.join(Filter())
+        hub = Hub(places=Places(2, 2), queue_size=3)
+        client = hub.join(Filter(), "192.0.2.1")
 
         async def read() -> list[bytes]:
             return [part async for part in hub.stream(client, show=dict, replay=None)]
@@ -96,8 +97,8 @@ def test_a_closed_hub_takes_no_pages_and_lets_its_pages_go() -> None:
         async with asyncio.timeout(5):
             await reading
         assert hub.clients == 0
-        with pytest.raises(TooManyClients):
-            hub.join(Filter())
+        with pytest.raises(Full):
+            hub.join(Filter(), "192.0.2.1")
 
     asyncio.run(scenario())
 
@@ -191,7 +192,7 @@ def test_the_page_holds_no_inline_script_or_style_and_loads_nothing_from_elsewhe
 
 def test_a_page_that_is_gone_before_its_stream_begins_gives_its_place_back() -> None:
     async def scenario() -> None:
-        hub = Hub(max_clients=1, queue_size=3)
+        hub = Hub(places=Places(1, 1), queue_size=3)
 
         async def connected() -> Message:
             await asyncio.Event().wait()
@@ -201,7 +202,7 @@ def test_a_page_that_is_gone_before_its_stream_begins_gives_its_place_back() -> 
             raise OSError
 
         for _ in range(3):
-            client = hub.join(Filter())
+            client = hub.join(Filter(), "192.0.2.1")
             stream = hub.stream(client, show=dict, replay=None)
             answer = Watching(stream, gone=functools.partial(hub.leave, client))
             with pytest.RaisesGroup(OSError, allow_unwrapped=True, flatten_subgroups=True):

@@ -1,0 +1,71 @@
+"""Who counts as one peer, and how many of what a peer may have."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter
+from collections.abc import Iterable
+from typing import Final
+
+_NEIGHBOURS: Final = 64  # bits of an IPv6 address that one customer shares with nobody
+
+
+def peer(host: str) -> str:
+    """The name under which an address is counted: itself, of IPv6 its /64. What is no address
+    counts as it is."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    if address.is_loopback:
+        return str(address)
+    return str(ipaddress.ip_network((int(address), _NEIGHBOURS), strict=False))
+
+
+class Full(Exception):  # noqa: N818 - a ruling, named after what the peer is told
+    """No place for another one. `why` is a word of ours: `address` or `all`."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+class Places:
+    """So many places in all, and so many for one peer.
+
+    Args:
+        shared: addresses that many people come from (a proxy): only `total` holds for them.
+    """
+
+    def __init__(self, total: int, per_peer: int, *, shared: Iterable[str] = ()) -> None:
+        self._total = total
+        self._per_peer = per_peer
+        self._shared = frozenset(map(peer, shared))
+        self._taken: Counter[str] = Counter()
+
+    @property
+    def taken(self) -> int:
+        """How many places are taken."""
+        return self._taken.total()
+
+    def take(self, name: str) -> None:
+        """Take a place for a peer (as `peer` names it). Give it back with `leave`.
+
+        Raises:
+            Full: there is none.
+        """
+        if self._taken[name] >= self._per_peer and name not in self._shared:
+            raise Full("address")
+        if self.taken >= self._total:
+            raise Full("all")
+        self._taken[name] += 1
+
+    def leave(self, name: str) -> None:
+        """Give a place back."""
+        self._taken[name] -= 1
+        if not self._taken[name]:
+            del self._taken[name]
