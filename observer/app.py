@@ -72,7 +72,7 @@ async def serve(config: ObserverConfig, *, trust: Trust | None = None) -> AsyncI
     async with contextlib.AsyncExitStack() as stack:
         store = await Store.open(config.database)
         stack.push_async_callback(store.close)
-        metrics, registry = Metrics(), Registry(config.limits)
+        metrics, registry = Metrics(), Registry(config.limits, shared=config.proxies)
         hub = Hub(
             places=Places(
                 config.limits.event_clients,
@@ -83,6 +83,9 @@ async def serve(config: ObserverConfig, *, trust: Trust | None = None) -> AsyncI
             on_missed=metrics.missed.inc,
         )
         metrics.gauge("streams", "Streams from agents", lambda: registry.streams)
+        metrics.gauge(
+            "streams_unproven", "Of these, without a proof yet", lambda: registry.unproven
+        )
         metrics.gauge("pages", "Pages that watch", lambda: hub.clients)
         services = Services(
             store=store,
@@ -124,6 +127,10 @@ async def _grpc(config: ObserverConfig, services: Services) -> AsyncIterator[Add
             ("grpc.max_receive_message_length", limits.message_size),
             ("grpc.max_send_message_length", limits.message_size),
             ("grpc.max_metadata_size", 8192),
+            ("grpc.max_allowed_incoming_connections", limits.grpc_connections),
+            ("grpc.max_concurrent_streams", limits.streams_per_connection),
+            ("grpc.server_handshake_timeout_ms", int(limits.handshake * 1000)),
+            ("grpc.max_connection_idle_ms", int(limits.handshake * 1000)),  # without a stream
             ("grpc.keepalive_time_ms", 30_000),
             ("grpc.keepalive_timeout_ms", 20_000),
             ("grpc.keepalive_permit_without_calls", 1),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import Final
 
 import click
 
-from observer.config import Address, ConfigError, ObserverConfig
+from observer.config import Address, ConfigError, Limits, ObserverConfig
 
 EXIT_USAGE: Final = 2
+OWN_FILES: Final = 128  # the database, the page's files, listeners
 
 
 class _AddressType(click.ParamType[Address]):
@@ -100,8 +102,8 @@ def main() -> None:
     "proxies",
     multiple=True,
     metavar="ADDRESS",
-    help="IP address of a proxy before the page. All its users come from there: only the bounds on"
-    " all connections hold for it, not those on one address. Repeatable.",
+    help="IP address of a proxy before the page or before the agents' port. Everybody behind it"
+    " comes from there: the bounds on one address do not hold for it, those on all do. Repeatable.",
 )
 @click.option("--grpc-certificate", type=_FILE, help="TLS certificate chain (PEM) shown to agents.")
 @click.option("--grpc-key", type=_FILE, help="Private key (PEM) of --grpc-certificate.")
@@ -159,10 +161,27 @@ def run(
         )
         for warning in config.warnings():
             click.echo(f"warning: {warning}", err=True)
+        _open_files(config.limits)
         asyncio.run(_run(config, as_json=as_json))
     except ConfigError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(EXIT_USAGE)
+
+
+def _open_files(limits: Limits) -> None:
+    """Let as many files be open as there may be connections: many of those must not keep the
+    database from its own."""
+    wanted = limits.grpc_connections + limits.http_connections + OWN_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if most < wanted:
+        click.echo(
+            f"warning: {hard} files may be open, {wanted} is what all connections could need:"
+            " raise the limit (LimitNOFILE=, ulimit -n).",
+            err=True,
+        )
 
 
 async def _run(config: ObserverConfig, *, as_json: bool) -> None:

@@ -56,14 +56,20 @@ class Limits:
     with room: an agent sends 64 to 512 records of about 900 bytes a message.
     """
 
-    message_size: int = 4 * MEBIBYTE
+    message_size: int = MEBIBYTE  # an agent's batch has up to 256 KiB
+    hello_size: int = 320 * 1024  # of any message before the proof; see observer.proto
+    hellos_at_once: int = 2  # whose passports are verified; the others wait
     batch_records: int = 1024
     boots: int = 64
     credits: int = 8
     handshake: float = 10.0  # from the start of a stream to a proof that verifies
     idle: float = 90.0  # without any message; agents send heartbeats far more often
+    grpc_connections: int = 2048  # some 30 kB each; those without a stream end after `handshake`
+    streams_per_connection: int = 4  # an agent has one
     streams: int = 256
-    streams_per_peer: int = 16
+    streams_per_peer: int = 64
+    unproven: int = 32  # of these, before their proof
+    unproven_per_peer: int = 8
     pending_checkpoints: int = 32  # per boot, waiting for the records they cover
     gaps_in_a_row: int = 64  # batches already in flight behind a gap are refused one by one
     event_clients: int = 64

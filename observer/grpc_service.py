@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
+from urllib.parse import unquote
 
 import grpc
 import grpc.aio
@@ -41,8 +42,9 @@ from observer.effects import (
 from observer.events import Hub
 from observer.hello import Trust
 from observer.metrics import Metrics
+from observer.peers import peer
 from observer.receiver import Receiver, State, nack
-from observer.registry import Busy, Live, Registry
+from observer.registry import Admission, Busy, Live, Registry
 from observer.store import Store, StoreError, Superseded
 
 SERVICE: Final = "lucid.observer.v1.Observer"
@@ -82,6 +84,7 @@ class ObserverService:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._hellos = asyncio.Semaphore(services.limits.hellos_at_once)
         self.stopping = asyncio.Event()
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -93,10 +96,13 @@ class ObserverService:
 
     async def stream(self, _requests: object, context: Context) -> None:
         """One stream, from its first message to its end."""
-        services, peer = self._services, _host(context.peer())
+        services = self._services
         try:
-            with services.registry.admit(peer):
-                await _Stream(services, context, peer, self.stopping).run()
+            with services.registry.admit(_host(context.peer())) as admission:
+                stream = _Stream(
+                    services, context, admission, hellos=self._hellos, stopping=self.stopping
+                )
+                await stream.run()
         except Busy as busy:
             await _write(context, _later(services, str(busy)))
 
@@ -105,11 +111,19 @@ class _Stream:
     """One stream: its receiver and what it does to the world."""
 
     def __init__(
-        self, services: Services, context: Context, peer: str, stopping: asyncio.Event
+        self,
+        services: Services,
+        context: Context,
+        admission: Admission,
+        *,
+        hellos: asyncio.Semaphore,
+        stopping: asyncio.Event,
     ) -> None:
         self._services = services
         self._context = context
-        self._peer = peer
+        self._peer = _host(context.peer())
+        self._admission = admission
+        self._hellos = hellos
         self._stopping = stopping
         self._live: Live | None = None
         self._receiver = Receiver(
@@ -178,9 +192,12 @@ class _Stream:
         answer: Any = None
         while True:
             step = partial(_step, effects, answer)
-            # The passports of a Hello take up to a quarter of a second, and anybody can send one.
-            hello = self._receiver.state is State.HELLO
-            effect = await asyncio.to_thread(step) if hello else step()
+            if self._receiver.state is State.HELLO:
+                # Its passports take up to a quarter of a second, and anybody can send one.
+                async with self._hellos:
+                    effect = await asyncio.to_thread(step)
+            else:
+                effect = step()
             if effect is None:
                 return
             answer = await self._perform(effect)
@@ -227,6 +244,7 @@ class _Stream:
             last_seen_ns=services.clock(),
             durable_seq=begin.running.last_seq,
         )
+        self._admission.proven()
         services.registry.take_over(live)
         self._live = live
         positions = await services.store.begin(begin, allowed=self._current)
@@ -288,6 +306,8 @@ async def _write(context: Context, message: pb.ObserverMessage) -> None:
     await context.write(message.SerializeToString())
 
 
-def _host(peer: str) -> str:
-    """`ipv4:192.0.2.1:5000` → `ipv4:192.0.2.1`: one address is one peer."""
-    return peer.rpartition(":")[0] or peer
+def _host(address: str) -> str:
+    """gRPC's word for a peer, as it is counted: `ipv4:192.0.2.1:5000` → `192.0.2.1`,
+    `ipv6:%5B2001:db8::1%5D:5000` → `2001:db8::/64`."""
+    host = unquote(address).partition(":")[2].rpartition(":")[0]
+    return peer(host.removeprefix("[").removesuffix("]")) or address

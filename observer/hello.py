@@ -26,7 +26,9 @@ from observer.effects import Alarm, AlarmCode
 PROTOCOL: Final = 1
 MAX_AGENT_ID: Final = 256  # bytes
 SEED_SIZE: Final = 32
-MAX_PASSPORT: Final = 256 * 1024
+# Of SEV-SNP a passport has about 8 KiB, of TDX 40. An agent's Hello has up to 256 KiB, but always
+# the running boot and one other: two passports of this size fit in `Limits.hello_size`.
+MAX_PASSPORT: Final = 128 * 1024
 
 
 class Refusal(Exception):  # noqa: N818 - the reason a stream ends, not a fault of the Observer
@@ -77,6 +79,7 @@ class Greeting:
     thumbprint: bytes
     boots: tuple[OfferedBoot, ...]
     skipped: tuple[Alarm, ...]
+    left_out: int
 
 
 def _shape(hello: pb.Hello, limits: Limits) -> None:
@@ -237,6 +240,7 @@ def greet(
         thumbprint=attested.thumbprint,
         boots=tuple(boots),
         skipped=tuple(skipped),
+        left_out=hello.left_out,
     )
 
 

@@ -96,6 +96,7 @@ class Receiver:
     def receive(self, data: bytes, now: datetime) -> Effects:
         """What to do about one message. Run it to its end before the next one."""
         try:
+            self._check_size(data)
             message = pb.AgentMessage.FromString(data)
             kind = message.WhichOneof("message") or "empty"
             handler = self._TABLE.get((self.state, kind), Receiver._out_of_place)
@@ -110,6 +111,16 @@ class Receiver:
             )
         except Refusal as refusal:
             yield from self._refuse(refusal)
+
+    def _check_size(self, data: bytes) -> None:
+        """Before it is parsed: a parsed message takes up to fifty times its size."""
+        most = self._limits.hello_size
+        if self.state is not State.OPEN and len(data) > most:
+            raise Refusal(
+                pb.Nack.INVALID,
+                reason="hello.size",
+                detail=f"a message of {len(data)} bytes; before the proof one has at most {most}",
+            )
 
     def _refuse(self, refusal: Refusal) -> Effects:
         proven = self.state is State.OPEN
@@ -203,7 +214,7 @@ class Receiver:
         offered = {boot.boot_id for boot in greeting.boots}
         offered |= {alarm.boot_id for alarm in greeting.skipped if alarm.boot_id is not None}
         found: Before = yield LoadBefore(agent_id=greeting.agent_id, offered=frozenset(offered))
-        if len(offered) >= self._limits.boots:
+        if greeting.left_out or len(offered) >= self._limits.boots:
             # Those that had no place in this Hello follow in the next one.
             found = replace(found, lost=())
         return found

@@ -6,12 +6,12 @@ Held in memory by the one process that serves; every method runs to its end with
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from observer.config import Limits
+from observer.peers import Full, Places
 from observer.store import Superseded
 
 
@@ -34,32 +34,69 @@ class Live:
     superseded: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class Registry:
-    """Who is connected."""
+class Admission:
+    """One stream's place, and its place among those that have proven nothing yet."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._peers: Counter[str] = Counter()
+    def __init__(self, unproven: Places, peer: str) -> None:
+        self._unproven = unproven
+        self._peer = peer
+        self._waiting = False
+
+    def wait(self) -> None:
+        """Take a place among the unproven.
+
+        Raises:
+            Full: there is none.
+        """
+        self._unproven.take(self._peer)
+        self._waiting = True
+
+    def proven(self) -> None:
+        """The stream has shown its key, or has ended: that place is free. May be said twice."""
+        if self._waiting:
+            self._waiting = False
+            self._unproven.leave(self._peer)
+
+
+class Registry:
+    """Who is connected.
+
+    Args:
+        shared: addresses that many agents come from: the bounds on one address do not hold there.
+    """
+
+    def __init__(self, limits: Limits, *, shared: Iterable[str] = ()) -> None:
+        shared = tuple(shared)
+        self._streams = Places(limits.streams, limits.streams_per_peer, shared=shared)
+        self._unproven = Places(limits.unproven, limits.unproven_per_peer, shared=shared)
         self._live: dict[str, Live] = {}
 
     @contextmanager
-    def admit(self, peer: str) -> Iterator[None]:
-        """A place for one stream while the block runs.
+    def admit(self, peer: str) -> Iterator[Admission]:
+        """A place for one stream of a peer (as `observer.peers` names it) while the block runs.
 
         Raises:
-            Busy: too many streams in all, or from this peer.
+            Busy: too many streams in all or from this peer, or too many that proved nothing yet.
         """
-        if self._peers.total() >= self._limits.streams:
-            raise Busy("the Observer has as many streams as it takes")
-        if self._peers[peer] >= self._limits.streams_per_peer:
-            raise Busy("there are too many streams from this address")
-        self._peers[peer] += 1
         try:
-            yield
+            self._streams.take(peer)
+        except Full as full:
+            raise Busy(
+                "the Observer has as many streams as it takes"
+                if full.why == "all"
+                else "there are too many streams from this address"
+            ) from full
+        admission = Admission(self._unproven, peer)
+        try:
+            try:
+                admission.wait()
+            except Full as full:
+                whose = "" if full.why == "all" else " from this address"
+                raise Busy(f"too many streams{whose} have yet to prove themselves") from full
+            yield admission
         finally:
-            self._peers[peer] -= 1
-            if not self._peers[peer]:
-                del self._peers[peer]
+            admission.proven()
+            self._streams.leave(peer)
 
     def take_over(self, live: Live) -> None:
         """Make this the stream of its agent; an older one is told to go.
@@ -99,5 +136,10 @@ class Registry:
 
     @property
     def streams(self) -> int:
-        """Connections, proven or not."""
-        return self._peers.total()
+        """Streams, proven or not."""
+        return self._streams.taken
+
+    @property
+    def unproven(self) -> int:
+        """Streams that have not shown their key yet."""
+        return self._unproven.taken

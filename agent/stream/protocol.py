@@ -18,6 +18,7 @@ from attestation.wire import observer_pb2 as pb
 
 PROTOCOL: Final = 1
 MAX_BOOTS: Final = 64  # in a Hello; the others follow on the next stream
+MAX_HELLO: Final = 256 * 1024  # bytes of its passports, but always one earlier boot's
 MAX_CREDITS: Final = 64
 
 
@@ -86,7 +87,8 @@ class StreamProtocol:
         running = boots[-1]
         # Records first; of a boot that has delivered all, only a checkpoint may be missing.
         earlier = sorted(boots[:-1], key=lambda boot: boot.last_seq <= boot.acked_seq)
-        offered, rest = earlier[: MAX_BOOTS - 1], earlier[MAX_BOOTS - 1 :]
+        fitting = _fitting(earlier, len(running.passport))
+        offered, rest = earlier[:fitting], earlier[fitting:]
         self._boots = {boot.boot_id: boot for boot in [*offered, running]}
         self.left_out = sum(boot.last_seq > boot.acked_seq for boot in rest)
         self._running = running.boot_id
@@ -106,6 +108,7 @@ class StreamProtocol:
                 boot_id=self._running,
                 epoch=self._epoch,
                 version=self._version,
+                left_out=self.left_out,
                 boots=[
                     pb.Boot(
                         boot_id=boot.boot_id,
@@ -244,3 +247,12 @@ class StreamProtocol:
     def accepted(self) -> list[bytes]:
         """The boots that the Observer takes, oldest first."""
         return list(self._next)
+
+
+def _fitting(earlier: list[Boot], size: int) -> int:
+    """How many of these boots a Hello offers that has `size` bytes of passports already."""
+    for number, boot in enumerate(earlier):
+        size += len(boot.passport)
+        if number == MAX_BOOTS - 1 or (number and size > MAX_HELLO):
+            return number
+    return len(earlier)

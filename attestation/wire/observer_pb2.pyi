@@ -36,20 +36,22 @@ class ObserverMessage(_message.Message):
     def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., nack: _Optional[_Union[Nack, _Mapping]] = ..., credit: _Optional[_Union[Credit, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol", "agent_id", "boot_id", "epoch", "boots", "version")
+    __slots__ = ("protocol", "agent_id", "boot_id", "epoch", "boots", "version", "left_out")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
     BOOT_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     BOOTS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     agent_id: str
     boot_id: bytes
     epoch: int
     boots: _containers.RepeatedCompositeFieldContainer[Boot]
     version: str
-    def __init__(self, protocol: _Optional[int] = ..., agent_id: _Optional[str] = ..., boot_id: _Optional[bytes] = ..., epoch: _Optional[int] = ..., boots: _Optional[_Iterable[_Union[Boot, _Mapping]]] = ..., version: _Optional[str] = ...) -> None: ...
+    left_out: int
+    def __init__(self, protocol: _Optional[int] = ..., agent_id: _Optional[str] = ..., boot_id: _Optional[bytes] = ..., epoch: _Optional[int] = ..., boots: _Optional[_Iterable[_Union[Boot, _Mapping]]] = ..., version: _Optional[str] = ..., left_out: _Optional[int] = ...) -> None: ...
 
 class Boot(_message.Message):
     __slots__ = ("boot_id", "boot_seed", "passport", "first_unacked_seq", "head", "last_seq")

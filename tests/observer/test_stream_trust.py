@@ -672,6 +672,30 @@ def test_a_boot_whose_records_can_still_come_is_not_missed(
     asyncio.run(scenario())
 
 
+def test_a_boot_that_found_no_place_in_the_hello_is_not_missed_yet(
+    observer: Serve, boot: FakeBoot, trust: FakeTrust
+) -> None:
+    after = FakeBoot()
+    trust.believe(after)
+    after.decide(1)
+    states(trust, boot, 10)
+
+    async def scenario() -> None:
+        async with observer() as running:
+            async with connect(running.grpc) as stream:
+                answer = await stream.ask(boot.hello(boots=[boot.offer(last=10)]))
+                await stream.send(boot.proof(answer.welcome.challenge))
+                await stream.acked(boot.batch(1, 6))
+            for left_out, expected in ((1, []), (0, [("rollback", "boot.lost")])):
+                async with connect(running.grpc) as stream:
+                    answer = await stream.ask(after.hello(epoch=2, left_out=left_out))
+                    await stream.send(after.proof(answer.welcome.challenge))
+                    await stream.settled_at(after, 1)
+                assert await alarm_codes(running.store) == expected
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("was", [True, False])
 def test_a_name_that_was_hardware_attested_and_is_not_any_more_raises_an_alarm(
     observer: Serve, trust: FakeTrust, was: bool

@@ -13,6 +13,7 @@ from agent.journal.reader import Boot, Segment
 from agent.stream.protocol import (
     MAX_BOOTS,
     MAX_CREDITS,
+    MAX_HELLO,
     Acked,
     Challenge,
     State,
@@ -25,11 +26,11 @@ OLD, NEW = b"o" * 16, b"n" * 16
 CHALLENGE = b"c" * 32
 
 
-def boot(boot_id: bytes = NEW, *, acked: int = 0, last: int = 10) -> Boot:
+def boot(boot_id: bytes = NEW, *, acked: int = 0, last: int = 10, size: int = 1) -> Boot:
     return Boot(
         boot_id=boot_id,
         seed=b"s" * 32,
-        passport=b"p",
+        passport=b"p" * size,
         acked_seq=acked,
         acked_head=b"h" * 32,
         last_seq=last,
@@ -95,6 +96,19 @@ def test_the_hello_offers_the_running_boot_last_and_not_too_many() -> None:
     assert hello.boots[0].boot_id == old[0].boot_id, "the oldest go first"
     assert hello.boots[-1].boot_id == hello.boot_id == NEW
     assert hello.epoch == 7
+
+
+@pytest.mark.parametrize(
+    ("size", "offered"),
+    [(8 * 1024, 31), (40 * 1024, 5), (120 * 1024, 1), (128 * 1024, 1), (10 * MAX_HELLO, 1)],
+)
+def test_the_hello_has_few_large_passports(size: int, offered: int) -> None:
+    """One earlier boot always: what does not fit beside others must come at last, too."""
+    old = [boot(bytes([n]) * 16, size=size) for n in range(40)]
+    protocol = made(*old, boot(size=size))
+    hello = pb.AgentMessage.FromString(protocol.hello()).hello
+    assert [one.boot_id for one in hello.boots] == [one.boot_id for one in old[:offered]] + [NEW]
+    assert protocol.left_out == hello.left_out == len(old) - offered
 
 
 def test_nothing_is_wanted_before_the_welcome() -> None:
