@@ -73,7 +73,7 @@ class Checkpoints:
                     reason="checkpoint.head",
                     detail=f"the agent signed head {checkpoint.head.hex()[:12]}… at seq"
                     f" {checkpoint.seq}; the records it sent lead to {head.hex()[:12]}…",
-                    alarm=AlarmCode.CHECKPOINT,
+                    alarm=AlarmCode.FORK,
                     boot_id=boot.boot_id,
                     seq=checkpoint.seq,
                     evidence=save.cose,

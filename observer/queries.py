@@ -17,6 +17,7 @@ from attestation import chain
 from observer.effects import AlarmCode
 from observer.filters import Filter
 from observer.store import Store
+from observer.store.alarms import LASTING
 from observer.store.schema import agents, alarms, boots, checkpoints, records
 
 Row = Mapping[str, Any]
@@ -28,7 +29,9 @@ EXPORT_PAGE: Final = 500
 MAX_AGENTS: Final = 500
 MAX_BOOTS: Final = 10  # per agent, the running one and the newest
 MAX_AGENT_ALARMS: Final = 20
-MAX_ALARMS: Final = 200
+MAX_ALARMS: Final = 200  # of each kind
+
+_LASTS: Final = alarms.c.code == LASTING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +173,7 @@ async def agents_with_boots(store: Store) -> list[tuple[Row, list[Row], Sequence
     wrong = await _newest_per_agent(
         store,
         select(alarms).where(alarms.c.code != AlarmCode.UNTRUSTED.value),
-        order=(alarms.c.last_ns.desc(), alarms.c.id.desc()),
+        order=(_LASTS.desc(), alarms.c.last_ns.desc(), alarms.c.id.desc()),
         owner=alarms.c.agent_id,
         most=MAX_AGENT_ALARMS,
     )
@@ -193,12 +196,19 @@ async def _newest_per_agent(
 
 
 async def all_alarms(store: Store) -> Sequence[Row]:
-    """Alarms of every kind, newest first.
+    """Alarms of every kind: two histories first, those of peers that proved nothing last (anybody
+    can raise them), each newest first. No kind can push another off the list.
 
     Raises:
         StoreError.
     """
-    return await _all(store, select(alarms).order_by(alarms.c.last_ns.desc()).limit(MAX_ALARMS))
+    untrusted = alarms.c.code == AlarmCode.UNTRUSTED.value
+    kinds = (_LASTS, ~_LASTS & ~untrusted, untrusted)
+    found: list[Row] = []
+    for kind in kinds:
+        newest = select(alarms).where(kind).order_by(alarms.c.last_ns.desc(), alarms.c.id.desc())
+        found += await _all(store, newest.limit(MAX_ALARMS))
+    return found
 
 
 async def one_alarm(store: Store, alarm_id: int) -> Row | None:

@@ -6,12 +6,14 @@
 performs each and sends the answer back in. Nothing an agent sends counts before its passport and
 its proof have verified, and nothing is acknowledged before the effect `Commit` has returned.
 
-What goes wrong ends as a `Nack` with the reason, mostly as an alarm too, and closes the stream;
-only a gap leaves it open, because the agent can go back by itself.
+What goes wrong ends as a `Nack` with the reason, mostly as an alarm too, and closes the stream. Two
+things leave it open: a gap, because the agent can go back by itself, and what is wrong with a boot
+that ended before. That boot is set aside, and the living one goes on (docs/adr/0023).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
@@ -67,6 +69,14 @@ def nack(code: pb.Nack.Code, detail: str, **fields: Any) -> pb.ObserverMessage:
     return pb.ObserverMessage(nack=pb.Nack(code=code, detail=detail[:500], **fields))
 
 
+def _nack_of(refusal: Refusal, **fields: Any) -> pb.ObserverMessage:
+    if refusal.boot_id is not None:
+        fields["boot_id"] = refusal.boot_id
+    if refusal.have_head is not None:
+        fields["have_head"] = refusal.have_head
+    return nack(refusal.code, f"{refusal.detail} [{refusal.reason}]", **fields)
+
+
 class Receiver:
     """The state of one stream.
 
@@ -83,9 +93,10 @@ class Receiver:
         self._greeting: Greeting | None = None
         self._positions: dict[bytes, Position] = {}
         self._boots: dict[bytes, OfferedBoot] = {}
+        self._aside: set[bytes] = set()
         self._checkpoints = Checkpoints(limit=limits.pending_checkpoints)
         self._statements = Statements(limit=limits.pending_checkpoints)
-        self._gaps = 0
+        self._gaps: Counter[bytes] = Counter()
         self.state = State.HELLO
 
     @property
@@ -130,22 +141,37 @@ class Receiver:
         if proven:
             code = AlarmCode.BOOT_UNTRUSTED if untrusted else refusal.alarm
         if proven or untrusted:  # noise from peers that never said who they are is no alarm
-            yield Alarm(
-                code=code,
-                agent_id=self.agent_id or refusal.agent_id,
-                boot_id=refusal.boot_id,
-                seq=refusal.seq,
-                reason=refusal.reason,
-                detail=refusal.detail,
-                evidence=refusal.evidence,
-            )
-        fields: dict[str, Any] = {}
-        if refusal.boot_id is not None:
-            fields["boot_id"] = refusal.boot_id
-        if refusal.have_head is not None:
-            fields["have_head"] = refusal.have_head
-        yield Send(message=nack(refusal.code, f"{refusal.detail} [{refusal.reason}]", **fields))
+            yield self._alarm(refusal, code)
+        yield Send(message=_nack_of(refusal))
         yield Close()
+
+    def _alarm(self, refusal: Refusal, code: AlarmCode) -> Alarm:
+        return Alarm(
+            code=code,
+            agent_id=self.agent_id or refusal.agent_id,
+            boot_id=refusal.boot_id,
+            seq=refusal.seq,
+            reason=refusal.reason,
+            detail=refusal.detail,
+            evidence=refusal.evidence,
+        )
+
+    def _about(self, boot_id: bytes, work: Effects) -> Effects:
+        """Do what concerns one boot. One that ended before and cannot be right is set aside: a
+        replay of it must not keep the living agent from being heard.
+
+        Raises:
+            Refusal: it is about the running boot, or about none that was accepted.
+        """
+        try:
+            yield from work
+        except Refusal as refusal:
+            if boot_id not in self._boots or boot_id == self._greeted().running.boot_id:
+                raise
+            del self._boots[boot_id]
+            self._aside.add(boot_id)
+            yield self._alarm(refusal, refusal.alarm)
+            yield Send(message=_nack_of(refusal, boot_only=True))
 
     # -- before anything counts ------------------------------------------------------------
 
@@ -207,7 +233,8 @@ class Receiver:
             yield from missing(boot, greeting.agent_id)
         for boot in greeting.boots:
             self._statements.expect(boot.boot_id, *boot.stated)
-            yield from self._statements.settle(boot, self._positions[boot.boot_id])
+            settle = self._statements.settle(boot, self._positions[boot.boot_id])
+            yield from self._about(boot.boot_id, settle)
 
     def _before(self, greeting: Greeting) -> Asking[Before]:
         """Asked before the new boot takes the place of the one that ran before."""
@@ -234,7 +261,10 @@ class Receiver:
     # -- the open stream -------------------------------------------------------------------
 
     def _on_batch(self, message: pb.AgentMessage, _now: datetime) -> Effects:
-        raw = message.batch
+        if message.batch.boot_id not in self._aside:
+            yield from self._about(message.batch.boot_id, self._batch(message.batch))
+
+    def _batch(self, raw: pb.Batch) -> Effects:
         batch = RawBatch(
             boot_id=raw.boot_id,
             first_seq=raw.first_seq,
@@ -274,7 +304,7 @@ class Receiver:
                 boot_id=batch.boot_id,
                 seq=error.seq,
             ) from error
-        self._gaps = 0
+        self._gaps[batch.boot_id] = 0
         if records:
             position = Position(last_seq=batch.last_seq, head=batch.head)
             yield Commit(
@@ -304,8 +334,8 @@ class Receiver:
         return known
 
     def _gap(self, batch: RawBatch, gap: BatchGap) -> Effects:
-        self._gaps += 1
-        if self._gaps > self._limits.gaps_in_a_row:
+        self._gaps[batch.boot_id] += 1
+        if self._gaps[batch.boot_id] > self._limits.gaps_in_a_row:
             raise Refusal(
                 pb.Nack.GAP,
                 reason="chain.gap",
@@ -320,6 +350,10 @@ class Receiver:
 
     def _on_checkpoint(self, message: pb.AgentMessage, _now: datetime) -> Effects:
         raw = message.checkpoint
+        if raw.boot_id not in self._aside:
+            yield from self._about(raw.boot_id, self._checkpoint(raw))
+
+    def _checkpoint(self, raw: pb.Checkpoint) -> Effects:
         boot, position = self._boot(raw.boot_id)
         yield from self._checkpoints.offer(raw, boot, agent_id=self.agent_id)
         yield from self._checkpoints.settle(boot, position)

@@ -4,11 +4,14 @@
 
 Rules: nothing is sent before the Welcome has been answered with the proof; no more batches are in
 flight than there are credits; only an `Ack` whose head is ours moves the acknowledged mark (the
-edge compares, it has the heads). After a gap, sending goes back once nothing is in flight.
+edge compares, it has the heads). After a gap, sending goes back once nothing is in flight. An
+earlier boot that the Observer cannot take is set aside, and the stream goes on (docs/adr/0023).
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -62,6 +65,15 @@ class Acked:
     head: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """An earlier boot that will not be delivered: the code of the refusal, and words for people."""
+
+    boot_id: bytes
+    code: str
+    detail: str
+
+
 # Nack code → (our code, alarm?). RETRY_AFTER and GAP are handled apart.
 _REFUSALS: Final = {
     pb.Nack.FORK: ("fork", True),
@@ -69,33 +81,54 @@ _REFUSALS: Final = {
     pb.Nack.SUPERSEDED: ("superseded", True),
     pb.Nack.UNTRUSTED: ("untrusted", True),
 }
+_GAP: Final = ("gap", True)
+_OTHER: Final = ("refused", True)
 
 
 class StreamProtocol:
     """The state of one stream. `boots` as the journal offers them, the running one last.
 
+    Args:
+        aside: boots that the Observer did not take on an earlier stream: they are offered last.
+
     Attributes:
-        in_flight: batches that are not answered yet.
         batches: that were sent.
         left_out: boots with records to deliver that found no place in the Hello.
+        waiting: of these, how many may still be taken.
+        aside: earlier boots that the Welcome left out, or of which the Observer has more than the
+            journal.
     """
 
-    def __init__(self, *, agent_id: str, version: str, epoch: int, boots: list[Boot]) -> None:
+    def __init__(
+        self,
+        *,
+        agent_id: str,
+        version: str,
+        epoch: int,
+        boots: list[Boot],
+        aside: Collection[bytes] = (),
+    ) -> None:
         self._agent_id = agent_id
         self._version = version
         self._epoch = epoch
         running = boots[-1]
         # Records first; of a boot that has delivered all, only a checkpoint may be missing.
-        earlier = sorted(boots[:-1], key=lambda boot: boot.last_seq <= boot.acked_seq)
+        earlier = sorted(
+            boots[:-1],
+            key=lambda boot: (boot.boot_id in aside, boot.last_seq <= boot.acked_seq),
+        )
         fitting = _fitting(earlier, len(running.passport))
         offered, rest = earlier[:fitting], earlier[fitting:]
         self._boots = {boot.boot_id: boot for boot in [*offered, running]}
-        self.left_out = sum(boot.last_seq > boot.acked_seq for boot in rest)
+        missing = [boot.boot_id for boot in rest if boot.last_seq > boot.acked_seq]
+        self.left_out = len(missing)
+        self.waiting = len(set(missing).difference(aside))
+        self.aside: list[SetAside] = []
         self._running = running.boot_id
         self._next: dict[bytes, int] = {}
         self._rewind: dict[bytes, int] = {}
         self._credits = 0
-        self.in_flight = 0
+        self._flying: Counter[bytes] = Counter()  # batches of each boot without an answer
         self.batches = 0
         self.state = State.HELLO
 
@@ -124,7 +157,7 @@ class StreamProtocol:
         )
         return message.SerializeToString()
 
-    def receive(self, data: bytes) -> Challenge | Acked | None:
+    def receive(self, data: bytes) -> Challenge | Acked | SetAside | None:
         """One message of the Observer.
 
         Raises:
@@ -143,8 +176,7 @@ class StreamProtocol:
                 self._credits = min(self._credits + message.credit.batches, MAX_CREDITS)
                 return None
             case ((State.HELLO | State.OPEN), "nack"):
-                self._nack(message.nack)
-                return None
+                return self._nack(message.nack)
             case state, kind:
                 raise self._broken(f"{kind} has no place in state {state.value}")
 
@@ -162,53 +194,80 @@ class StreamProtocol:
             if boot is None:
                 raise self._broken("a Welcome for a boot that was not offered")
             if accepted.next_seq > boot.last_seq + 1:
-                self.state = State.CLOSED
-                raise StreamClosedError(
-                    "rollback",
+                detail = (
                     f"the Observer has {accepted.next_seq - 1} records of boot"
                     f" {boot.boot_id.hex()}, this journal {boot.last_seq}: records were removed"
-                    " here",
-                    alarm=True,
+                    " here"
                 )
+                if boot.boot_id == self._running:
+                    self.state = State.CLOSED
+                    raise StreamClosedError("rollback", detail, alarm=True)
+                self.aside.append(SetAside(boot.boot_id, "rollback", detail))
+                continue
             # The Observer may have more than it could acknowledge: the last of it is sent again,
             # to get its Ack with a head that can be compared.
             start = accepted.next_seq
             if start - 1 > boot.acked_seq:
                 start -= 1
             self._next[boot.boot_id] = max(start, 1)
+        left = self._boots.keys() - {accepted.boot_id for accepted in welcome.accepted}
+        if self._running in left:
+            raise self._broken("a Welcome without the running boot")
+        self.aside += [SetAside(id_, "untrusted", "the Observer did not accept it") for id_ in left]
         self._credits = min(welcome.credits, MAX_CREDITS)
         self.state = State.OPEN
         return Challenge(welcome.challenge)
 
     def _ack(self, ack: pb.Ack) -> Acked:
-        if ack.boot_id not in self._next or self.in_flight == 0:
+        if ack.boot_id not in self._next or not self._flying[ack.boot_id]:
             raise self._broken("an Ack for nothing that was sent")
         if ack.through_seq >= self._next[ack.boot_id]:
             raise self._broken("an Ack for records that were not sent")
-        self._landed()
+        self._landed(ack.boot_id)
         return Acked(ack.boot_id, ack.through_seq, ack.head)
 
-    def _nack(self, nack: pb.Nack) -> None:
+    def _nack(self, nack: pb.Nack) -> SetAside | None:
+        detail = "".join(c if c.isprintable() else " " for c in nack.detail)[:300]
+        if nack.boot_only and self.state is State.OPEN:
+            if nack.boot_id not in self._next or nack.boot_id == self._running:
+                raise self._broken("a refusal of a boot that it did not accept, or of the running")
+            code, _ = _GAP if nack.code == pb.Nack.GAP else _REFUSALS.get(nack.code, _OTHER)
+            return self._set_aside(nack.boot_id, code, f"the Observer refused: {detail}")
         if nack.code == pb.Nack.GAP and self.state is State.OPEN:
-            if nack.boot_id not in self._next or not nack.want_seq >= 1:
+            if not self._flying[nack.boot_id] or not nack.want_seq >= 1:
                 raise self._broken("a gap in nothing that was sent")
             self._rewind.setdefault(nack.boot_id, nack.want_seq)
-            self._landed()
-            return
+            self._landed(nack.boot_id)
+            return None
         self.state = State.CLOSED
-        detail = "".join(c if c.isprintable() else " " for c in nack.detail)[:300]
         if nack.code == pb.Nack.RETRY_AFTER:
             seconds = min(nack.retry_after_ms, 600_000) / 1000
             raise StreamClosedError("retry_after", detail, alarm=False, retry_after=seconds)
-        code, alarm = _REFUSALS.get(nack.code, ("refused", True))
+        code, alarm = _REFUSALS.get(nack.code, _OTHER)
         raise StreamClosedError(code, f"the Observer refused: {detail}", alarm=alarm)
 
-    def _landed(self) -> None:
-        self.in_flight = max(self.in_flight - 1, 0)
+    def _set_aside(self, boot_id: bytes, code: str, detail: str) -> SetAside:
+        """What was sent of it and is not answered will not be."""
+        del self._next[boot_id]
+        self._rewind.pop(boot_id, None)
+        self._flying.pop(boot_id, None)
+        self._go_back()
+        return SetAside(boot_id, code, detail)
+
+    def _landed(self, boot_id: bytes) -> None:
+        self._flying[boot_id] -= 1
+        self._go_back()
+
+    def _go_back(self) -> None:
         if self.in_flight == 0:
             for boot_id, seq in self._rewind.items():
                 self._next[boot_id] = min(self._next[boot_id], seq)
             self._rewind.clear()
+
+    @property
+    def in_flight(self) -> int:
+        """Batches that are not answered yet."""
+        return self._flying.total()
 
     @property
     def answered(self) -> int:
@@ -224,7 +283,7 @@ class StreamProtocol:
 
     def batch(self, segment: Segment) -> bytes:
         """The message for a segment that was read at `wanted`; moves on behind it."""
-        self.in_flight += 1
+        self._flying[segment.boot_id] += 1
         self.batches += 1
         self._next[segment.boot_id] = segment.last_seq + 1
         message = pb.AgentMessage(

@@ -19,7 +19,7 @@ from agent.journal import Journal
 from agent.journal.reader import Boot, JournalReader, Segment
 from agent.life.watchdog import Promise
 from agent.stream.grpc_bridge import Bidi
-from agent.stream.protocol import Acked, Challenge, StreamClosedError, StreamProtocol
+from agent.stream.protocol import Acked, Challenge, SetAside, StreamClosedError, StreamProtocol
 from agent.stream.status import StreamStatus, Target
 from attestation.checkpoint import sign_stream_proof
 from attestation.wire import observer_pb2 as pb
@@ -49,6 +49,7 @@ class Owner(Protocol):
     status: StreamStatus
     promise: Promise
     attempts: int
+    aside: set[bytes]
     finish: trio.Event
     finished: trio.Event
 
@@ -67,6 +68,8 @@ class Session:
         self._protocol: StreamProtocol
         self._boots: dict[bytes, Boot] = {}
         self._acked: dict[bytes, int] = {}
+        self._aside: set[bytes] = set()  # boots of this stream that are not delivered
+        self._aside_before: frozenset[bytes] = frozenset()
         self._checkpointed: dict[bytes, int] = {}
         # Checkpoints that were sent, and after how many batches: nothing answers them alone.
         self._unconfirmed: deque[tuple[bytes, int, int]] = deque()
@@ -83,6 +86,7 @@ class Session:
         passport = owner.passport()
         self._boots = {boot.boot_id: boot for boot in boots}
         self._acked = {boot.boot_id: boot.acked_seq for boot in boots}
+        self._aside_before = frozenset(owner.aside)
         self._measure_older()
         self._checkpointed = {boot.boot_id: max(boot.acked_seq - 1, 0) for boot in boots}
         self._passport_sent = passport
@@ -91,6 +95,7 @@ class Session:
             version=owner.version,
             epoch=(journal.epoch << 24) + owner.attempts,
             boots=boots,
+            aside=owner.aside,
         )
         self._bidi.send(self._protocol.hello())
         with journal.subscribed(self._news):
@@ -111,7 +116,11 @@ class Session:
             self._heard = trio.current_time()
             match self._protocol.receive(data):
                 case Challenge(challenge):
+                    for aside in self._protocol.aside:
+                        self._set_aside(aside)
                     self._prove(challenge)
+                case SetAside() as aside:
+                    self._set_aside(aside)
                 case Acked() as acked:
                     await self._acknowledged(acked)
             self._wake.set()
@@ -166,12 +175,26 @@ class Session:
             if self._acked[boot_id] >= seq:
                 self._journal.checkpoint_delivered(boot_id, seq)
 
+    def _set_aside(self, aside: SetAside) -> None:
+        """An earlier boot stays in the journal, undelivered: a person has to look."""
+        owner, boot_id = self._owner, aside.boot_id
+        self._aside.add(boot_id)
+        # What made the Observer refuse may have been a checkpoint: none of it counts as delivered.
+        self._unconfirmed = deque(sent for sent in self._unconfirmed if sent[0] != boot_id)
+        self._measure_older()
+        owner.status.set_aside = len(self._aside)
+        if boot_id not in owner.aside:
+            owner.aside.add(boot_id)
+            owner.status.alarms += 1
+            owner.status.alarm = f"{aside.code}: boot {boot_id.hex()} is set aside: {aside.detail}"
+            _LOG.error("stream.aside", boot=boot_id.hex(), code=aside.code, error=aside.detail)
+
     def _measure_older(self) -> None:
         running = self._journal.boot_id
         self._owner.status.older = sum(
             boot.last_seq - self._acked[boot.boot_id]
             for boot in self._boots.values()
-            if boot.boot_id != running
+            if boot.boot_id != running and boot.boot_id not in self._aside
         )
 
     async def _deliver(self) -> None:
@@ -211,7 +234,8 @@ class Session:
         earlier = [boot for boot in self._protocol.accepted if boot != self._journal.boot_id]
         delivered = all(self._acked[boot] >= self._boots[boot].last_seq for boot in earlier)
         came = any(self._acked[boot] > self._boots[boot].acked_seq for boot in earlier)
-        return bool(self._protocol.left_out) and delivered and came
+        moved = came or not self._aside <= self._aside_before
+        return bool(self._protocol.waiting) and delivered and moved
 
     async def _send_batches(self) -> bool:
         sent = False

@@ -27,7 +27,8 @@ class StreamStatus:
     Attributes:
         durable: the last durable seq of this boot.
         problem: why there is no stream; empty while there is one.
-        alarms: streams that ended with something a person has to look at; alarm: the last of them.
+        alarms: ends of streams, and boots set aside, that a person has to look at; alarm: the last.
+        set_aside: earlier boots that the Observer did not take on this stream; in no other count.
         refused: the code of the alarm that ended the last stream; empty where none did.
         streams: how many the Observer accepted.
         acks: acknowledgements whose head was ours.
@@ -45,6 +46,7 @@ class StreamStatus:
     acks: int = 0
     acked_seq: int = 0
     older: int = 0
+    set_aside: int = 0
     connected_since: float = math.inf
     away_since: float = math.inf
     next_try: float = 0.0
@@ -74,6 +76,7 @@ class StreamStatus:
             "alarms": self.alarms,
             "alarm": self.alarm,
             "streams": self.streams,
+            "set_aside": self.set_aside,
             "acked_seq": self.acked_seq,
             "lag": self.lag,
         }

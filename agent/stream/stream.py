@@ -67,6 +67,7 @@ class ObserverStream:
         self.promise: Promise = (
             no_promise  # how long until the next sign of life (`agent.life.watchdog`)
         )
+        self.aside: set[bytes] = set()  # earlier boots that the Observer did not take
         self.attempts = 0  # streams of this process; part of the epoch, so that the newest wins
         self.status = StreamStatus(durable=lambda: journal.durable_seq)
 

@@ -146,7 +146,7 @@ class Ack(_message.Message):
     def __init__(self, boot_id: _Optional[bytes] = ..., through_seq: _Optional[int] = ..., head: _Optional[bytes] = ...) -> None: ...
 
 class Nack(_message.Message):
-    __slots__ = ("code", "detail", "boot_id", "want_seq", "retry_after_ms", "have_head")
+    __slots__ = ("code", "detail", "boot_id", "want_seq", "retry_after_ms", "have_head", "boot_only")
     class Code(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         UNSPECIFIED: _ClassVar[Nack.Code]
@@ -169,13 +169,15 @@ class Nack(_message.Message):
     WANT_SEQ_FIELD_NUMBER: _ClassVar[int]
     RETRY_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
     HAVE_HEAD_FIELD_NUMBER: _ClassVar[int]
+    BOOT_ONLY_FIELD_NUMBER: _ClassVar[int]
     code: Nack.Code
     detail: str
     boot_id: bytes
     want_seq: int
     retry_after_ms: int
     have_head: bytes
-    def __init__(self, code: _Optional[_Union[Nack.Code, str]] = ..., detail: _Optional[str] = ..., boot_id: _Optional[bytes] = ..., want_seq: _Optional[int] = ..., retry_after_ms: _Optional[int] = ..., have_head: _Optional[bytes] = ...) -> None: ...
+    boot_only: bool
+    def __init__(self, code: _Optional[_Union[Nack.Code, str]] = ..., detail: _Optional[str] = ..., boot_id: _Optional[bytes] = ..., want_seq: _Optional[int] = ..., retry_after_ms: _Optional[int] = ..., have_head: _Optional[bytes] = ..., boot_only: _Optional[bool] = ...) -> None: ...
 
 class Credit(_message.Message):
     __slots__ = ("batches",)

@@ -438,7 +438,7 @@ def test_a_checkpoint_over_another_history_is_found_when_its_records_come(
             await stream.acked(boot.batch(1, 10))
             answer = await stream.receive()
             assert (answer.nack.code, answer.nack.have_head) == (pb.Nack.FORK, boot.heads[6])
-            assert await alarm_codes(running.store) == [("checkpoint", "checkpoint.head")]
+            assert await alarm_codes(running.store) == [("fork", "checkpoint.head")]
 
     asyncio.run(scenario())
 

@@ -16,6 +16,7 @@ from agent.stream.protocol import (
     MAX_HELLO,
     Acked,
     Challenge,
+    SetAside,
     State,
     StreamClosedError,
     StreamProtocol,
@@ -161,6 +162,7 @@ def test_credits_are_bounded() -> None:
         (welcome((OLD, 1)), "a boot that was not offered"),
         (welcome((NEW, 1), challenge=b"short"), "wrong challenge"),
         (welcome((NEW, 1), credits=0), "no credits"),
+        (welcome(), "without the running boot"),
         (welcome((NEW, 1), credits=10**7), "no credits"),
     ],
 )
@@ -217,14 +219,78 @@ def test_an_observer_that_wants_time_is_no_alarm_and_bounded() -> None:
     assert (error.alarm, error.retry_after) == (False, 600)
 
 
-@pytest.mark.parametrize("places", [{OLD: 9}, {NEW: 12}, {NEW: 2**64 - 1}])
-def test_an_observer_that_has_more_of_a_boot_than_we_shows_a_rollback(
-    places: dict[bytes, int],
-) -> None:
-    places = {OLD: 1, NEW: 1} | places
-    error = closed_by(made(boot(OLD, last=5), boot()), welcome(*places.items()))
+@pytest.mark.parametrize("place", [12, 2**64 - 1])
+def test_an_observer_that_has_more_of_this_boot_than_we_shows_a_rollback(place: int) -> None:
+    error = closed_by(made(boot(OLD, last=5), boot()), welcome((OLD, 1), (NEW, place)))
     assert error.code == "rollback"
-    assert f"{max(places.values()) - 1} records" in str(error)
+    assert f"{place - 1} records" in str(error)
+
+
+def test_an_earlier_boot_that_was_cut_or_is_not_accepted_is_set_aside() -> None:
+    """And this one goes on."""
+    third = b"t" * 16
+    protocol = made(boot(OLD, last=5), boot(third), boot())
+    assert protocol.receive(welcome((OLD, 9), (NEW, 1))) == Challenge(CHALLENGE)
+    cut, left = protocol.aside
+    assert (cut.boot_id, cut.code) == (OLD, "rollback")
+    assert "8 records" in cut.detail
+    assert (left.boot_id, left.code) == (third, "untrusted")
+    assert protocol.accepted == [NEW]
+    assert protocol.wanted == [(NEW, 1)]
+
+
+def both() -> StreamProtocol:
+    """Two batches of each boot are in flight."""
+    protocol = made(boot(OLD), boot())
+    protocol.receive(welcome((OLD, 1), (NEW, 1), credits=8))
+    for boot_id in (OLD, NEW):
+        protocol.batch(segment(boot_id, 1, 2))
+        protocol.batch(segment(boot_id, 3, 4))
+    return protocol
+
+
+@pytest.mark.parametrize(
+    ("code", "ours"), [(pb.Nack.FORK, "fork"), (pb.Nack.INVALID, "invalid"), (pb.Nack.GAP, "gap")]
+)
+def test_a_boot_that_is_refused_alone_gets_no_more_answers(code: Any, ours: str) -> None:
+    protocol = both()
+    protocol.receive(ack(OLD, 2))
+    refusal = nack(code, boot_id=OLD, boot_only=True, detail="two\nhistories")
+    aside = protocol.receive(refusal)
+    assert isinstance(aside, SetAside)
+    assert (aside.boot_id, aside.code) == (OLD, ours)
+    assert "two histories" in aside.detail
+    assert protocol.in_flight == 2, "those of the other boot"
+    assert protocol.accepted == [NEW]
+    assert protocol.receive(ack(NEW, 2)) is not None
+    protocol.receive(ack(NEW, 4))
+    assert (protocol.in_flight, protocol.answered) == (0, 4)
+    assert closed_by(protocol, ack(OLD, 4)).code == "protocol"
+
+
+def test_a_gap_beside_a_boot_that_is_refused_still_goes_back() -> None:
+    protocol = both()
+    protocol.receive(nack(pb.Nack.GAP, boot_id=NEW, want_seq=1))
+    protocol.receive(nack(pb.Nack.GAP, boot_id=NEW, want_seq=1))
+    assert protocol.wanted == []
+    protocol.receive(nack(pb.Nack.FORK, boot_id=OLD, boot_only=True))
+    assert protocol.wanted == [(NEW, 1)]
+
+
+@pytest.mark.parametrize("boot_id", [NEW, b"x" * 16, b""])
+def test_only_an_earlier_boot_can_be_refused_alone(boot_id: bytes) -> None:
+    error = closed_by(both(), nack(pb.Nack.FORK, boot_id=boot_id, boot_only=True))
+    assert error.code == "protocol"
+
+
+def test_boots_that_were_not_taken_before_are_offered_last() -> None:
+    old = [boot(bytes([n]) * 16) for n in range(MAX_BOOTS + 20)]
+    aside = {one.boot_id for one in old[:70]}
+    protocol = StreamProtocol(agent_id="a", version="1", epoch=7, boots=[*old, boot()], aside=aside)
+    hello = pb.AgentMessage.FromString(protocol.hello()).hello
+    assert [one.boot_id for one in hello.boots[:14]] == [one.boot_id for one in old[70:]]
+    assert hello.left_out == 21
+    assert protocol.waiting == 0
 
 
 def test_after_a_gap_only_what_was_sent_can_be_acknowledged() -> None:

@@ -44,6 +44,7 @@ class Owner:
         self.status = StreamStatus(durable=lambda: journal.durable_seq)
         self.promise: Promise = no_promise
         self.attempts = 1
+        self.aside: set[bytes] = set()
         self.finish, self.finished = trio.Event(), trio.Event()
 
     def problem(self, text: str) -> None:
@@ -57,6 +58,8 @@ class Observer:
         self.heads: dict[bytes, dict[int, bytes]] = {}
         self.signed: dict[bytes, int] = {}
         self.offered: list[list[bytes]] = []
+        self.refused: set[bytes] = set()  # boots whose batches are two histories
+        self.disbelieved: set[bytes] = set()
 
     def stored(self, boot: bytes) -> int:
         return max(self.heads.get(boot, {0: b""}))
@@ -66,9 +69,15 @@ class Observer:
         match message.WhichOneof("message"):
             case "hello":
                 return pb.ObserverMessage(welcome=self._welcome(message.hello))
+            case "batch" if message.batch.boot_id in self.refused:
+                self.told.append(message.batch.boot_id)
+                if self.told.count(message.batch.boot_id) > 1:
+                    return None  # in flight behind the one that was refused
+                code, boot_id = pb.Nack.FORK, message.batch.boot_id
+                return pb.ObserverMessage(nack=pb.Nack(code=code, boot_id=boot_id, boot_only=True))
             case "batch":
                 return pb.ObserverMessage(ack=self._take(message.batch))
-            case "checkpoint":
+            case "checkpoint" if message.checkpoint.boot_id not in self.refused:
                 made = message.checkpoint
                 signed = verify_checkpoint(made.cose, KEY.public_key())
                 assert self.heads[made.boot_id][signed.seq] == signed.head
@@ -77,11 +86,13 @@ class Observer:
 
     def _welcome(self, hello: pb.Hello) -> pb.Welcome:
         self.offered.append([boot.boot_id for boot in hello.boots])
+        self.told: list[bytes] = []
         for boot in hello.boots:
             self.heads.setdefault(boot.boot_id, {0: chain.genesis(boot.boot_seed)})
         accepted = [
             pb.Accepted(boot_id=boot.boot_id, next_seq=self.stored(boot.boot_id) + 1)
             for boot in hello.boots
+            if boot.boot_id not in self.disbelieved
         ]
         return pb.Welcome(challenge=bytes(32), credits=4, accepted=accepted)
 
@@ -105,7 +116,10 @@ async def stream(owner: Owner, observer: Observer) -> None:
         while True:
             while not outbox.empty():
                 data = outbox.get_nowait()
-                answer = None if data is None else observer.answer(data)
+                if data is None:  # the agent has said all
+                    await send.aclose()
+                    return
+                answer = observer.answer(data)
                 if answer is not None:
                     await send.send(answer.SerializeToString())
             await trio.sleep(0.001)
@@ -198,6 +212,50 @@ async def test_boots_that_found_no_place_in_a_hello_come_with_the_next(path: Pat
             await eventually(lambda: set(old[-7:]) <= observer.signed.keys())
             nursery.cancel_scope.cancel()
         assert set(observer.offered[1]) >= {*old[-7:], journal.boot_id}
+
+
+@pytest.mark.parametrize("how", ["refused", "disbelieved", "more"])
+async def test_an_earlier_boot_that_is_not_taken_keeps_nothing_up(path: Path, how: str) -> None:
+    """Neither this boot's decisions, nor another's, nor the agent's end; a person is told once."""
+    (old, other), observer = await crashed(path, 2), Observer()
+    if how == "more":
+        observer.heads[old] = {0: b"", 1: b"", 2: b""}
+    else:
+        getattr(observer, how).add(old)
+    async with running(path) as journal:
+        journal.set_signer(KEY, b"passport")
+        owner = Owner(journal)
+        for _ in range(2):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(stream, owner, observer)
+                await journal.durable(journal.append(record(7)))
+                await eventually(lambda: owner.status.acked_seq == journal.durable_seq)
+                await eventually(lambda: observer.stored(other) == 1)
+                await eventually(lambda: owner.status.lag == 0)
+                assert (owner.status.alarms, owner.status.set_aside) == (1, 1)
+                assert old.hex() in owner.status.alarm
+                nursery.cancel_scope.cancel()
+        assert old in unacked(journal), "the journal keeps it"
+        owner.finish.set()
+        with trio.fail_after(10):
+            await stream(owner, observer)
+        assert owner.finished.is_set()
+
+
+async def test_boots_that_are_not_taken_make_room_for_the_others(path: Path) -> None:
+    old, observer = await crashed(path, MAX_BOOTS + 6), Observer()
+    observer.refused = set(old[: MAX_BOOTS - 1])
+    observer.disbelieved = {old[3]}
+    async with running(path) as journal:
+        journal.set_signer(KEY, b"passport")
+        owner = Owner(journal)
+        with trio.fail_after(30):
+            await stream(owner, observer)  # ends by itself: there are others to offer
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream, owner, observer)
+            await eventually(lambda: all(observer.stored(boot) == 1 for boot in old[-7:]))
+            nursery.cancel_scope.cancel()
+        assert len(observer.offered) == 2
 
 
 async def test_what_is_delivered_is_not_read_again_for_every_decision(
