@@ -70,6 +70,8 @@ class Limits:
     streams_per_peer: int = 64
     unproven: int = 32  # of these, before their proof
     unproven_per_peer: int = 8
+    strangers_at_once: int = 64  # alarms about peers that proved nothing: each is a write
+    strangers_per_second: float = 2.0
     pending_checkpoints: int = 32  # per boot, waiting for the records they cover
     gaps_in_a_row: int = 64  # batches already in flight behind a gap are refused one by one
     event_clients: int = 64

@@ -59,6 +59,8 @@ class Filter:
             raise FilterError(f"unknown parameter {unknown[0][:50]!r}; known: {known}")
         values = {name: query[name] for name in names if query.get(name)}
         for name, value in values.items():
+            if "\x00" in value:  # PostgreSQL takes none, and none is stored
+                raise FilterError(f"{name!r} has a NUL character")
             if len(value) > MAX_TEXT:
                 raise FilterError(f"{name!r} is longer than {MAX_TEXT} characters")
         for name, words in (("phase", PHASES), ("outcome", OUTCOMES)):

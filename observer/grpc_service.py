@@ -27,6 +27,7 @@ from observer.checkpoints import Effects
 from observer.config import Limits
 from observer.effects import (
     Alarm,
+    AlarmCode,
     Begin,
     Close,
     Commit,
@@ -42,7 +43,7 @@ from observer.effects import (
 from observer.events import Hub
 from observer.hello import Trust
 from observer.metrics import Metrics
-from observer.peers import peer
+from observer.peers import Rate, peer
 from observer.receiver import Receiver, State, nack
 from observer.registry import Admission, Busy, Live, Registry
 from observer.store import Store, StoreError, Superseded
@@ -84,7 +85,11 @@ class ObserverService:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._hellos = asyncio.Semaphore(services.limits.hellos_at_once)
+        limits = services.limits
+        self._strangers = Rate(
+            limits.strangers_at_once, limits.strangers_per_second, clock=time.monotonic
+        )
+        self._hellos = asyncio.Semaphore(limits.hellos_at_once)
         self.stopping = asyncio.Event()
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -100,7 +105,12 @@ class ObserverService:
         try:
             with services.registry.admit(_host(context.peer())) as admission:
                 stream = _Stream(
-                    services, context, admission, hellos=self._hellos, stopping=self.stopping
+                    services,
+                    context,
+                    admission,
+                    hellos=self._hellos,
+                    strangers=self._strangers,
+                    stopping=self.stopping,
                 )
                 await stream.run()
         except Busy as busy:
@@ -117,6 +127,7 @@ class _Stream:
         admission: Admission,
         *,
         hellos: asyncio.Semaphore,
+        strangers: Rate,
         stopping: asyncio.Event,
     ) -> None:
         self._services = services
@@ -124,6 +135,7 @@ class _Stream:
         self._peer = _host(context.peer())
         self._admission = admission
         self._hellos = hellos
+        self._strangers = strangers
         self._stopping = stopping
         self._live: Live | None = None
         self._receiver = Receiver(
@@ -276,8 +288,11 @@ class _Stream:
 
     async def _alarm(self, alarm: Alarm) -> None:
         services = self._services
-        _log.warning("alarm %s (%s) about agent %r", alarm.code, alarm.reason, alarm.agent_id)
         services.metrics.alarms.labels(alarm.code.value).inc()
+        # Anybody can be refused as often as he likes: neither the log nor the disk waits for that.
+        if alarm.code is AlarmCode.UNTRUSTED and not self._strangers.allows():
+            return
+        _log.warning("alarm %s (%s) about agent %r", alarm.code, alarm.reason, alarm.agent_id)
         await services.store.save_alarm(alarm)
         services.hub.alarms_changed()
 

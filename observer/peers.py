@@ -1,10 +1,10 @@
-"""Who counts as one peer, and how many of what a peer may have."""
+"""Who counts as one peer, and how much of what peers may have."""
 
 from __future__ import annotations
 
 import ipaddress
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 _NEIGHBOURS: Final = 64  # bits of an IPv6 address that one customer shares with nobody
@@ -24,6 +24,31 @@ def peer(host: str) -> str:
     if address.is_loopback:
         return str(address)
     return str(ipaddress.ip_network((int(address), _NEIGHBOURS), strict=False))
+
+
+class Rate:
+    """So many at once, and so many a second after that.
+
+    Args:
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, burst: int, per_second: float, *, clock: Callable[[], float]) -> None:
+        self._burst = burst
+        self._per_second = per_second
+        self._clock = clock
+        self._left = float(burst)
+        self._then = clock()
+
+    def allows(self) -> bool:
+        """True where one more is within the rate; it is then counted."""
+        now = self._clock()
+        self._left = min(self._burst, self._left + (now - self._then) * self._per_second)
+        self._then = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
 
 class Full(Exception):  # noqa: N818 - a ruling, named after what the peer is told

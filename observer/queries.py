@@ -50,7 +50,7 @@ async def decisions(
     Raises:
         StoreError.
     """
-    newest = (await store.read(select(func.max(records.c.id))))[0][0] or 0
+    newest = (await store.look(select(func.max(records.c.id))))[0][0] or 0
     high = newest + 1 if before is None else min(before, newest + 1)
     condition = wanted.where()
     found: list[Row] = []
@@ -62,7 +62,7 @@ async def decisions(
             .order_by(records.c.id.desc())
             .limit(limit - len(found))
         )
-        rows = await store.read(query if condition is None else query.where(condition))
+        rows = await store.look(query if condition is None else query.where(condition))
         found += [row._mapping for row in rows]  # noqa: SLF001 - SQLAlchemy's public mapping
         if len(found) >= limit:
             return Page(rows=found, before=found[-1]["id"] if found[-1]["id"] > 1 else None)
@@ -73,8 +73,8 @@ async def decisions(
 
 
 async def since(store: Store, wanted: Filter, *, after: int, limit: int) -> tuple[int, list[Row]]:
-    """Decisions after an id, oldest first: the newest `limit` of them, and whether (as a number
-    of at least 1) older ones were left out.
+    """Decisions after an id, oldest first: the newest `limit` of them, and how many older ones were
+    left out (at least; there may be more than were looked through).
 
     Raises:
         StoreError.
@@ -84,11 +84,12 @@ async def since(store: Store, wanted: Filter, *, after: int, limit: int) -> tupl
     missed = 1 if page.before is not None and page.before > after and len(rows) <= limit else 0
     if len(rows) > limit:
         rows = rows[:limit]
-        condition = wanted.where()
-        query = select(func.count()).where(records.c.id > after, records.c.id < rows[-1]["id"])
+        condition, oldest = wanted.where(), rows[-1]["id"]
+        low = max(after, oldest - SLICE * SLICES)  # no search goes further back at once
+        query = select(func.count()).where(records.c.id > low, records.c.id < oldest)
         query = query.select_from(records)
-        counted = await store.read(query if condition is None else query.where(condition))
-        missed = counted[0][0]
+        counted = await store.look(query if condition is None else query.where(condition))
+        missed = max(counted[0][0], 1)
     return missed, rows[::-1]
 
 
@@ -221,7 +222,7 @@ async def one_alarm(store: Store, alarm_id: int) -> Row | None:
 
 
 async def _all(store: Store, query: Select[Any]) -> list[Row]:
-    return [row._mapping for row in await store.read(query)]  # noqa: SLF001
+    return [row._mapping for row in await store.look(query)]  # noqa: SLF001
 
 
 async def _first(store: Store, query: Select[Any]) -> Row | None:

@@ -17,7 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 CONTENT_SECURITY_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
-    " img-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action 'self'"
+    " img-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action 'self';"
+    " require-trusted-types-for 'script'; trusted-types 'none'"
 )
 HEADERS: Final = {
     "content-security-policy": CONTENT_SECURITY_POLICY,

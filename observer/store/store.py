@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import func, insert, select
 from sqlalchemy.exc import SQLAlchemyError
@@ -38,6 +38,8 @@ from observer.store.schema import metadata as tables
 Result = TypeVar("Result")
 Row = dict[str, Any]
 
+LOOKS: Final = 6  # queries for people at once: those of agents and the writer have the rest
+
 
 class Superseded(Exception):  # noqa: N818 - a ruling, named after its Nack
     """A newer stream of the same agent has taken over."""
@@ -53,6 +55,7 @@ class Store:
         self._lock_file = lock_file
         self._clock = clock
         self._writing = asyncio.Lock()
+        self._looking = asyncio.Semaphore(LOOKS)
         self._writes: set[asyncio.Task[Any]] = set()
         self._next_record = 1
         self.healthy = True
@@ -252,6 +255,16 @@ class Store:
             StoreError.
         """
         await self.read(select(func.count()).select_from(meta))
+
+    async def look(self, query: Any) -> Sequence[Any]:
+        """The same for people, a few at once: a search takes a while, and nobody's search may keep
+        an agent's records from being stored.
+
+        Raises:
+            StoreError.
+        """
+        async with self._looking:
+            return await self.read(query)
 
     async def read(self, query: Any) -> Sequence[Any]:
         """All rows of one query.

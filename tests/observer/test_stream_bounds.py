@@ -16,6 +16,8 @@ from observer import cli
 from observer.config import Limits
 from observer.grpc_service import _host
 from observer.hello import MAX_PASSPORT
+from observer.peers import Rate
+from observer.queries import all_alarms
 from observer.registry import Busy, Registry
 from tests.observer.conftest import Serve
 from tests.observer.fake_agent import DEADLINE, FakeBoot, connect
@@ -161,6 +163,38 @@ def test_every_bound_holds_by_itself() -> None:
                 stack.enter_context(registry.admit(last))
             assert registry.streams == len(first)
         assert (registry.streams, registry.unproven) == (0, 0)
+
+
+def test_strangers_fill_neither_the_log_nor_the_disk(
+    observer: Serve, boot: FakeBoot, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        limits = Limits(strangers_at_once=3, strangers_per_second=0.001)
+        async with observer(limits=limits) as running:
+            for number in range(8):
+                async with connect(running.grpc) as stream:
+                    await stream.refused(FakeBoot(agent_id=f"x{number}", passport=b"x").hello())
+            assert len(await all_alarms(running.store)) == 3
+            assert caplog.text.count("alarm untrusted") == 3
+            async with connect(running.grpc) as stream:
+                await stream.open(boot)
+                await stream.refused(boot.batch(1, head=bytes(32)))
+            newest = (await all_alarms(running.store))[0]
+            assert newest["code"] == "invalid", "those of an agent always"
+
+    asyncio.run(scenario())
+
+
+def test_a_rate_comes_back_with_time() -> None:
+    now = [0.0]
+    rate = Rate(2, 0.5, clock=lambda: now[0])
+    assert [rate.allows() for _ in range(3)] == [True, True, False]
+    now[0] = 1.9
+    assert not rate.allows()
+    now[0] = 2.0
+    assert [rate.allows(), rate.allows()] == [True, False]
+    now[0] = 1000.0
+    assert [rate.allows() for _ in range(3)] == [True, True, False]
 
 
 def test_a_proxy_brings_many_agents() -> None:

@@ -19,6 +19,7 @@ from observer.app import Running
 from observer.config import Limits
 from observer.security import CONTENT_SECURITY_POLICY
 from observer.store import StoreError
+from observer.store.store import LOOKS
 from tests.observer.conftest import Serve
 from tests.observer.fake_agent import DEADLINE, FakeBoot, FakeStream, connect
 from tests.observer.fake_trust import FakeTrust
@@ -168,6 +169,7 @@ NONSENSE = [
     {"before": "x"},
     {"before": "9" * 40},
     {"q": "x" * 201},
+    {"q": "nul\x00"},
 ]
 
 
@@ -310,9 +312,9 @@ def test_alarms_are_on_their_agent_and_strangers_are_not(pages: Serve, boot: Fak
             liar = FakeBoot(passport=b"made up")
             await stream.refused(liar.hello())
         (agent,) = (await http.get("/api/agents")).json()["agents"]
-        assert [a["code"] for a in agent["alarms"]] == ["checkpoint"]
+        assert [a["code"] for a in agent["alarms"]] == ["fork"]
         alarms = (await http.get("/api/alarms")).json()["alarms"]
-        assert sorted(a["code"] for a in alarms) == ["checkpoint", "untrusted"]
+        assert sorted(a["code"] for a in alarms) == ["fork", "untrusted"]
         number = agent["alarms"][0]["id"]
         evidence = (await http.get(f"/api/alarms/{number}")).json()["evidence"]
         assert bytes.fromhex(evidence).startswith(b"\xd2\x84")  # the COSE_Sign1 that was sent
@@ -568,7 +570,7 @@ def test_metrics_count_and_name_no_agent(pages: Serve, boot: FakeBoot) -> None:
             await stream.refused(boot.checkpoint(5, head=bytes(32)))
         text = (await http.get("/metrics")).text
         assert "lucid_observer_records_total 10.0" in text
-        assert 'lucid_observer_alarms_total{code="checkpoint"} 1.0' in text
+        assert 'lucid_observer_alarms_total{code="fork"} 1.0' in text
         assert 'lucid_observer_nacks_total{code="FORK"} 1.0' in text
         assert boot.agent_id not in text
 
@@ -593,3 +595,35 @@ def test_a_page_that_stays_open_does_not_keep_the_observer_from_stopping(pages: 
             await main()
 
     asyncio.run(bounded())
+
+
+def test_searches_leave_the_database_to_the_agents(
+    pages: Serve, boot: FakeBoot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many people search at once, and however long it takes."""
+    slow = 2 * LOOKS
+
+    async def scenario(running: Running, http: httpx.AsyncClient) -> None:
+        plain, held, let_go, full = running.store.read, [], asyncio.Event(), asyncio.Event()
+
+        async def read(query: Any) -> Any:
+            if "LIKE" in str(query):
+                held.append(query)
+                if len(held) == LOOKS:
+                    full.set()
+                await let_go.wait()
+            return await plain(query)
+
+        monkeypatch.setattr(running.store, "read", read)
+        searches = [
+            asyncio.ensure_future(http.get("/api/decisions", params={"q": "x"}))
+            for _ in range(slow)
+        ]
+        async with asyncio.timeout(DEADLINE):
+            await full.wait()
+        async with sent(running, boot):
+            assert len(held) == LOOKS
+        let_go.set()
+        assert {answer.status_code for answer in await asyncio.gather(*searches)} == {200}
+
+    run(pages, scenario)
