@@ -224,7 +224,8 @@ def test_a_boot_without_a_passport_is_vouched_for_by_the_running_one(
             shown = {row["boot_id"]: row["vouched_by"] for row in boots}
             assert shown == {boot.boot_id: None, earlier.boot_id: boot.boot_id}
             # Its own key is unknown, so it cannot sign for itself …
-            assert (await stream.refused(earlier.checkpoint())).code == pb.Nack.INVALID
+            nack = (await stream.ask(earlier.checkpoint())).nack
+            assert (nack.code, nack.boot_only) == (pb.Nack.INVALID, True)
 
     asyncio.run(scenario())
 
@@ -418,7 +419,8 @@ def test_a_checkpoint_that_is_forged_or_disagrees_raises_an_alarm(
             nack = await stream.refused(boot.checkpoint(10, **lie))
             assert nack.code == code
             (alarm,) = await all_alarms(running.store)
-            assert (alarm["code"], alarm["count"]) == ("checkpoint", 1)
+            expected = "fork" if code == pb.Nack.FORK else "checkpoint"
+            assert (alarm["code"], alarm["count"]) == (expected, 1)
             assert alarm["evidence"] != b""
             ((_, (row,), _),) = await agents_with_boots(running.store)
             assert row["checkpoint_seq"] is None
@@ -468,10 +470,8 @@ def test_a_boot_that_recovered_a_journal_may_sign_for_the_one_that_crashed(
                 ]
                 signed = {row["boot_id"]: row["checkpoint_seq"] for row in boots}
                 assert signed[crashed.boot_id] == 3
-                nack = await stream.refused(
-                    crashed.checkpoint(3, key=stranger.key, recovered_by=stranger.boot_id)
-                )
-                assert "checkpoint.signer" in nack.detail
+                wrong = crashed.checkpoint(3, key=stranger.key, recovered_by=stranger.boot_id)
+                assert "checkpoint.signer" in (await stream.ask(wrong)).nack.detail
 
     asyncio.run(scenario())
 
