@@ -47,8 +47,25 @@ class Ledger:
         """A check that nobody asked for, or that has nothing to look at."""
         self.checks.append(skipped(name, reason))
 
-    def demand(self, name: str, *, holds: bool, found: str, otherwise: str) -> None:
-        """A check whose answer is known already: passed with `found`, or refused."""
+    def cannot(self, name: str, why: str, *, remedy: str = "") -> None:
+        """A check that was asked for and could not run: what it asks is not known to hold."""
+
+        def check() -> tuple[str, None]:
+            raise UncheckableError(name, why, remedy=remedy)
+
+        self.run(name, check)
+
+    def demand(
+        self, name: str, *, holds: bool, found: str, otherwise: str, demanded: bool = True
+    ) -> None:
+        """A check whose answer is known already: passed with `found`, or refused.
+
+        Args:
+            demanded: False lists it as skipped, whatever its answer: nobody asked.
+        """
+        if not demanded:
+            self.skip(name, NOT_DEMANDED)
+            return
 
         def check() -> tuple[str, None]:
             if not holds:
@@ -71,11 +88,9 @@ class Ledger:
         Args:
             always: an empty list allows nobody, because another list was given instead.
         """
-        if not allowed and not always:
-            self.skip(name, NOT_DEMANDED)
-            return
         self.demand(
             name,
+            demanded=bool(allowed) or always,
             holds=value in allowed,
             found=show(value),
             otherwise=f"{show(value)} is none of the {len(allowed)} allowed",

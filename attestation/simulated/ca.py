@@ -11,7 +11,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from attestation.snp.abi import EndorsementKey, ProductLine, Tcb
 from attestation.snp.extensions import (
     OID_BOOTLOADER,
     OID_CSP_ID,
@@ -25,6 +24,7 @@ from attestation.snp.extensions import (
     OIDS_RESERVED,
 )
 from attestation.snp.names import SIMULATED
+from attestation.snp.product import EndorsementKey, ProductLine, Tcb
 
 LIFETIME: Final = timedelta(days=365 * 20)
 BACKDATED: Final = timedelta(days=1)  # clocks of relying parties may be behind

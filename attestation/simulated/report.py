@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
-from attestation.snp.abi import REPORT_SIZE, SIGNED_SIZE, EndorsementKey, ProductLine, Tcb
+from attestation.snp.abi import REPORT_SIZE, SIGNED_SIZE
+from attestation.snp.product import EndorsementKey, ProductLine, Tcb
 from attestation.tsm import REPORT_DATA_SIZE
 
 LINE: Final = ProductLine.GENOA

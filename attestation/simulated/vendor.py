@@ -29,9 +29,9 @@ from cryptography.hazmat.primitives.serialization import (
 from attestation.errors import AttestationError
 from attestation.simulated import ca, store
 from attestation.simulated.report import LINE, SIMULATED_MEASUREMENT, TCB, ReportFields, sign
-from attestation.snp.abi import EndorsementKey
 from attestation.snp.certs import RSA_BITS, Chain
 from attestation.snp.names import SIMULATED
+from attestation.snp.product import EndorsementKey
 from attestation.snp.table import CertTable, TableEntry
 from attestation.snp.verify import verify_report
 

@@ -21,8 +21,8 @@ from cryptography.utils import CryptographyDeprecationWarning
 
 from attestation.certificates import UNREADABLE, issuer_subject_key, known_name
 from attestation.errors import MalformedError, UncheckableError
-from attestation.snp.abi import EndorsementKey
 from attestation.snp.extensions import AmdExtensions
+from attestation.snp.product import EndorsementKey
 from attestation.snp.table import MAX_CERTIFICATE_SIZE, CertTable, TableEntry
 
 __all__ = ["CertTable", "Certificate", "Chain", "TableEntry"]

@@ -22,9 +22,9 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from attestation.certificates import name_text, utc
 from attestation.errors import UncheckableError, VerificationError
-from attestation.snp.abi import EndorsementKey, ProductLine
 from attestation.snp.certs import Certificate, Chain
 from attestation.snp.names import AMD, SIMULATED, VendorNames
+from attestation.snp.product import EndorsementKey, ProductLine
 
 Roots = frozenset[bytes] | Mapping[str, frozenset[bytes]]
 

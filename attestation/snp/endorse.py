@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from attestation.errors import UncheckableError
-from attestation.snp.abi import EndorsementKey, ProductLine, Report, Tcb
+from attestation.snp.abi import Report
 from attestation.snp.certs import Chain
 from attestation.snp.chain import Roots
 from attestation.snp.collect import split_certificates
 from attestation.snp.kds import BASE_URL, KdsClient
 from attestation.snp.kds_judge import RootJudge
+from attestation.snp.product import EndorsementKey, ProductLine, Tcb
 from attestation.snp.table import CertTable, TableEntry
 
 if TYPE_CHECKING:

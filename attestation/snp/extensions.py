@@ -12,7 +12,7 @@ from typing import Final
 from cryptography import x509
 
 from attestation.errors import MalformedError, UncheckableError
-from attestation.snp.abi import ProductLine, Tcb
+from attestation.snp.product import ProductLine, Tcb
 
 AMD_ARC: Final = "1.3.6.1.4.1.3704."
 _OID: Final = AMD_ARC + "1."

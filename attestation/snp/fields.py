@@ -6,7 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from attestation.errors import AttestationError
-from attestation.snp.abi import ProductLine, Report, Tcb
+from attestation.snp.abi import Report
+from attestation.snp.product import ProductLine, Tcb
 
 
 def report_fields(report: Report, line: ProductLine | None = None) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from attestation.errors import AttestationError, UncheckableError
 from attestation.fetching.asker import Asker, Service, check_url
 from attestation.fetching.flights import Flights
 from attestation.fetching.kept import Kept, read
-from attestation.snp.abi import EndorsementKey, ProductLine, Tcb
+from attestation.snp.product import EndorsementKey, ProductLine, Tcb
 
 if TYPE_CHECKING:
     import httpx

@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 
 from attestation.errors import UncheckableError, VerificationError
 from attestation.snp import chain as chains
-from attestation.snp.abi import EndorsementKey, ProductLine, Tcb
 from attestation.snp.certs import Certificate
 from attestation.snp.chain import Roots, check_intermediate
 from attestation.snp.collect import collect_chain, split_certificates
 from attestation.snp.crl import Crl, check_list
+from attestation.snp.product import EndorsementKey, ProductLine, Tcb
 
 
 class RootJudge:

@@ -14,7 +14,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from attestation.snp.abi import EndorsementKey, ProductLine
+from attestation.snp.product import EndorsementKey, ProductLine
 
 _MOST_READ: Final = 64
 

@@ -23,7 +23,7 @@ from attestation.policy_file import (
     table_of,
     texts,
 )
-from attestation.snp.abi import ProductLine, Tcb
+from attestation.snp.product import ProductLine, Tcb
 
 CODE: Final = "snp.policy.format"
 

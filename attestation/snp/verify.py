@@ -24,12 +24,13 @@ from attestation.checks import Check
 from attestation.errors import VerificationError
 from attestation.ledger import Ledger
 from attestation.snp import chain as chains
-from attestation.snp.abi import EndorsementKey, ProductLine, Report, Tcb
+from attestation.snp.abi import Report
 from attestation.snp.certs import Chain
 from attestation.snp.chain import Roots
 from attestation.snp.crl import CHECK as CRL_CHECK
 from attestation.snp.crl import Crl, check_crls
 from attestation.snp.names import VendorNames
+from attestation.snp.product import EndorsementKey, ProductLine, Tcb
 
 # Order of the P-384 group (SEC 2, section 2.5.1).
 P384_ORDER: Final = int(

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Final
 
 from attestation.checks import Check
-from attestation.ledger import NOT_DEMANDED, Ledger
+from attestation.ledger import Ledger
 from attestation.tdx.collateral import TcbStatus
 from attestation.tdx.policy import TdxPolicy
 from attestation.tdx.verify import VerifiedQuote
@@ -102,26 +102,22 @@ def _tcb(ledger: Ledger, verified: VerifiedQuote, policy: TdxPolicy) -> None:
         + (f"; the grace ended on {grace:%Y-%m-%d}" if policy.grace_days else ""),
     )
     accepted = policy.accepted_advisories
-    if not accepted:
-        ledger.skip("tdx.tcb.advisories", NOT_DEMANDED)
-    else:
-        others = [name for name in found.advisories if name not in accepted]
-        ledger.demand(
-            "tdx.tcb.advisories",
-            holds=not others,
-            found=f"{len(found.advisories)} of Intel's, all accepted",
-            otherwise=f"not accepted: {', '.join(others)}",
-        )
+    others = [name for name in found.advisories if name not in accepted]
+    ledger.demand(
+        "tdx.tcb.advisories",
+        demanded=bool(accepted),
+        holds=not others,
+        found=f"{len(found.advisories)} of Intel's, all accepted",
+        otherwise=f"not accepted: {', '.join(others)}",
+    )
     minimum, number = policy.minimum_evaluation_number, verified.evaluation_number
-    if not minimum:
-        ledger.skip("tdx.tcb.evaluation_number", NOT_DEMANDED)
-    else:
-        ledger.demand(
-            "tdx.tcb.evaluation_number",
-            holds=number >= minimum,
-            found=str(number),
-            otherwise=f"Intel's documents are of evaluation {number}, not {minimum} or later",
-        )
+    ledger.demand(
+        "tdx.tcb.evaluation_number",
+        demanded=minimum > 0,
+        holds=number >= minimum,
+        found=str(number),
+        otherwise=f"Intel's documents are of evaluation {number}, not {minimum} or later",
+    )
 
 
 def _attributes(ledger: Ledger, verified: VerifiedQuote, policy: TdxPolicy) -> None:
@@ -178,10 +174,7 @@ def _attributes(ledger: Ledger, verified: VerifiedQuote, policy: TdxPolicy) -> N
             f"unknown attributes {attributes & ~_ATTRIBUTES:#x}",
         ),
     ):
-        if demanded:
-            ledger.demand(name, holds=holds, found=found, otherwise=otherwise)
-        else:
-            ledger.skip(name, NOT_DEMANDED)
+        ledger.demand(name, demanded=demanded, holds=holds, found=found, otherwise=otherwise)
     xfam = verified.quote.report.xfam
     ledger.demand(
         "tdx.td.xfam",

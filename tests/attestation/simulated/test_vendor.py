@@ -18,8 +18,9 @@ from attestation.errors import QuoteError, VerificationError
 from attestation.simulated import store
 from attestation.simulated.report import SIMULATED_MEASUREMENT, ReportFields
 from attestation.simulated.vendor import DIRECTORY, SimulatedVendor
-from attestation.snp.abi import ProductLine, Report
+from attestation.snp.abi import Report
 from attestation.snp.certs import Chain
+from attestation.snp.product import ProductLine
 from attestation.snp.table import CertTable
 from attestation.snp.verify import VerifiedReport, verify_report
 

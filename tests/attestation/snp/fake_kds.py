@@ -11,7 +11,7 @@ import httpx
 import trio
 
 from attestation.errors import VerificationError
-from attestation.snp.abi import EndorsementKey, ProductLine, Tcb
+from attestation.snp.product import EndorsementKey, ProductLine, Tcb
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

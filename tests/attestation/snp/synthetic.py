@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from attestation.simulated import ca
 from attestation.simulated.report import ReportFields, sign
 from attestation.simulated.vendor import SimulatedVendor
-from attestation.snp.abi import EndorsementKey, ProductLine, Tcb
 from attestation.snp.certs import Chain
 from attestation.snp.names import SIMULATED
+from attestation.snp.product import EndorsementKey, ProductLine, Tcb
 from attestation.snp.table import CertTable, TableEntry
 from attestation.snp.verify import VerifiedReport, verify_report
 

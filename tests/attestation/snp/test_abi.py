@@ -11,16 +11,8 @@ from hypothesis import strategies as st
 
 from attestation.errors import MalformedError, UncheckableError
 from attestation.simulated.report import ReportFields
-from attestation.snp.abi import (
-    REPORT_SIZE,
-    EndorsementKey,
-    PlatformInfo,
-    Policy,
-    ProductLine,
-    Report,
-    Tcb,
-    product_line,
-)
+from attestation.snp.abi import REPORT_SIZE, PlatformInfo, Policy, Report
+from attestation.snp.product import EndorsementKey, ProductLine, Tcb, product_line
 from tests.attestation.snp.conftest import SnpVectors
 
 GOOD = ReportFields(report_data=bytes(range(64)), chip_id=bytes(range(64))).encode()

@@ -12,10 +12,11 @@ from attestation.anchors import TrustAnchors
 from attestation.checks import CheckStatus
 from attestation.errors import AttestationError, UncheckableError, VerificationError
 from attestation.simulated.vendor import SimulatedVendor
-from attestation.snp.abi import EndorsementKey, FirmwareVersion, PlatformInfo, Policy, ProductLine
+from attestation.snp.abi import FirmwareVersion, PlatformInfo, Policy
 from attestation.snp.appraise import appraise_report, demands
 from attestation.snp.certs import Chain
 from attestation.snp.policy import GuestRules, PlatformRules, SnpPolicy
+from attestation.snp.product import EndorsementKey, ProductLine
 from attestation.snp.verify import VerifiedReport, verify_report
 from tests.attestation.snp.conftest import SnpVectors
 from tests.attestation.snp.synthetic import CSP, TCB, make

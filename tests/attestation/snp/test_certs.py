@@ -16,9 +16,9 @@ from attestation.errors import MalformedError, UncheckableError
 from attestation.simulated import ca
 from attestation.simulated.vendor import SimulatedVendor
 from attestation.snp import extensions as amd
-from attestation.snp.abi import EndorsementKey, ProductLine
 from attestation.snp.certs import Certificate, Chain
 from attestation.snp.names import SIMULATED
+from attestation.snp.product import EndorsementKey, ProductLine
 from attestation.snp.table import CertTable, TableEntry
 from tests.attestation.snp.conftest import SnpVectors
 from tests.attestation.snp.synthetic import CSP, NOW, Evidence, der, make

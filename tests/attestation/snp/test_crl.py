@@ -25,11 +25,11 @@ from attestation.errors import (
     VerificationError,
 )
 from attestation.simulated.vendor import SimulatedVendor
-from attestation.snp.abi import EndorsementKey, ProductLine
 from attestation.snp.certs import Chain
 from attestation.snp.chain import check_intermediate
 from attestation.snp.crl import Crl, check_crls
 from attestation.snp.names import SIMULATED
+from attestation.snp.product import EndorsementKey, ProductLine
 from attestation.snp.verify import verify_report
 from tests.attestation.snp.conftest import SnpVectors
 from tests.attestation.snp.synthetic import NOW, Evidence, make

@@ -19,10 +19,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from attestation.anchors import TrustAnchors
 from attestation.errors import AttestationError, UncheckableError, VerificationError
 from attestation.fetching.asker import retry_after
-from attestation.snp.abi import EndorsementKey, ProductLine, Tcb
 from attestation.snp.certs import Chain
 from attestation.snp.kds import MAX_ANSWER, KdsClient, vcek_path
 from attestation.snp.kds_judge import RootJudge
+from attestation.snp.product import EndorsementKey, ProductLine, Tcb
 from tests.attestation.snp.conftest import SnpVectors
 from tests.attestation.snp.fake_kds import NOW, FakeJudge, Script, on_loopback
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attestation.errors import MalformedError
-from attestation.snp.abi import ProductLine, Tcb
 from attestation.snp.policy import GuestRules, PlatformRules, SnpPolicy
+from attestation.snp.product import ProductLine, Tcb
 
 FULL = """
 product_lines = ["Genoa", "Turin"]

@@ -14,8 +14,9 @@ from attestation.anchors import TrustAnchors
 from attestation.checks import CheckStatus
 from attestation.errors import AttestationError, UncheckableError, VerificationError
 from attestation.simulated.report import ReportFields, sign
-from attestation.snp.abi import EndorsementKey, ProductLine, Report
+from attestation.snp.abi import Report
 from attestation.snp.certs import Chain
+from attestation.snp.product import EndorsementKey, ProductLine
 from attestation.snp.verify import VerifiedReport, verify_report
 from tests.attestation.snp.conftest import SnpVectors
 

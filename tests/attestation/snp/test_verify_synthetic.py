@@ -14,8 +14,8 @@ from attestation.errors import AttestationError, UncheckableError, VerificationE
 from attestation.simulated import ca
 from attestation.simulated.vendor import SimulatedVendor
 from attestation.snp import extensions as amd
-from attestation.snp.abi import EndorsementKey, ProductLine
 from attestation.snp.names import AMD, SIMULATED
+from attestation.snp.product import EndorsementKey, ProductLine
 from attestation.snp.verify import P384_ORDER, verify_report
 from tests.attestation.snp.synthetic import (
     CSP,
