@@ -93,6 +93,12 @@ REPLY_HEAD: Final = {
     **each(FREE, "metadata moderation"),
     **INTERNALS,
 }
+# `stop_reason` and `matched_stop` may be the stop text itself.
+_CHOICE: Final = {
+    **INTERNALS,
+    **each(NAME, "index finish_reason stop_reason matched_stop"),
+    "logprobs": COPY,
+}
 
 REPLY_MESSAGE: Final = Obj(
     each(TEXT, "refusal reasoning reasoning_content"),
@@ -111,12 +117,9 @@ CHAT_REPLY: Final = Obj(
     REPLY_HEAD,
     choices=Many(
         Obj(
-            INTERNALS,
-            # `stop_reason` and `matched_stop` may be the stop text itself.
-            each(NAME, "index finish_reason stop_reason matched_stop"),
+            _CHOICE,
             message=REPLY_MESSAGE,
             text=TEXT,
-            logprobs=COPY,
             content_filter_results=FREE,
             more=True,
         )
@@ -132,8 +135,7 @@ CHUNK: Final = Obj(
     REPLY_HEAD,
     choices=Many(
         Obj(
-            INTERNALS,
-            each(NAME, "index finish_reason stop_reason matched_stop"),
+            _CHOICE,
             delta=Obj(
                 INTERNALS,
                 {"role": ROLE},
@@ -158,7 +160,6 @@ CHUNK: Final = Obj(
                 more=True,
             ),
             text=piece("text"),
-            logprobs=COPY,
             content_filter_results=FREE,
             more=True,
         ),
@@ -184,10 +185,8 @@ COMPLETION_REPLY: Final = Obj(
     REPLY_HEAD,
     choices=Many(
         Obj(
-            INTERNALS,
-            each(NAME, "index finish_reason stop_reason matched_stop"),
+            _CHOICE,
             text=TEXT,
-            logprobs=COPY,
             prompt_text=TEXT,
             more=True,
         )

@@ -24,9 +24,15 @@ from enforcement.bodies.leaves import (
 )
 from enforcement.bodies.shapes import Either, Many, Obj, Tagged, each
 
-_TEXT: Final = Obj(
-    each(NAME, "type"), text=TEXT, citations=FREE, cache_control=CACHE_CONTROL, more=True
-)
+
+def _block(*groups: dict[str, Shape], media: str = "", **fields: Shape) -> Obj:
+    """A block of a message, or a tool, with what all of them have."""
+    return Obj(
+        *groups, each(NAME, "type"), media=media, cache_control=CACHE_CONTROL, more=True, **fields
+    )
+
+
+_TEXT: Final = _block(text=TEXT, citations=FREE)
 
 
 def _source(**more: Shape) -> Shape:
@@ -41,29 +47,17 @@ def _source(**more: Shape) -> Shape:
     )
 
 
-_IMAGE: Final = Obj(
-    each(NAME, "type"), source=_source(), cache_control=CACHE_CONTROL, media="image", more=True
-)
-_DOCUMENT: Final = Obj(
-    each(NAME, "type"),
+_IMAGE: Final = _block(source=_source(), media="image")
+_DOCUMENT: Final = _block(
     each(TEXT, "title context"),
     source=_source(
         text=Obj(each(NAME, "type media_type"), data=TEXT),
         content=Obj(each(NAME, "type"), content=Either(text=TEXT, many=Many(_TEXT))),
     ),
     citations=FREE,
-    cache_control=CACHE_CONTROL,
     media="file",
-    more=True,
 )
-_FOUND: Final = Obj(
-    each(NAME, "type"),
-    each(TEXT, "source title"),
-    content=Many(_TEXT),
-    citations=FREE,
-    cache_control=CACHE_CONTROL,
-    more=True,
-)
+_FOUND: Final = _block(each(TEXT, "source title"), content=Many(_TEXT), citations=FREE)
 _UNREADABLE: Final = "content_not_supported"
 _SIMPLE: Final[dict[str, Shape]] = {
     "text": _TEXT,
@@ -77,33 +71,23 @@ _SIMPLE_CONTENT: Final = Either(
 _WRITTEN: Final[dict[str, Shape]] = {
     "text": _TEXT,
     "thinking": Obj(each(NAME, "type"), each(TEXT, "thinking signature"), more=True),
-    "tool_use": Obj(
-        each(NAME, "type id name caller"), input=FREE, cache_control=CACHE_CONTROL, more=True
-    ),
+    "tool_use": _block(each(NAME, "id name caller"), input=FREE),
 }
 BLOCK: Final = Tagged(_WRITTEN, otherwise=_UNREADABLE)
 _GIVEN: Final = Tagged(
     {
         **_SIMPLE,
         **_WRITTEN,
-        "tool_result": Obj(
-            each(NAME, "type tool_use_id"),
-            content=_SIMPLE_CONTENT,
-            is_error=SCALAR,
-            cache_control=CACHE_CONTROL,
-            more=True,
-        ),
+        "tool_result": _block(each(NAME, "tool_use_id"), content=_SIMPLE_CONTENT, is_error=SCALAR),
     },
     otherwise=_UNREADABLE,
 )
-_TOOL_FIELDS: Final = Obj(
-    each(NAME, "name type"),
+_TOOL_FIELDS: Final = _block(
+    each(NAME, "name"),
     description=TEXT,
     input_schema=FREE,
     input_examples=FREE,
     strict=SCALAR,
-    cache_control=CACHE_CONTROL,
-    more=True,
 )
 _TOOL: Final = Tagged({"custom": _TOOL_FIELDS}, otherwise=HOSTED, untagged=_TOOL_FIELDS)
 
