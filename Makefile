@@ -97,7 +97,7 @@ test-fuse: ## A simulated TEE's tree as a file system (half a minute); skipped w
 	$(PYTHON) -m venv .venv-real
 	@echo "Installing a model server into .venv-real (the first time it is compiled: 5 to 10 minutes) ..."
 	.venv-real/bin/pip install -qq --disable-pip-version-check --require-hashes -r requirements/pip.txt
-	.venv-real/bin/pip install -qq --disable-pip-version-check --require-hashes -r requirements/real.txt
+	CMAKE_ARGS=-DLLAVA_BUILD=OFF .venv-real/bin/pip install -qq --disable-pip-version-check --require-hashes -r requirements/real.txt
 	touch $@
 
 test-real: $(VENV)/.dev .venv-real/.done ## A real model server and the openai client through the gateway (1 minute after the build)

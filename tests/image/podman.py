@@ -51,12 +51,18 @@ class Podman:
 
     def __init__(self) -> None:
         self._run = Path(tempfile.mkdtemp(prefix="lucid-podman-"))
-        self._holder: subprocess.Popen[bytes] | None = None
+        self._holder: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
         (self._run / "containers.conf").write_text(_CONFIGURATION)
-        self._holder = subprocess.Popen(["unshare", "--net", "sleep", "infinity"])
-        self._inside("ip", "link", "set", "lo", "up")
+        # It says when it is there: before, its namespace is still that of the machine.
+        held = "ip link set lo up && echo up && exec sleep infinity"
+        self._holder = subprocess.Popen(
+            ["unshare", "--net", "sh", "-c", held], stdout=subprocess.PIPE, text=True
+        )
+        assert self._holder.stdout is not None
+        with self._holder.stdout as said:
+            assert said.readline() == "up\n"
         return self
 
     def __exit__(
