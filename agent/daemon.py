@@ -219,6 +219,7 @@ class Daemon:
         )
         self.renewal.promise = self.freshness.part("renewal")
         self.journal.promise = self.freshness.part("journal")
+        self.journal.faults = self.faults
         self.gateway = Gateway(
             config=setup.gateway_config(config),
             snapshot=self._current_snapshot,

@@ -5,10 +5,10 @@ commit is the next commit. So a row waits for at most two commits, and the cost 
 all that wait. A commit begins when somebody waits for it, or UNASKED_SECONDS after the first row
 that it holds.
 
-When a commit fails, the batch is kept and tried again, as it is, until it commits. Those who waited
-are told (`RecordError`), and so is everyone who comes before a commit has succeeded again. With
-`deny` false nobody is told: rows still queue while the disk is broken and are written when it works
-again.
+When a commit fails, for whatever reason, the batch is kept and tried again, as it is, until it
+commits. Those who waited are told (`RecordError`), and so is everyone who comes before a commit has
+succeeded again. With `deny` false nobody is told: rows still queue while the disk is broken and are
+written when it works again.
 """
 
 from __future__ import annotations
@@ -31,10 +31,12 @@ from agent.journal.store import JournalStore
 from agent.journal.tail import Tail
 from agent.journal.turn import Turn
 from agent.journal.wal import WalKeeper, tend_wal
+from agent.life.supervise import Faults
 from agent.life.ticks import next_tick
 from agent.life.watchdog import Promise, no_promise
 from agent.metrics.histogram import QUICK, Histogram
 from agent.worker import Worker, open_worker
+from attestation.panics import is_fault
 from enforcement.recorder import RecordError
 
 WRITER_SECONDS: Final = 60.0  # a turn of the writer that takes longer hangs (a guess)
@@ -54,6 +56,7 @@ class GroupCommit:
         head: the chain's head at `durable_seq`.
         tail: the newest durable records.
         problem: why nothing can be recorded now; empty while it can.
+        faults: counts those of a transaction.
         promise: told by the writer how long its next turn takes at most (`agent.life.watchdog`).
         commit_seconds: how long transactions took that succeeded.
     """
@@ -82,6 +85,7 @@ class GroupCommit:
         self.commits = 0
         self.commit_seconds = Histogram(QUICK)
         self.promise: Promise = no_promise
+        self.faults = Faults()
         self.problem = ""
         self._failure = ""  # the last commit failed
 
@@ -201,6 +205,12 @@ class GroupCommit:
         except (sqlite3.Error, OSError, JournalError) as error:
             self._fail(f"the journal {self._store.path} cannot be written: {error}")
             return
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            # What it was may pass (memory that ran out). Until then nothing is decided.
+            self._fail(f"the journal {self._store.path} cannot be written: {self._fault(error)}")
+            return
         self.commit_seconds.observe(trio.current_time() - began)
         if key is not None:
             self._signer.written(seq, began)
@@ -231,6 +241,9 @@ class GroupCommit:
         self._set_problem(failure=failure)
         self._waiting.unpark_all()
 
+    def _fault(self, error: BaseException) -> str:
+        return f"a fault of the agent itself: {self.faults.note('journal', error)}"
+
     def _set_problem(self, *, failure: str) -> None:
         self._failure = failure
         self.problem = failure or self._retention.full
@@ -249,6 +262,11 @@ class GroupCommit:
             size, removed = await self._in_thread(retention.prune)
         except (sqlite3.Error, OSError) as error:
             self._fail(f"the journal {self._store.path} cannot be pruned: {error}")
+            return
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            self._fail(f"the journal {self._store.path} cannot be pruned: {self._fault(error)}")
             return
         if not retention.pruned(size, removed, now):
             return

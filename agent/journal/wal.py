@@ -45,7 +45,7 @@ class WalKeeper:
             if self._db is None:
                 self._db = self._connect(self._path)
             return move_wal(self._db)
-        except sqlite3.Error:
+        except (sqlite3.Error, MemoryError):  # SQLite's own word for memory that ran out
             self.close()
             raise
 
@@ -93,6 +93,6 @@ async def _move(
     try:
         if await worker.run(keeper.move) >= WAL_PAGES:
             await move_rest()
-    except sqlite3.Error as error:
+    except (sqlite3.Error, MemoryError) as error:
         # A commit does it then, and fails if it can't: that is what counts.
-        _LOG.warning("journal.wal", error=str(error))
+        _LOG.warning("journal.wal", error=str(error) or type(error).__name__)

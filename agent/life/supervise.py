@@ -10,12 +10,14 @@ from __future__ import annotations
 import random
 import traceback
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import trio
 
 from agent import logs
+from attestation.panics import FaultsEndHere
 
 FIRST_WAIT_SECONDS: Final = 1.0
 LONGEST_WAIT_SECONDS: Final = 60.0
@@ -59,11 +61,8 @@ async def keep_alive(
     wait = FIRST_WAIT_SECONDS
     while True:
         started = trio.current_time()
-        try:
+        with FaultsEndHere(partial(faults.note, task)):
             await run()
-        except* Exception as group:  # noqa: BLE001 - that is what it is for
-            faults.note(task, group)
-        else:
             return
         if trio.current_time() - started >= STEADY_SECONDS:
             wait = FIRST_WAIT_SECONDS

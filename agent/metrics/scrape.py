@@ -23,7 +23,10 @@ from agent.metrics.process import Process
 from agent.metrics.tls_metrics import tls_metrics
 from agent.quotes.line import QuoteLine
 
-_TASKS: Final = ("api", "policy", "pulse", "reload", "renewal", "stream", "tls")
+_TASKS: Final = (
+    *("api", "code_pages", "journal", "policy", "pulse", "reload", "renewal", "stream"),
+    "tls",
+)
 
 
 class Scraped(Parts, Protocol):

@@ -165,8 +165,9 @@ class Policies:
         self._wish = trio.Event()
         try:
             await self.reload()
-        except Exception:
-            self._wish.set()  # whoever keeps `watch` alive has it done again
+        except BaseException as error:
+            if is_fault(error):
+                self._wish.set()  # whoever keeps `watch` alive has it done again
             raise
 
     async def push(self, files: Mapping[str, bytes], *, by: str) -> Loaded:

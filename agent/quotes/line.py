@@ -16,6 +16,8 @@ from typing import Final
 
 import trio
 
+from attestation.panics import is_fault
+
 OUTCOMES: Final = ("answered", "failed", "full", "late", "limited")
 
 
@@ -89,8 +91,9 @@ class QuoteLine:
         await self._wait()
         try:
             yield
-        except Exception:
-            self._count("failed")
+        except BaseException as error:
+            if is_fault(error):
+                self._count("failed")
             raise
         else:
             self._count("answered")

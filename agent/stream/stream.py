@@ -25,6 +25,7 @@ from agent.stream.grpc_bridge import open_bidi, open_channel
 from agent.stream.protocol import StreamClosedError
 from agent.stream.session import Session
 from agent.stream.status import StreamStatus, Target
+from attestation.panics import FaultsEndHere
 
 METHOD: Final = "/lucid.observer.v1.Observer/Stream"
 FIRST_RETRY_SECONDS: Final = 0.5
@@ -79,19 +80,18 @@ class ObserverStream:
             before = status.acked_seq
             wait = 0.0
             self.attempts += 1
-            try:
-                self.promise(REST)
-                await self._passport_ready()
-                self.promise(OPEN_SECONDS)
-                await self._stream()
-            except* StreamClosedError as group:
-                wait = self._closed(group)
-            except* (OSError, ValueError) as group:  # TLS files, a broken address
-                self.problem(f"cannot connect: {first_of(group)}")
-            except* sqlite3.Error as group:
-                self.problem(f"the journal cannot be read: {first_of(group)}")
-            except* Exception as group:  # noqa: BLE001 - decisions go on without an Observer
-                self.problem(f"a fault of the agent itself: {self._faults.note('stream', group)}")
+            with FaultsEndHere(self._fault):  # decisions go on without an Observer
+                try:
+                    self.promise(REST)
+                    await self._passport_ready()
+                    self.promise(OPEN_SECONDS)
+                    await self._stream()
+                except* StreamClosedError as group:
+                    wait = self._closed(group)
+                except* (OSError, ValueError) as group:  # TLS files, a broken address
+                    self.problem(f"cannot connect: {first_of(group)}")
+                except* sqlite3.Error as group:
+                    self.problem(f"the journal cannot be read: {first_of(group)}")
             lived = status.disconnected(trio.current_time())
             if self.finished.is_set():
                 return
@@ -140,6 +140,9 @@ class ObserverStream:
             _LOG.error("stream.alarm", code=error.code, error=str(error))
             return ALARM_RETRY_SECONDS * self._rng.uniform(0.9, 1.1)
         return error.retry_after
+
+    def _fault(self, error: BaseException) -> None:
+        self.problem(f"a fault of the agent itself: {self._faults.note('stream', error)}")
 
     def problem(self, text: str) -> None:
         """Why there is no stream (any more)."""

@@ -7,17 +7,19 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from attestation.errors import AttestationError, UncheckableError
+from attestation.panics import is_fault
 
 
 class Flights:
     """Runs fetches in its owner's nursery: a caller that is cancelled leaves them to the others.
 
     Args:
-        code: of the error that waiting callers get when the nursery is cancelled.
+        service: begins the codes of the errors that waiting callers get: `….stopped` when the
+            nursery is cancelled, `….fault`.
     """
 
-    def __init__(self, nursery: trio.Nursery, code: str) -> None:
-        self._nursery, self._code = nursery, code
+    def __init__(self, nursery: trio.Nursery, service: str) -> None:
+        self._nursery, self._service = nursery, service
         self._flying: dict[str, _Flight] = {}
 
     async def join(self, name: str, fetch: Callable[[], Awaitable[bytes]]) -> bytes:
@@ -47,8 +49,15 @@ class Flights:
         except AttestationError as error:
             flight.error = error
         except trio.Cancelled:
-            flight.error = UncheckableError(self._code, "the fetch was stopped")
+            flight.error = UncheckableError(f"{self._service}.stopped", "the fetch was stopped")
             raise
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            # Perhaps nobody waits: it must not end the owner's nursery.
+            flight.error = UncheckableError(
+                f"{self._service}.fault", f"a fault of the agent itself: {type(error).__name__}"
+            )
         finally:
             del self._flying[name]
             flight.landed.set()

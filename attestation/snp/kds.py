@@ -129,7 +129,7 @@ class KdsClient:
         self._base = check_url(base_url, "KDS")
         self._judge, self._offline, self._now = judge, offline, now
         self._kept = Kept(cache, largest=MAX_ANSWER)
-        self._flights = Flights(nursery, "kds.stopped")
+        self._flights = Flights(nursery, "kds")
         self._asker = Asker(
             client,
             _SERVICE,

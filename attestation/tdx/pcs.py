@@ -87,7 +87,7 @@ class PcsClient:
         self._update = "early" if early else "standard"
         self._offline, self._vendor, self._now = offline, vendor, now
         self._kept = Kept(cache, largest=MAX_COLLATERAL_SIZE)
-        self._flights = Flights(nursery, "pcs.stopped")
+        self._flights = Flights(nursery, "pcs")
         self._asker = Asker(
             client,
             _SERVICE,

@@ -22,7 +22,7 @@ from enforcement.gateway.client import Client, Shared
 from enforcement.gateway.pages import Page
 from enforcement.gateway.relay import Relay, record_decision
 from enforcement.http.fields import HttpError
-from enforcement.http.metrics import count
+from enforcement.http.metrics import GatewayMetrics, count
 from enforcement.http.request_head import RequestHead
 from enforcement.http.wire import InterruptedWaitError, WireError, WireTimeoutError
 from enforcement.recorder import RecordError
@@ -157,15 +157,19 @@ class Connection:
             await self.client.refuse(refusal, close=True)
 
     async def _fault(self, error: BaseException) -> None:
-        """Our own fault. Its message may hold text of the request, so only its place is logged."""
-        self._shared.metrics.internal_errors += 1
-        frame = error.__traceback__
-        while frame is not None and frame.tb_next is not None:
-            frame = frame.tb_next
-        where = "" if frame is None else f"{frame.tb_frame.f_code.co_qualname}:{frame.tb_lineno}"
-        values = {"error": type(error).__name__, "where": where}
-        _LOG.error("gateway.internal_error", extra={"values": values})
+        note_fault(self._shared.metrics, error)
         with contextlib.suppress(WireError, WireTimeoutError, InterruptedWaitError):
             await self._send_own(
                 "internal_error", replies.refusal("internal_error", "the agent failed", 500)
             )
+
+
+def note_fault(metrics: GatewayMetrics, error: BaseException) -> None:
+    """Our own fault. Its message may hold text of the request, so only its place is logged."""
+    metrics.internal_errors += 1
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    where = "" if frame is None else f"{frame.tb_frame.f_code.co_qualname}:{frame.tb_lineno}"
+    values = {"error": type(error).__name__, "where": where}
+    _LOG.error("gateway.internal_error", extra={"values": values})

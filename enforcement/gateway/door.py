@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import trio
 
+from attestation.panics import FaultsEndHere
 from enforcement.admission import Admission
 from enforcement.gateway import replies
 from enforcement.gateway.client import Shared
-from enforcement.gateway.connection import Connection
+from enforcement.gateway.connection import Connection, note_fault
 from enforcement.gateway.pages import Page
 from enforcement.gateway.tls_server import TlsServer
 from enforcement.http.limits import Limits
@@ -142,6 +144,17 @@ class Door:
                 await trio.lowlevel.checkpoint()
 
     async def _run(self, sock: socket.socket) -> None:
+        with self._on_its_own(sock):
+            await self._serve_one(sock)
+
+    @contextlib.contextmanager
+    def _on_its_own(self, sock: socket.socket) -> Iterator[None]:
+        """Whatever one connection meets, also before it can be watched (a limit of the kernel) and
+        while it is told of a fault, is its own end and nobody else's."""
+        with FaultsEndHere(functools.partial(note_fault, self.metrics)), sock:
+            yield
+
+    async def _serve_one(self, sock: socket.socket) -> None:
         with contextlib.suppress(OSError):  # a Unix socket has no such option
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = Connection(sock, self._shared, self._pages)
@@ -159,12 +172,16 @@ class Door:
         """One connection too many: it is told so, without its request being read."""
         count(self.metrics.refusals, "too_many_connections")
         self._turned_away += 1
-        connection = Connection(sock, self._shared, self._pages)
         try:
-            await connection.turn_away(
-                replies.refusal(
-                    "too_many_connections", "too many connections; try later", 503, retry_after=1
+            with self._on_its_own(sock):
+                connection = Connection(sock, self._shared, self._pages)
+                await connection.turn_away(
+                    replies.refusal(
+                        "too_many_connections",
+                        "too many connections; try later",
+                        503,
+                        retry_after=1,
+                    )
                 )
-            )
         finally:
             self._turned_away -= 1

@@ -28,6 +28,7 @@ from __future__ import annotations
 import functools
 from typing import Final
 
+from attestation.panics import is_fault
 from attestation.records import ClaimValue
 from enforcement.outcome import Outcome, Phase, Platform, PolicyRequest, Verdict
 from enforcement.policy.bundle import Bundle
@@ -117,7 +118,9 @@ class Engine:
                 return self._decide(request)
         except UndecidedError as undecided:
             return undecided.verdict
-        except Exception as error:  # noqa: BLE001  # any failure at all must deny
+        except BaseException as error:  # any failure at all must deny
+            if not is_fault(error):
+                raise
             return refused("engine_error", f"the policy engine failed: {type(error).__name__}")
 
     def cache_counts(self) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from agent.life.lifecycle import Lifecycle, Standing, State
 from agent.life.watchdog import REST
 from attestation.errors import QuoteError, UncheckableError, VerificationError
 from enforcement.outcome import Platform
+from tests.panics import Panic
 
 SECOND = 1_000_000_000
 LIFETIME = 900
@@ -88,10 +89,6 @@ async def run_for(
 
 def standing(renewal: Renewal) -> Standing:
     return renewal._lifecycle.look()
-
-
-class PanicException(BaseException):
-    """As a panic in Rust code arrives."""
 
 
 def failing(count: int) -> list[Exception | None]:
@@ -403,7 +400,7 @@ async def test_a_failure_says_when_it_is_tried_again_and_when_requests_are_refus
         ZeroDivisionError(),
         ExceptionGroup("g", [KeyError("secret text")]),
         MemoryError(),
-        PanicException("secret text"),
+        Panic("secret text"),
         OSError(28, "No space left on device"),
         FatalError(ExitCode.NO_TEE, "the kernel's provider is another one now"),
     ],

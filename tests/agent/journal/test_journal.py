@@ -27,6 +27,7 @@ from attestation.records import DecisionRecord, decode_record
 from attestation.simulated.tdx import SimulatedIntel
 from enforcement.recorder import RecordError
 from tests.attestation.passports import NOW, Maker
+from tests.panics import Panic
 
 SEED = b"s" * 32
 
@@ -176,6 +177,34 @@ async def test_a_full_disk_refuses_and_recovers_without_a_gap(
             while journal.problem != "":  # noqa: ASYNC110 - virtual time
                 await trio.sleep(1)
         await journal.durable(journal.append(record(3)))
+    assert [decode_record(r).seq for r in stored(path)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), Panic("secret"), RuntimeError("secret")])
+async def test_a_fault_while_writing_refuses_until_it_has_passed(
+    path: Path, autojump_clock: trio.testing.MockClock, error: BaseException
+) -> None:
+    async with running(path) as journal:
+        await journal.durable(journal.append(record(0)))
+        commit, broken = journal._store.commit, [True]
+
+        def breaks(*args: Any) -> None:
+            if broken[0]:
+                raise error
+            commit(*args)
+
+        journal._store.commit = breaks  # type: ignore[assignment, method-assign]
+        seq = journal.append(record(1))
+        with pytest.raises(RecordError, match="a fault of the agent itself: "):
+            await journal.durable(seq)
+        assert f": {type(error).__name__} at test_journal.py:" in journal.problem
+        assert "secret" not in journal.problem
+        assert journal.faults.counts["journal",] >= 1
+        broken[0] = False
+        with trio.fail_after(60):
+            while journal.problem != "":  # noqa: ASYNC110 - virtual time
+                await trio.sleep(1)
+        await journal.durable(journal.append(record(2)))
     assert [decode_record(r).seq for r in stored(path)] == [1, 2, 3]
 
 

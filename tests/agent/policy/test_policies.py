@@ -35,6 +35,7 @@ from enforcement.policy.bundle_files import read_files
 from enforcement.policy.bundle_signature import sign_bundle
 from enforcement.snapshot import Snapshot
 from tests.enforcement.bundles import PERMIT, PLATFORM, ask, write
+from tests.panics import Panic
 
 FORBID = '@id("never") forbid (principal, action, resource);'
 WATCH = 0.02
@@ -208,7 +209,10 @@ async def test_what_may_pass_by_itself_is_tried_again(
         assert found.failures == before + 4
 
 
-async def test_a_wish_to_reload_is_served_by_the_watch_and_survives_a_fault(world: World) -> None:
+@pytest.mark.parametrize("error", [RuntimeError("a fault"), Panic("a fault")])
+async def test_a_wish_to_reload_is_served_by_the_watch_and_survives_a_fault(
+    world: World, error: BaseException
+) -> None:
     found = world.policies(watch_seconds=0)
     faults = Faults()
     broken = [True]
@@ -216,7 +220,7 @@ async def test_a_wish_to_reload_is_served_by_the_watch_and_survives_a_fault(worl
 
     async def faulty() -> None:
         if broken.pop():
-            raise RuntimeError("a fault")
+            raise error
         await reload()
 
     found.reload = faulty  # type: ignore[method-assign]

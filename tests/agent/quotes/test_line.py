@@ -20,6 +20,7 @@ from agent.quotes.limit import BURST, PER_SECOND
 from agent.quotes.line import OUTCOMES, Bounds, ChallengeRefusedError, QuoteLine
 from tests.agent.attesting.test_renewal import LIFETIME, Issuer, clock
 from tests.agent.daemons import daemon_inside, no_policy
+from tests.panics import Panic
 
 UNBOUNDED = Bounds(waiting=10_000, seconds=1e9, burst=1e9, per_second=1e9)
 
@@ -207,10 +208,10 @@ async def test_a_caller_that_is_cancelled_before_it_comes_leaves_the_turn_free()
 
 async def test_the_turn_is_free_after_a_failure() -> None:
     line = QuoteLine(UNBOUNDED)
-    for _ in range(3):
-        with pytest.raises(ValueError, match="no"):
+    for error in (ValueError("no"), KeyError("no"), Panic("no")):
+        with pytest.raises(type(error), match="no"):
             async with line.challenge():
-                raise ValueError("no")
+                raise error
     assert line.outcomes["failed",] == 3
     with trio.fail_after(1):
         async with line.renewal():

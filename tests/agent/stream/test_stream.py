@@ -19,6 +19,7 @@ from agent.stream.protocol import StreamClosedError
 from agent.stream.status import Target
 from agent.stream.stream import AWAY_SECONDS, LONGEST_RETRY_SECONDS, STEADY_SECONDS, ObserverStream
 from tests.agent.life.soaking import JournalStub
+from tests.panics import Panic
 
 Step = Callable[["Scripted"], Awaitable[None]]
 
@@ -51,7 +52,7 @@ class Scripted(ObserverStream):
 _KEY: Final = ec.generate_private_key(ec.SECP256R1())
 
 
-def fails(error: Exception) -> Step:
+def fails(error: BaseException) -> Step:
     async def step(stream: Scripted) -> None:
         raise error
 
@@ -87,11 +88,13 @@ async def run_for(seconds: float, *steps: Step) -> Scripted:
         ExceptionGroup("g", [ValueError("x"), TypeError("secret text")]),
         MemoryError(),
         AssertionError("secret text"),
+        Panic("secret text"),
+        BaseExceptionGroup("g", [Panic("secret text")]),
     ],
     ids=lambda error: type(error).__name__,
 )
 async def test_no_fault_of_the_stream_ends_the_daemon(
-    autojump_clock: trio.testing.MockClock, error: Exception
+    autojump_clock: trio.testing.MockClock, error: BaseException
 ) -> None:
     stream = await run_for(900, fails(error))
     gaps = [b - a for a, b in itertools.pairwise(stream.times)]
@@ -201,15 +204,18 @@ async def test_a_cancellation_ends_it_even_with_a_fault_at_the_same_moment(
 # -- the same for other tasks --------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "error", [KeyError("x"), Panic("x"), BaseExceptionGroup("g", [Panic("x"), KeyError("x")])]
+)
 async def test_a_task_is_kept_alive_with_a_bounded_back_off(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: trio.testing.MockClock, error: BaseException
 ) -> None:
     faults, times = Faults(), []
 
     async def task() -> None:
         times.append(trio.current_time())
         await trio.lowlevel.checkpoint()
-        raise KeyError("x")
+        raise error
 
     with trio.move_on_after(1000):
         await keep_alive("pulse", task, faults, rng=random.Random(1))

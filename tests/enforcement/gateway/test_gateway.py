@@ -12,10 +12,12 @@ import trio
 
 from attestation.records import DecisionRecord
 from enforcement.admission import Admission
+from enforcement.gateway.client import Client
 from enforcement.gateway.door import Door
 from enforcement.gateway.gateway import GateState, Gateway, GatewayConfig
 from enforcement.http.limits import Limits
 from enforcement.http.upstream import Address
+from enforcement.http.wire import Watch
 from enforcement.identity.callers import UNKNOWN
 from enforcement.outcome import Outcome, Phase, PolicyRequest, Verdict
 from tests.enforcement.exchanges import Policy, always, when_found
@@ -30,6 +32,7 @@ from tests.enforcement.gateway.doors import (
     http_reply,
     request,
 )
+from tests.panics import Panic
 
 
 def on(phase: Phase, outcome: Outcome, *labels: str) -> Policy:
@@ -535,14 +538,7 @@ async def test_a_socket_that_takes_nobody_stops_nobody_else() -> None:
             nursery.cancel_scope.cancel()
 
 
-class _Panic(BaseException):
-    """As a panic in Rust code arrives."""
-
-
-_Panic.__name__ = "PanicException"
-
-
-@pytest.mark.parametrize("fault", [RuntimeError, _Panic])
+@pytest.mark.parametrize("fault", [RuntimeError, Panic])
 async def test_a_fault_of_our_own_ends_one_exchange_with_500(
     capsys: pytest.CaptureFixture[str], fault: type[BaseException]
 ) -> None:
@@ -556,6 +552,56 @@ async def test_a_fault_of_our_own_ends_one_exchange_with_500(
         assert door.upstream.connections == 0
         assert door.gateway.metrics.internal_errors == 1
     assert "secret text" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fault", [MemoryError, Panic])
+async def test_a_fault_while_the_client_is_told_of_one_ends_its_connection_alone(
+    monkeypatch: pytest.MonkeyPatch, fault: type[BaseException]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise fault
+
+    async with house() as door:
+        with monkeypatch.context() as patch:
+            patch.setattr(Client, "refuse", broken)
+            patch.setattr(Client, "next_request", broken)
+            client = await door.connect()
+            await client.send(request())
+            assert not await client.more()
+            assert door.gateway.metrics.internal_errors == 2
+        assert (await door.ask()).status == 200
+
+
+@pytest.mark.parametrize("fault", [MemoryError, Panic])
+async def test_a_fault_while_a_connection_is_turned_away_ends_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, fault: type[BaseException]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise fault
+
+    async with house(limits=Limits(connections=1)) as door:
+        first = await door.connect()
+        with monkeypatch.context() as patch:
+            patch.setattr(Client, "greet", broken)
+            second = await door.connect()
+            assert not await second.more()
+        await first.send(request())
+        assert (await first.reply()).status == 200
+
+
+async def test_a_socket_that_the_kernel_does_not_watch_is_closed_and_ends_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "fs.epoll.max_user_watches")
+
+    async with house() as door:
+        with monkeypatch.context() as patch:
+            patch.setattr(Watch, "add", full)
+            client = await door.connect()
+            assert not await client.more()
+        assert (await door.ask()).status == 200
+        assert door.gateway.metrics.internal_errors == 1
 
 
 async def test_counters_are_what_happened() -> None:

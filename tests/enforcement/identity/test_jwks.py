@@ -16,6 +16,7 @@ from jwt.algorithms import ECAlgorithm
 
 from enforcement.identity.jwks import KeySource
 from enforcement.identity.tokens import KeySet, TokenError, read_keys
+from tests.panics import Panic
 
 
 @pytest.fixture
@@ -138,15 +139,8 @@ async def test_what_cannot_be_fetched_changes_nothing_until_the_keys_are_too_old
         assert source.keys() is None
 
 
-class _Panic(BaseException):
-    """As a panic in Rust code arrives."""
-
-
-_Panic.__name__ = "PanicException"
-
-
 @pytest.mark.parametrize(
-    "error", [TypeError("secret"), RecursionError(), MemoryError(), OSError(5, "x"), _Panic("x")]
+    "error", [TypeError("secret"), RecursionError(), MemoryError(), OSError(5, "x"), Panic("x")]
 )
 async def test_no_fault_of_a_reader_ends_the_source_or_the_keys(
     autojump_clock: object, monkeypatch: pytest.MonkeyPatch, error: BaseException

@@ -20,6 +20,7 @@ from enforcement.policy.engine import Engine
 from enforcement.policy.policies import Answer, Entities, Fault, PolicyStore, Ruling
 from enforcement.policy.policy_source import parse_policies
 from tests.enforcement.bundles import CLAIMS, PERMIT, ask, engine, problems, write
+from tests.panics import Panic
 
 FORBID = "forbid (principal, action, resource)"
 
@@ -229,13 +230,6 @@ def test_a_forbid_whose_outcome_is_not_understood_denies(tmp_path: Path) -> None
     assert_denied(machine.decide(ask(principal=("User", "bob"))), "unknown_annotation:f")
 
 
-class _Panic(BaseException):
-    pass
-
-
-_Panic.__name__ = "PanicException"
-
-
 def _answers(decision: str, **diagnostics: list[str]) -> list[str]:
     """What the binding's native half says."""
     said = {"reason": [], "errors": [], **diagnostics}
@@ -256,7 +250,7 @@ def _raising(error: BaseException) -> Callable[..., Any]:
         _raising(RuntimeError()),
         _raising(MemoryError()),
         _raising(RecursionError()),
-        _raising(_Panic()),
+        _raising(Panic()),
         lambda *_, **__: None,
         lambda *_, **__: [],
         lambda *_, **__: ["not JSON"],
