@@ -6,7 +6,7 @@ import ipaddress
 import os
 import socket
 import stat
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import msgspec
@@ -236,8 +236,10 @@ def gateway_tls(config: Config) -> GatewayTls | None:
     return None
 
 
-def open_journal(config: Config, directory: Path, boot_seed: bytes) -> Journal:
-    """Open the journal. Blocking: verifies the chains in it.
+def open_journal(
+    config: Config, directory: Path, boot_seed: bytes, *, still_there: Callable[[], None]
+) -> Journal:
+    """Open the journal. Blocking: verifies the chains in it, and calls `still_there` now and then.
 
     Raises:
         FatalError: it cannot be used, or was changed.
@@ -251,6 +253,7 @@ def open_journal(config: Config, directory: Path, boot_seed: bytes) -> Journal:
             max_bytes=config.journal.max_bytes,
             keep_days=config.journal.keep_days,
             await_acks=bool(config.observer.target),
+            still_there=still_there,
         )
     except JournalError as error:
         raise FatalError(ExitCode.STATE, str(error)) from None

@@ -164,6 +164,7 @@ class AgentProcess:
     tee: str = ""  # further lines of [tee]
     policy: str = ""  # further lines of [policy]
     simulate: str = "sev-snp"
+    stop_seconds: float = 10
     port: int = field(default_factory=free_port)
     process: Process | None = None
 
@@ -190,7 +191,7 @@ class AgentProcess:
 id = "test-agent"
 state_dir = "{self.directory}/state"
 log_format = "text"
-stop_seconds = 10
+stop_seconds = {self.stop_seconds}
 [tee]
 mode = "simulated"
 simulate = "{self.simulate}"

@@ -20,20 +20,26 @@ from enforcement.snapshot import Snapshot
 
 
 class Parts(Protocol):
-    """What is looked at. The daemon is one."""
+    """What is looked at. `agent.parts` are."""
 
     lifecycle: Lifecycle
     renewal: Renewal
     journal: Journal
-    gateway_metrics: GatewayMetrics
     auditors: AuditorService
-    snapshot: Snapshot | None
     policies: Policies
     gateway_address: str
     tls: GatewayTls | None
     clock: Clock
     version: str
     custody: Custody | None
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """What exchanges are decided with; None until the first passport."""
+
+    @property
+    def gateway_metrics(self) -> GatewayMetrics:
+        """The gateway's counters."""
 
     @property
     def stream_status(self) -> StreamStatus | None:

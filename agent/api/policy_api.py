@@ -45,11 +45,14 @@ MAX_DIGITS: Final = 9
 
 
 class Parts(Protocol):
-    """What is asked and changed. The daemon is one."""
+    """What is asked and changed. `agent.parts` are."""
 
     policies: Policies
     journal: Journal
-    snapshot: Snapshot | None
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """What exchanges are decided with; None until the first passport."""
 
 
 class RollbackBody(msgspec.Struct, forbid_unknown_fields=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import signal
 from pathlib import Path
 
 import click
@@ -36,6 +37,8 @@ def run(path: Path | None, tee: str | None) -> None:
     passport has been issued. Variables override single keys: LUCID_GATEWAY_LISTEN is `listen` of
     [gateway].
     """
+    # Ours while the daemon runs. Before and after that it must not kill what starts or is closed.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     share_heaps()
     faulthandler.enable()  # a watchdog ends a hang by SIGABRT: where every thread stood is said
     config = load(path, tee=tee)

@@ -37,8 +37,8 @@ class Places:
         self._environ = environ
 
     def absolute(self, text: str) -> str:
-        """The absolute path; empty where there is none."""
-        return str((self._base / text).absolute()) if text else ""
+        """The absolute path, without `..`; empty where there is none."""
+        return str(_straight((self._base / text).absolute())) if text else ""
 
     def secret(self, text: str) -> str:
         """The same for a file with a secret, which may be `credential:NAME`.
@@ -51,3 +51,19 @@ class Places:
         except ValueError as error:
             raise ConfigError(str(error)) from None
         return self.absolute(text) if credential is None else str(credential)
+
+
+def _straight(path: Path) -> Path:
+    """The same place without `..`. Of links only those are resolved that a `..` comes after, as the
+    system would do it: any other one is there to be switched (a policy bundle).
+    """
+    made = Path(path.anchor)
+    for part in path.parts[1:]:
+        if part != "..":
+            made /= part
+            continue
+        try:
+            made = (made.resolve() if made.is_symlink() else made).parent
+        except (OSError, RuntimeError):  # a circle of links, or not to be looked at
+            return path
+    return made

@@ -29,8 +29,10 @@ class TeeTable(Table, frozen=True):
         return msgspec.structs.replace(
             self,
             simulated_mount=places.absolute(self.simulated_mount),
+            report_path=places.absolute(self.report_path),
             helper=places.absolute(self.helper),
             hardware_policy=places.absolute(self.hardware_policy),
+            measurements_path=places.absolute(self.measurements_path),
         )
 
     def problems(self) -> list[str]:

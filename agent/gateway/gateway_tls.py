@@ -25,6 +25,7 @@ from enforcement.gateway.tls_server import TlsServer
 
 _LOG = logs.get("tls")
 LOOK_SECONDS: Final = 2.0
+REST_SECONDS: Final = 0.1  # after a reload that was wished for: a storm of wishes is few reloads
 LATE: Final = 0.2  # of a certificate's life; its renewal is overdue when less is left
 LATE_SECONDS: Final = 7 * 86_400.0  # or less than this, where that is less
 
@@ -75,6 +76,7 @@ class GatewayTls:
                 self._wish = trio.Event()
                 await self.reload()
                 before = self._tried
+                await trio.sleep(REST_SECONDS)
                 continue
             seen = await trio.to_thread.run_sync(look, self._table)
             # What was refused is tried again: a certificate may have begun to be valid.

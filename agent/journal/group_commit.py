@@ -31,6 +31,7 @@ from agent.journal.store import JournalStore
 from agent.journal.tail import Tail
 from agent.journal.turn import Turn
 from agent.journal.wal import WalKeeper, tend_wal
+from agent.life.lifecycle import Part, Trouble, Weight
 from agent.life.supervise import Faults
 from agent.life.ticks import next_tick
 from agent.life.watchdog import Promise, no_promise
@@ -103,6 +104,19 @@ class GroupCommit:
     def healthy(self) -> bool:
         """Whether decisions can be recorded now."""
         return not self.problem
+
+    def trouble(self) -> Trouble | None:
+        """What the life cycle is told: nothing can be recorded."""
+        if not self.problem:
+            return None
+        return Trouble(
+            part=Part.JOURNAL,
+            weight=Weight.BLOCKS if self._deny else Weight.CONCERN,
+            code="journal.failed",
+            reason=self.problem,
+            next="the commit is tried again every few seconds; until it succeeds "
+            + ("requests are refused" if self._deny else "decisions may be lost, and are counted"),
+        )
 
     @property
     def unrecorded(self) -> int:

@@ -48,6 +48,7 @@ class Journal(GroupCommit):
 
     Attributes:
         last_seq: the last place that was given.
+        older: records of earlier boots that were not acknowledged when it was opened.
         passport: the newest one that vouches for the signer; None until the first.
     """
 
@@ -77,6 +78,7 @@ class Journal(GroupCommit):
         self.path = store.path
         self.boot_id = store.boot_id
         self.epoch = store.epoch
+        self.older = store.older
         self.last_seq = 0
         self.passport: bytes | None = None
 
@@ -94,6 +96,7 @@ class Journal(GroupCommit):
         wall: Callable[[], int] = wall_ns,
         boot: Callable[[], int] = boot_ns,
         connect: Connect = connect,
+        still_there: Callable[[], None] = lambda: None,
     ) -> Self:
         """Open the file, verify what is not delivered yet, and begin a boot. Blocking.
 
@@ -102,16 +105,22 @@ class Journal(GroupCommit):
             keep_days: how long acknowledged records are kept. Others are kept until they are.
             await_acks: False where there is no Observer: every record may go by age and size.
             connect: makes the writer's connection; a seam for tests.
+            still_there: called now and then while much is verified.
 
         Raises:
             JournalError: unusable, in use by another agent, or changed by somebody.
         """
+
+        def progress(count: int) -> None:
+            _LOG.info("journal.verifying", records=count)
+            still_there()
+
         store = JournalStore(
             path,
             boot_seed=boot_seed,
             started_ns=wall(),
             connect=connect,
-            progress=lambda count: _LOG.info("journal.verifying", records=count),
+            progress=progress,
         )
         return cls(
             store,

@@ -42,6 +42,7 @@ class JournalStore:
     Attributes:
         base: the place of this boot's seq 0.
         epoch: counts the boots of this file, from 1.
+        older: records of earlier boots that were not acknowledged when it was opened.
     """
 
     def __init__(
@@ -97,6 +98,9 @@ class JournalStore:
             (self.base,) = cursor.fetchone()
             db.execute("UPDATE counters SET value = value + 1 WHERE name = 'epoch'")
             self.epoch = self._counter("epoch")
+            (self.older,) = db.execute(
+                "SELECT coalesce(sum(last_seq - acked_seq), 0) FROM ends"
+            ).fetchone()
             db.execute("COMMIT")
         except BaseException:
             self._rollback()

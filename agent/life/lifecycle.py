@@ -194,7 +194,7 @@ class Lifecycle:
         self._sources: list[Source] = []
         self._facts = Facts(now_ns=clock(), begun=False)
         self._passport = ""
-        self._ending = ""
+        self._ending, self._ending_next = "", SERVES[State.STOPPING].next
         self._troubles: dict[Part, tuple[Trouble, int]] = {}
         self._state = State.STARTING
         self._since_ns = clock()
@@ -217,6 +217,10 @@ class Lifecycle:
             self._ending = reason
             self._facts = replace(self._facts, stopping=True)
         self.look()
+
+    def ending(self, following: str) -> None:
+        """While stopping: what happens next."""
+        self._ending_next = following
 
     def issued(self, passport_id: str, ends_ns: int) -> None:
         """There is a new passport. A later one may end earlier: the newest counts."""
@@ -294,7 +298,7 @@ class Lifecycle:
             case State.EXPIRED:
                 reasons = [f"passport {self._passport} has ended", *reasons]
             case State.STOPPING:
-                reasons, following = [self._ending], SERVES[State.STOPPING].next
+                reasons, following = [self._ending, *reasons], self._ending_next
             case _:
                 pass
         return Standing(

@@ -33,9 +33,10 @@ class Pulse:
     Args:
         jumped: told why, when a clock did what it does not do by itself.
         line: what the service manager shows.
-        started: whether READY=1 has been sent; until then a start is given more time, because the
-            first quote may have to wait for a vendor's service.
-        late: the parts that hang, and for how long; while there are any, the watchdog is not fed.
+        started: whether READY=1 has been sent; until then a start is given more time, because a
+            journal may be long, and the first quote may have to wait for a vendor's service.
+        late: the parts that hang, and for how long; while there are any, the watchdog is not fed,
+            and a start not given more time.
 
     Attributes:
         loop_lag: how late the loop came back to this task, in seconds.
@@ -92,15 +93,15 @@ class Pulse:
 
     def _tell(self, now: float) -> None:
         notifier = self._notifier
+        late = self._late()
         if notifier.watchdog_seconds is not None and now >= self._next_watchdog:
-            late = self._late()
             if not late:
                 if notifier.send("WATCHDOG=1"):
                     self._next_watchdog = now + notifier.watchdog_seconds / 2
             elif late.keys() != self._said_late:
                 _LOG.error("watchdog.withheld", late={k: round(v, 1) for k, v in late.items()})
             self._said_late = set(late)
-        extend = now >= self._next_extension and not self._started()
+        extend = now >= self._next_extension and not (self._started() or late)
         if extend and notifier.send(f"EXTEND_TIMEOUT_USEC={EXTENSION_SECONDS * 1_000_000}"):
             self._next_extension = now + EXTEND_SECONDS
         if now >= self._next_status:

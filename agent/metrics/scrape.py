@@ -30,7 +30,7 @@ _TASKS: Final = (
 
 
 class Scraped(Parts, Protocol):
-    """What is read, beside what the status is made of. The daemon is one."""
+    """What is read, beside what the status is made of. `agent.parts` are."""
 
     config: Config
     attester: Attester

@@ -26,6 +26,7 @@ import trio
 from agent import logs
 from agent.config import PolicyTable
 from agent.errors import ExitCode, FatalError
+from agent.life.lifecycle import Part, Trouble, Weight
 from agent.life.supervise import Faults
 from agent.life.ticks import next_tick
 from agent.policy.bundle_folder import BundleFolder
@@ -38,6 +39,7 @@ from enforcement.policy.bundle_signature import KeyFileError, Trust, read_public
 from enforcement.policy.engine import Engine
 
 _LOG = logs.get("policy")
+REST_SECONDS: Final = 0.1  # after a reload that was wished for: a storm of wishes is few reloads
 IN_FORCE_SECONDS: Final = 30.0  # how long a push waits for its passport
 HISTORY_SECONDS: Final = (
     5.0  # how long a passport waits for the note that it puts a bundle in force
@@ -127,6 +129,19 @@ class Policies:
             ) from None
         self.candidate.start(self._trust)
 
+    def trouble(self) -> Trouble | None:
+        """What the life cycle is told: the bundle on disk was refused."""
+        if not self.problem:
+            return None
+        return Trouble(
+            part=Part.POLICY,
+            weight=Weight.CONCERN,
+            code="policy.refused",
+            reason=f"the bundle on disk was refused, the last good one stays in force:"
+            f" {self.problem}",
+            next="correct the bundle; it is loaded when it changes, or on SIGHUP",
+        )
+
     async def reload(self) -> None:
         """Load the directories again (SIGHUP), whether or not they seem to have changed."""
         async with self._turn:
@@ -169,6 +184,7 @@ class Policies:
             if is_fault(error):
                 self._wish.set()  # whoever keeps `watch` alive has it done again
             raise
+        await trio.sleep(REST_SECONDS)
 
     async def push(self, files: Mapping[str, bytes], *, by: str) -> Loaded:
         """Take a bundle that somebody brought. It is checked like any other.

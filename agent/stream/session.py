@@ -29,6 +29,7 @@ BATCH_BYTES: Final = 256 * 1024
 HEARTBEAT_SECONDS: Final = 5.0
 SILENCE_SECONDS: Final = 30.0  # without any answer while batches are in flight
 WELCOME_SECONDS: Final = 15.0
+FAREWELL_SECONDS: Final = 0.5  # for the last checkpoint to come, where all else has (a guess)
 GATHER_SECONDS: Final = 0.05  # decisions of this long share a message
 
 _LOG = logs.get("stream")
@@ -78,6 +79,7 @@ class Session:
         self._wake = trio.Event()
         self._welcomed = trio.Event()
         self._heard = trio.current_time()
+        self._closing = False  # our side has ended
 
     async def run(self) -> None:
         owner, journal = self._owner, self._journal
@@ -124,8 +126,11 @@ class Session:
                 case Acked() as acked:
                     await self._acknowledged(acked)
             self._wake.set()
-        if not self._owner.finished.is_set():
-            code = self._bidi.ended.code
+        code = self._bidi.ended.code
+        if self._closing and not code:  # it ends its side when it has dealt with all of ours
+            self._confirm(ended=True)
+            self._owner.finished.set()
+        else:
             self._owner.problem(
                 "the Observer is away"
                 if code in ("", "UNAVAILABLE")
@@ -167,10 +172,10 @@ class Session:
         self._measure_older()
         self._confirm()
 
-    def _confirm(self) -> None:
-        """The Observer deals with one message after the other: the answer to a batch says that it
-        has had the checkpoints that were sent before."""
-        while self._unconfirmed and self._unconfirmed[0][2] < self._protocol.answered:
+    def _confirm(self, *, ended: bool = False) -> None:
+        """The Observer deals with one message after the other: the answer to a batch, or its own
+        end after ours (`ended`), says that it has had the checkpoints that were sent before."""
+        while self._unconfirmed and (ended or self._unconfirmed[0][2] < self._protocol.answered):
             boot_id, seq, _ = self._unconfirmed.popleft()
             if self._acked[boot_id] >= seq:
                 self._journal.checkpoint_delivered(boot_id, seq)
@@ -210,10 +215,11 @@ class Session:
             if self._has_room():
                 return  # for those that found no place: the next Hello offers them
             if owner.finish.is_set() and self._complete():
+                self._closing = True
                 self._bidi.half_close()
-                owner.finished.set()
-                with trio.move_on_after(WELCOME_SECONDS):
+                with trio.move_on_after(FAREWELL_SECONDS):
                     await trio.sleep_forever()  # the receiver ends this at the Observer's end
+                owner.finished.set()
                 return
             await self._wake.wait()
             # Under load every commit and every Ack is news; a message for each would cost more

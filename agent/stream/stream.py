@@ -70,13 +70,13 @@ class ObserverStream:
         )
         self.aside: set[bytes] = set()  # earlier boots that the Observer did not take
         self.attempts = 0  # streams of this process; part of the epoch, so that the newest wins
-        self.status = StreamStatus(durable=lambda: journal.durable_seq)
+        self.status = StreamStatus(durable=lambda: journal.durable_seq, older=journal.older)
 
     async def run(self) -> None:
         """Connect, deliver, connect again with back-off. No fault but a cancellation ends it."""
         status, retry = self.status, FIRST_RETRY_SECONDS
         status.away_since = trio.current_time()
-        while True:
+        while not self._over():
             before = status.acked_seq
             wait = 0.0
             self.attempts += 1
@@ -93,7 +93,7 @@ class ObserverStream:
                 except* sqlite3.Error as group:
                     self.problem(f"the journal cannot be read: {first_of(group)}")
             lived = status.disconnected(trio.current_time())
-            if self.finished.is_set():
+            if self._over():
                 return
             if status.acked_seq > before or lived >= STEADY_SECONDS:
                 retry = FIRST_RETRY_SECONDS
@@ -102,7 +102,8 @@ class ObserverStream:
                 retry = min(retry, LONGEST_RETRY_SECONDS)
             status.next_try = trio.current_time() + wait
             self.promise(wait + OPEN_SECONDS)
-            await trio.sleep(wait)
+            if await self._slept(wait):
+                retry = FIRST_RETRY_SECONDS
 
     def trouble(self) -> Trouble | None:
         """What the life cycle is told: the Observer refuses, or has been away for a while."""
@@ -113,21 +114,58 @@ class ObserverStream:
         away = now - status.away_since
         if not status.refused and (status.connected or away < AWAY_SECONDS):
             return None
-        left = max(status.next_try - now, 0.0)
+        if self.finish.is_set():
+            following = (
+                "delivery is tried until the agent ends; the"
+                f" {status.lag} decisions that are not delivered stay in the journal, and the next"
+                " start delivers them"
+            )
+        else:
+            following = (
+                f"the stream is tried again in {max(status.next_try - now, 0.0):.0f} s; the journal"
+                f" keeps the {status.lag} decisions that are not delivered"
+            )
         return Trouble(
             part=Part.OBSERVER,
             weight=Weight.CONCERN,
             code=f"observer.{status.refused}" if status.refused else "observer.away",
             reason=status.problem or "the stream has just begun again",
-            next=f"the stream is tried again in {left:.0f} s; the journal keeps the {status.lag}"
-            " decisions that are not delivered",
+            next=following,
         )
 
     async def delivered(self) -> None:
-        """Ask for the end: returns when everything durable is acknowledged and checkpointed."""
+        """Ask for the end: returns when everything durable is acknowledged and checkpointed, or
+        where trying will not help. What is not delivered (`status.lag`) stays in the journal, and
+        the next start delivers it. The caller bounds the time.
+        """
         self.finish.set()
         self.journal.announce()
-        await self.finished.wait()
+        if self.status.connected or self._hope:
+            await self.finished.wait()
+        else:
+            await trio.lowlevel.checkpoint()
+
+    def _over(self) -> bool:
+        if self.finish.is_set() and not self._hope:
+            self.finished.set()
+        return self.finished.is_set()
+
+    @property
+    def _hope(self) -> bool:
+        """Whether another stream before the end can deliver anything: there is something, a
+        passport to show, and an Observer that has not refused."""
+        status = self.status
+        return bool(status.lag and self.passport() is not None and not status.refused)
+
+    async def _slept(self, seconds: float) -> bool:
+        """Wait for the next try; True: the end was asked for, which is tried without waiting."""
+        if self.finish.is_set():
+            await trio.sleep(seconds)
+            return False
+        with trio.move_on_after(seconds):
+            await self.finish.wait()
+            return True
+        return False
 
     def _closed(self, group: BaseExceptionGroup[StreamClosedError]) -> float:
         error = first_of(group)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import trio
 
-import agent.daemon
+import agent.parts
 from agent.api.api import Api
 from agent.api.local_api import Request, Response
 from agent.attesting.platform import TeePlatform, find_platform
@@ -38,14 +38,14 @@ class Inside:
 
     def api(self, path: str) -> tuple[int, Any]:
         """One question to the local API, without its socket: status and JSON, or text."""
-        api = Api(self.daemon, self.daemon._challenge, no_policy, no_policy)
+        api = Api(self.daemon.parts, self.daemon.parts.in_force.challenge, no_policy, no_policy)
         answer = _now(api(Request(method="GET", path=path, body=b"")))
         text = answer.body.decode()
         return answer.status, json.loads(text) if "json" in answer.content_type else text
 
     async def challenge(self) -> tuple[int, Any]:
         """One challenge to the local API, without its socket: status and what an error says."""
-        api = Api(self.daemon, self.daemon._challenge, no_policy, no_policy)
+        api = Api(self.daemon.parts, self.daemon.parts.in_force.challenge, no_policy, no_policy)
         body = b'{"nonce": "00112233445566778899aabbccddeeff"}'
         answer = await api(Request(method="POST", path="/v1/passport", body=body))
         return answer.status, json.loads(answer.body) if answer.status != 200 else None
@@ -67,7 +67,7 @@ class Inside:
 
     async def chat(self) -> tuple[int, str]:
         """One request through the gateway: status, and the error's code."""
-        host, port = self.daemon.gateway_address.rsplit(":", 1)
+        host, port = self.daemon.parts.gateway_address.rsplit(":", 1)
         body = b'{"model": "m", "messages": [{"role": "user", "content": "hello"}]}'
         head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
         async with await trio.open_tcp_stream(host, int(port)) as stream:
@@ -126,11 +126,11 @@ async def daemon_inside(
 
         return dataclasses.replace(found, fetch=fetch)
 
-    monkeypatch.setattr(agent.daemon, "find_platform", platform)
+    monkeypatch.setattr(agent.parts, "find_platform", platform)
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(daemon.run)
-            daemon.renewal._pace = Pace(
+            daemon.parts.renewal._pace = Pace(
                 first_retry=0.05, longest_retry=0.2, closest=0.0, rest=0.0, quick_rest=0.0
             )
             yield inside

@@ -101,10 +101,10 @@ async def test_the_key_is_in_no_file_while_it_lives_and_after(
         async with trio.open_nursery() as nursery:
             await nursery.start(daemon.run)
             with trio.fail_after(30):
-                while not daemon.renewal.valid:  # noqa: ASYNC110 - a real daemon
+                while not daemon.parts.renewal.valid:  # noqa: ASYNC110 - a real daemon
                     await trio.sleep(0.01)
-            await daemon.journal.checkpoint()
-            key = daemon.attester.key
+            await daemon.parts.journal.checkpoint()
+            key = daemon.parts.attester.key
             assert_nowhere(key, tmp_path)
             daemon.stop("test")
     finally:

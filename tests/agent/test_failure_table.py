@@ -147,11 +147,11 @@ async def test_quotes_that_fail_at_the_start_are_waited_for(
             raise QuoteError("quote.busy", "the platform gave no quote", errno=16)
 
     async with daemon_inside(tmp_path, simulated_state, monkeypatch, spoil=spoil) as inside:
-        await inside.until(lambda: ("quote.busy",) in inside.daemon.renewal.failures)
+        await inside.until(lambda: ("quote.busy",) in inside.daemon.parts.renewal.failures)
         said_alike(inside, State.ATTESTING, "quote.busy")
         assert await inside.chat() == (503, "not_ready")
         assert "READY=1" not in inside.notified()
-        await inside.until(lambda: inside.daemon.renewal.valid)
+        await inside.until(lambda: inside.daemon.parts.renewal.valid)
         said_alike(inside, State.SERVING, "is valid")
         lines = inside.notified()
         assert "READY=1" in lines
@@ -169,19 +169,19 @@ async def test_quotes_that_fail_later_degrade_then_expire_then_serve(
 
     async with daemon_inside(tmp_path, simulated_state, monkeypatch, spoil=spoil) as inside:
         daemon = inside.daemon
-        await inside.until(lambda: daemon.renewal.valid)
+        await inside.until(lambda: daemon.parts.renewal.valid)
         assert (await inside.chat())[0] == 502, "decided; there is no model server"
         broken[0] = True
-        daemon.renewal.renew_now("test")
-        await inside.until(lambda: daemon.lifecycle.look().state is State.DEGRADED)
+        daemon.parts.renewal.renew_now("test")
+        await inside.until(lambda: daemon.parts.lifecycle.look().state is State.DEGRADED)
         said_alike(inside, State.DEGRADED, "quote.empty")
         assert (await inside.chat())[0] == 502
         # The passport's end comes: time cannot be moved, so the end is.
-        daemon.lifecycle.issued("pass-ended", daemon.clock())
+        daemon.parts.lifecycle.issued("pass-ended", daemon.parts.clock())
         said_alike(inside, State.EXPIRED, "passport pass-ended has ended")
         assert await inside.chat() == (503, "attestation_expired")
         broken[0] = False
-        await inside.until(lambda: daemon.lifecycle.look().state is State.SERVING)
+        await inside.until(lambda: daemon.parts.lifecycle.look().state is State.SERVING)
         assert (await inside.chat())[0] == 502
         await inside.until(lambda: any("STATUS=serving" in line for line in inside.notified()))
 
@@ -205,7 +205,7 @@ async def test_a_dead_key_is_said_everywhere_and_asked_no_more(
         tmp_path, simulated_state, monkeypatch, spoil=spoil, bundle=bundle
     ) as inside:
         daemon = inside.daemon
-        await inside.until(lambda: daemon.renewal.valid)
+        await inside.until(lambda: daemon.parts.renewal.valid)
         assert "lucid_reboot_needed 0.0" in inside.api("/metrics")[1]
         dead[0] = True
         asked_before = asked[0]
@@ -217,7 +217,7 @@ async def test_a_dead_key_is_said_everywhere_and_asked_no_more(
         # Nothing brings another transaction: a wish, a challenge, the passport's end, a restart of
         # the device.
         dead[0] = False
-        daemon.renewal.renew_now("test")
+        daemon.parts.renewal.renew_now("test")
         assert (await inside.challenge())[0] == 503
         status, answer = inside.api("/v1/status")
         assert answer["next"].startswith("reboot this guest")
@@ -229,11 +229,11 @@ async def test_a_dead_key_is_said_everywhere_and_asked_no_more(
         (bundle / "policies" / "extra.cedar").write_text(
             '@id("extra")\nforbid (principal, action, resource) when { false };\n'
         )
-        await daemon.policies.reload()
+        await daemon.parts.policies.reload()
         parts = {trouble["code"]: trouble for trouble in inside.api("/v1/status")[1]["troubles"]}
         assert "cannot come into force" in parts["policy.waits"]["reason"], parts
         assert "stop the agent" in parts["policy.waits"]["next"]
-        daemon.lifecycle.issued("pass-ended", daemon.clock())
+        daemon.parts.lifecycle.issued("pass-ended", daemon.parts.clock())
         said_alike(inside, State.EXPIRED, "the key is disabled [quote.key_disabled]")
         assert await inside.chat() == (503, "attestation_expired")
         await trio.sleep(0.5)  # many retries of the pace of tests
@@ -262,14 +262,14 @@ async def test_a_vendor_that_is_down_slow_or_lies_degrades_and_recovers(
 
     async with daemon_inside(tmp_path, simulated_state, monkeypatch) as inside:
         daemon = inside.daemon
-        await inside.until(lambda: daemon.renewal.valid)
-        passport = daemon.renewal.current
-        daemon.attester._patience = 1.0
-        daemon.attester.complete = complete
-        daemon.renewal.renew_now("test")
-        await inside.until(lambda: daemon.lifecycle.look().state is State.DEGRADED)
+        await inside.until(lambda: daemon.parts.renewal.valid)
+        passport = daemon.parts.renewal.current
+        daemon.parts.attester._patience = 1.0
+        daemon.parts.attester.complete = complete
+        daemon.parts.renewal.renew_now("test")
+        await inside.until(lambda: daemon.parts.lifecycle.look().state is State.DEGRADED)
         said_alike(inside, State.DEGRADED, "no new passport")
-        codes = {code for (code,) in daemon.renewal.failures}
+        codes = {code for (code,) in daemon.parts.renewal.failures}
         assert (
             codes
             & {
@@ -279,10 +279,10 @@ async def test_a_vendor_that_is_down_slow_or_lies_degrades_and_recovers(
                 "nonsense": {c for c in codes if c.startswith("snp.")},
             }[way]
         ), codes
-        assert daemon.renewal.current is passport, "the valid one stays"
+        assert daemon.parts.renewal.current is passport, "the valid one stays"
         assert (await inside.chat())[0] == 502
-        daemon.attester.complete = None
-        await inside.until(lambda: daemon.lifecycle.look().state is State.SERVING)
+        daemon.parts.attester.complete = None
+        await inside.until(lambda: daemon.parts.lifecycle.look().state is State.SERVING)
 
 
 async def test_no_passport_outlives_what_vouches_for_the_platform(
@@ -290,22 +290,22 @@ async def test_no_passport_outlives_what_vouches_for_the_platform(
 ) -> None:
     async with daemon_inside(tmp_path, simulated_state, monkeypatch) as inside:
         daemon = inside.daemon
-        await inside.until(lambda: daemon.renewal.valid)
-        issued = daemon.renewal.current
+        await inside.until(lambda: daemon.parts.renewal.valid)
+        issued = daemon.parts.renewal.current
         assert issued is not None
         ends = issued.collateral_ends
         for left in (200, 3, 0, -5):  # seconds before the certificates end, by the wall clock
             now = int((ends - timedelta(seconds=left)).timestamp() * 1e9)
-            daemon.attester._wall = lambda now=now: now  # type: ignore[misc]
-            stated = daemon._stated(daemon._current_snapshot().bundle)
+            daemon.parts.attester._wall = lambda now=now: now  # type: ignore[misc]
+            stated = daemon.parts.in_force.stated(daemon.parts.in_force.current().bundle)
             try:
-                made = await daemon.attester.issue(stated)
+                made = await daemon.parts.attester.issue(stated)
             except AttestationError:
                 assert left <= 0, "only what is over is refused"
                 continue
             assert left > 0
             assert made.cut_short
-            assert made.seconds_left(daemon.clock()) <= left
+            assert made.seconds_left(daemon.parts.clock()) <= left
             claims = made.appraisal.passport.claims
             assert datetime.fromtimestamp(claims.expires_at, UTC) <= ends
 
@@ -320,14 +320,14 @@ async def test_a_bundle_that_is_broken_on_reload_degrades_until_it_is_mended(
     shutil.copytree(BUNDLE, bundle)
     async with daemon_inside(tmp_path, simulated_state, monkeypatch, bundle=bundle) as inside:
         daemon = inside.daemon
-        await inside.until(lambda: daemon.renewal.valid)
+        await inside.until(lambda: daemon.parts.renewal.valid)
         (bundle / "policies" / "broken.cedar").write_text('@id("x")\npermit (principal,')
-        await daemon.policies.reload()
+        await daemon.parts.policies.reload()
         said_alike(inside, State.DEGRADED, "policy: the bundle on disk was refused")
         assert "broken.cedar" in inside.api("/v1/status")[1]["reason"]
         assert (await inside.chat())[0] == 502
         (bundle / "policies" / "broken.cedar").unlink()
-        await daemon.policies.reload()
+        await daemon.parts.policies.reload()
         said_alike(inside, State.SERVING, "is valid")
 
 
@@ -346,16 +346,16 @@ async def test_no_challenge_measures_the_bundle_before_the_newest_again(
         tmp_path, simulated_state, monkeypatch, spoil=spoil, bundle=bundle
     ) as inside:
         daemon = inside.daemon
-        await inside.until(lambda: daemon.renewal.valid)
+        await inside.until(lambda: daemon.parts.renewal.valid)
         measured: list[bytes] = []
-        daemon.attester.measure = measured.append
+        daemon.parts.attester.measure = measured.append
         assert (await inside.challenge())[0] == 200
         before = measured[-1]
         broken[0] = True
         (bundle / "policies" / "extra.cedar").write_text(
             '@id("extra")\nforbid (principal, action, resource) when { false };\n'
         )
-        await daemon.policies.reload()
+        await daemon.parts.policies.reload()
         await inside.until(lambda: measured[-1] != before)
         newest = len(measured) - 1
         for _ in range(3):
@@ -363,7 +363,7 @@ async def test_no_challenge_measures_the_bundle_before_the_newest_again(
             assert status == 503
             assert "not in force yet" in answer["error"]["message"]
         broken[0] = False
-        await inside.until(lambda: daemon.lifecycle.look().state is State.SERVING)
+        await inside.until(lambda: daemon.parts.lifecycle.look().state is State.SERVING)
         assert (await inside.challenge())[0] == 200
         assert set(measured[newest:]) == {measured[newest]}
 

@@ -28,7 +28,7 @@ async def test_an_idle_daemon_wakes_a_few_times_a_second(
     tmp_path: Path, simulated_state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with daemon_inside(tmp_path, simulated_state, monkeypatch) as inside:
-        await inside.until(lambda: inside.daemon.renewal.valid)
+        await inside.until(lambda: inside.daemon.parts.renewal.valid)
         await trio.sleep(1)
         sleeps = Sleeps()
         trio.lowlevel.add_instrument(sleeps)

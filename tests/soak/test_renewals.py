@@ -56,14 +56,14 @@ class Hindrance:
     """Spoils the next try in one of the ways that can happen, or does not."""
 
     def __init__(self, daemon: Daemon) -> None:
-        fetch = daemon.attester.quotes._fetch
+        fetch = daemon.parts.attester.quotes._fetch
         assert isinstance(fetch, functools.partial)
         tree = fetch.args[0]
         assert isinstance(tree, SimulatedTree)
-        self._tree, self._attester = tree, daemon.attester
+        self._tree, self._attester = tree, daemon.parts.attester
         self._rng = random.Random(SEED)
         self._error: Exception | None = None
-        daemon.attester.complete = self._complete
+        daemon.parts.attester.complete = self._complete
         self.kinds: dict[str, int] = {}
 
     async def _complete(self, kind: Format, quote: bytes, supplied: bytes) -> bytes:
@@ -108,7 +108,7 @@ class Hindrance:
 
 async def chat(daemon: Daemon) -> None:
     """One exchange; there is no model server, so it is a recorded 502."""
-    host, port = daemon.gateway_address.rsplit(":", 1)
+    host, port = daemon.parts.gateway_address.rsplit(":", 1)
     body = b'{"model": "m", "messages": [{"role": "user", "content": "hello"}]}'
     head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
     async with await trio.open_tcp_stream(host, int(port)) as stream:
@@ -162,7 +162,7 @@ async def test_two_thousand_renewals_leave_nothing_behind(tmp_path: Path, quiet:
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(daemon.run)
-            renewal = daemon.renewal
+            renewal = daemon.parts.renewal
             # Each try is wished for here: one that began by itself could meet the hindrance of the
             # one before.
             renewal._pace = Pace(
@@ -186,7 +186,7 @@ async def test_two_thousand_renewals_leave_nothing_behind(tmp_path: Path, quiet:
                 hindrance_held = sum(renewal.failures.values()) > failed
                 assert must_fail or not hindrance_held, renewal.failures
                 tries, hindered = tries + 1, hindered + must_fail
-                assert daemon._gate().open, "a valid passport is there all along"
+                assert daemon.parts.gate().open, "a valid passport is there all along"
                 if tries % 100 == 0:
                     await chat(daemon)
                 if tries % 200 == 0:
@@ -201,10 +201,10 @@ async def test_two_thousand_renewals_leave_nothing_behind(tmp_path: Path, quiet:
             assert before is not None
             await chat(daemon)
             with trio.fail_after(90):
-                while daemon.stream_status is None or daemon.stream_status.lag:  # noqa: ASYNC110 - real time
+                while daemon.parts.stream_status is None or daemon.parts.stream_status.lag:  # noqa: ASYNC110 - real time
                     await trio.sleep(0.1)
             after = await settled()
-            state = daemon.lifecycle.look().state
+            state = daemon.parts.lifecycle.look().state
             daemon.stop("the end of the soak")
     finally:
         observer.stop()

@@ -70,8 +70,8 @@ async def test_a_platform_that_meets_it_serves_and_policies_see_that(
     policy.write_text("")
     tee = f'hardware_policy = "{policy}"'
     async with daemon_inside(tmp_path, simulated_state, monkeypatch, tee=tee) as inside:
-        await inside.until(lambda: inside.daemon.renewal.valid)
-        assert inside.daemon._current_snapshot().platform.tcb_status == "appraised"
+        await inside.until(lambda: inside.daemon.parts.renewal.valid)
+        assert inside.daemon.parts.in_force.current().platform.tcb_status == "appraised"
 
 
 @pytest.mark.parametrize(
@@ -91,9 +91,9 @@ async def test_one_that_does_not_meet_it_gets_no_passport_and_serves_nobody(
     tee = f'hardware_policy = "{policy}"'
     async with daemon_inside(tmp_path, simulated_state, monkeypatch, tee=tee) as inside:
         daemon = inside.daemon
-        await inside.until(lambda: daemon.renewal.failures.get((said,), 0) > 1)
-        assert daemon.lifecycle.look().state is State.ATTESTING
-        assert daemon.renewal.current is None
+        await inside.until(lambda: daemon.parts.renewal.failures.get((said,), 0) > 1)
+        assert daemon.parts.lifecycle.look().state is State.ATTESTING
+        assert daemon.parts.renewal.current is None
         assert (await inside.chat())[0] == 503
         assert said in str(inside.api("/v1/status"))
 

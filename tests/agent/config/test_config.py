@@ -160,6 +160,47 @@ def test_a_missing_file_says_so(tmp_path: Path) -> None:
         load_config(tmp_path / "none.toml", {})
 
 
+def test_paths_are_said_without_detours(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    text = (
+        MINIMAL
+        + """
+        [agent]
+        state_dir = "../var/./lib//state"
+        [api]
+        socket = "../run/../run/agent.sock"
+        [policy]
+        bundle = "../var/new/../bundle"
+        [tee]
+        report_path = "../report"
+        """
+    )
+    config = load_config(write(tmp_path / "etc", text), {})
+    assert config.agent.state_dir == str(tmp_path / "var" / "lib" / "state")
+    assert config.api.socket == str(tmp_path / "run" / "agent.sock")
+    assert config.policy.bundle == str(tmp_path / "var" / "bundle")
+    assert config.tee.report_path == str(tmp_path / "report")
+
+
+def test_a_detour_through_a_link_leads_where_the_system_leads(tmp_path: Path) -> None:
+    (tmp_path / "opt" / "lucid" / "etc").mkdir(parents=True)
+    (tmp_path / "opt" / "lucid" / "bundle-2").mkdir()
+    (tmp_path / "opt" / "lucid" / "bundle").symlink_to("bundle-2")
+    (tmp_path / "etc").symlink_to("opt/lucid/etc")
+    text = '[policy]\nbundle = "../bundle"\n' + MINIMAL
+    config = load_config(write(tmp_path / "etc", text), {})
+    assert config.policy.bundle == str(tmp_path / "opt" / "lucid" / "bundle"), (
+        "a link that may be switched stays one"
+    )
+
+
+def test_a_circle_of_links_is_left_for_whoever_opens_it(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    text = '[policy]\nbundle = "a/../bundle"\n' + MINIMAL
+    assert load_config(write(tmp_path, text), {}).policy.bundle == f"{tmp_path}/a/../bundle"
+
+
 def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, MINIMAL + "[policy]\nbundle = 'b'\n"), {})
     assert config.policy.bundle == str(tmp_path / "b")

@@ -97,6 +97,10 @@ class JournalStub:
     """What the stream's supervision asks of a journal."""
 
     durable_seq = 0
+    older = 0
+
+    def announce(self) -> None:
+        """Nobody listens."""
 
     @contextmanager
     def subscribed(self, callback: Callable[[], None]) -> Iterator[None]:

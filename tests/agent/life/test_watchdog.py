@@ -161,13 +161,13 @@ async def test_liveness_and_the_metric_say_what_the_watchdog_is_told(
 ) -> None:
     async with daemon_inside(tmp_path, simulated_state, monkeypatch) as inside:
         daemon = inside.daemon
-        await inside.until(lambda: daemon.renewal.valid)
+        await inside.until(lambda: daemon.parts.renewal.valid)
         assert inside.api("/healthz") == (200, {"status": "alive"})
         assert 'lucid_part_late_seconds{part="journal"} 0.0' in inside.api("/metrics")[1]
-        daemon.freshness.part("journal")(-12.4)  # its promise ended so long ago
+        daemon.parts.freshness.part("journal")(-12.4)  # its promise ended so long ago
         code, answer = inside.api("/healthz")
         assert (code, answer["status"]) == (503, "hangs")
         assert answer["reason"] == "hangs: journal for 12 s"
         assert 'lucid_part_late_seconds{part="journal"} 12' in inside.api("/metrics")[1]
-        daemon.freshness.part("journal")(10)
+        daemon.parts.freshness.part("journal")(10)
         assert inside.api("/healthz")[0] == 200, "nothing is latched"

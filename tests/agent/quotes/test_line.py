@@ -256,9 +256,9 @@ async def test_a_flood_on_the_local_api_is_refused_at_once_and_told_when_to_come
 ) -> None:
     async with daemon_inside(tmp_path, simulated_state, monkeypatch) as inside:
         daemon = inside.daemon
-        await inside.until(lambda: daemon.renewal.valid)
+        await inside.until(lambda: daemon.parts.renewal.valid)
         answers: list[tuple[int, str, str]] = []
-        api = Api(daemon, daemon._challenge, no_policy, no_policy)
+        api = Api(daemon.parts, daemon.parts.in_force.challenge, no_policy, no_policy)
 
         async def challenge(number: int) -> None:
             body = json.dumps({"nonce": f"{number:032x}"}).encode()
@@ -266,19 +266,19 @@ async def test_a_flood_on_the_local_api_is_refused_at_once_and_told_when_to_come
             code = "" if answer.status == 200 else json.loads(answer.body)["error"]["code"]
             answers.append((answer.status, code, dict(answer.headers).get("retry-after", "")))
 
-        renewals = daemon.renewal.renewals
+        renewals = daemon.parts.renewal.renewals
         async with trio.open_nursery() as nursery:
-            async with daemon.quote_line.renewal():
+            async with daemon.parts.quote_line.renewal():
                 for number in range(1000):
                     nursery.start_soon(challenge, number)
                 await inside.until(lambda: len(answers) == 990)
                 assert set(answers) == {(429, "challenges_limited", "2")}
                 assert inside.api("/readyz")[0] == 200
                 assert "lucid_challenges_waiting 10.0" in inside.api("/metrics")[1]
-                daemon.renewal.renew_now("test")
+                daemon.parts.renewal.renew_now("test")
                 await wait_all_tasks_blocked(0.05)
             await inside.until(lambda: len(answers) > 990)
-            assert daemon.renewal.renewals > renewals, "the renewal was before them"
+            assert daemon.parts.renewal.renewals > renewals, "the renewal was before them"
         assert [status for status, _, _ in answers].count(200) == 10
         metrics = inside.api("/metrics")[1]
         assert 'lucid_challenges_total{outcome="answered"} 10' in metrics

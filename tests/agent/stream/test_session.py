@@ -54,7 +54,8 @@ class Owner:
 class Observer:
     """Takes everything in order, as the real one does; remembers it over streams."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, ends: bool = True) -> None:
+        self.ends = ends  # its side, when the agent has ended its own
         self.heads: dict[bytes, dict[int, bytes]] = {}
         self.signed: dict[bytes, int] = {}
         self.offered: list[list[bytes]] = []
@@ -116,10 +117,10 @@ async def stream(owner: Owner, observer: Observer) -> None:
         while True:
             while not outbox.empty():
                 data = outbox.get_nowait()
-                if data is None:  # the agent has said all
+                if data is None and observer.ends:  # the agent has said all
                     await send.aclose()
                     return
-                answer = observer.answer(data)
+                answer = None if data is None else observer.answer(data)
                 if answer is not None:
                     await send.send(answer.SerializeToString())
             await trio.sleep(0.001)
@@ -196,6 +197,50 @@ async def test_a_boot_that_was_delivered_with_its_checkpoint_is_not_offered_agai
             await journal.checkpoint()
             await eventually(lambda: unacked(journal) == [journal.boot_id])
             nursery.cancel_scope.cancel()
+
+
+async def test_at_a_clean_end_the_observers_own_end_says_that_the_last_checkpoint_came(
+    path: Path,
+) -> None:
+    observer = Observer()
+    async with running(path) as journal:
+        journal.set_signer(KEY, b"passport")
+        owner = Owner(journal)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream, owner, observer)
+            await journal.durable(journal.append(record(7)))
+            await eventually(lambda: owner.status.acked_seq == 1)
+            await journal.checkpoint()
+            owner.finish.set()
+            journal.announce()
+            with trio.fail_after(10):
+                await owner.finished.wait()
+        assert observer.signed == {journal.boot_id: 1}
+        await journal.checkpoint()
+    async with running(path, seed(1)) as journal:
+        assert unacked(journal) == [journal.boot_id], "nothing of the last boot is left to deliver"
+
+
+async def test_an_observer_that_does_not_end_its_side_keeps_nobody_and_confirms_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "FAREWELL_SECONDS", 0.05)
+    observer = Observer(ends=False)
+    async with running(path) as journal:
+        journal.set_signer(KEY, b"passport")
+        owner = Owner(journal)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream, owner, observer)
+            await journal.durable(journal.append(record(7)))
+            await eventually(lambda: owner.status.acked_seq == 1)
+            await journal.checkpoint()
+            owner.finish.set()
+            journal.announce()
+            with trio.fail_after(10):
+                await owner.finished.wait()
+        old = journal.boot_id
+    async with running(path, seed(1)) as journal:
+        assert unacked(journal) == [old, journal.boot_id]
 
 
 async def test_boots_that_found_no_place_in_a_hello_come_with_the_next(path: Path) -> None:

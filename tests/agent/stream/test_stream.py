@@ -201,6 +201,83 @@ async def test_a_cancellation_ends_it_even_with_a_fault_at_the_same_moment(
             nursery.cancel_scope.cancel()
 
 
+# -- the end ---------------------------------------------------------------------------------------
+
+
+async def ended(stream: Scripted, *, after: float, within: float = 10) -> float:
+    """The seconds that a stop takes which comes after so many."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stream.run)
+        await trio.sleep(after)
+        began = trio.current_time()
+        stream.times.clear()
+        with trio.move_on_after(within):
+            await stream.delivered()
+        took = trio.current_time() - began
+        nursery.cancel_scope.cancel()
+    return took
+
+
+async def refuses(stream: Scripted) -> None:
+    stream.status.connected_now(trio.current_time())
+    raise StreamClosedError("untrusted", "no", alarm=True)
+
+
+@pytest.mark.parametrize(
+    ("step", "lag", "passport"),
+    [
+        (fails(ConnectionRefusedError()), 0, b"x"),
+        (fails(Panic()), 0, b"x"),
+        (refuses, 7, b"x"),
+        (lives, 7, None),
+    ],
+    ids=["nothing is left", "nothing is left, faults", "it is refused", "nothing to show"],
+)
+async def test_the_end_comes_at_once_where_a_try_delivers_nothing(
+    autojump_clock: trio.testing.MockClock, step: Step, lag: int, passport: bytes | None
+) -> None:
+    stream = Scripted(step)
+    stream.status.older = lag
+    stream.passport = lambda: passport
+    assert await ended(stream, after=1000) == 0
+    assert stream.times == []
+
+
+async def test_what_is_left_is_tried_at_once_and_again_until_the_time_is_over(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    stream = Scripted(fails(ConnectionRefusedError("refused")))
+    stream.status.older = 7
+    assert await ended(stream, after=1000) == 10
+    assert len(stream.times) >= 4, "whatever the back-off was"
+    assert stream.times[0] == 1000
+    trouble = stream.trouble()
+    assert trouble is not None
+    assert "the 7 decisions that are not delivered stay in the journal" in trouble.next
+    assert "the next start delivers them" in trouble.next
+
+
+async def test_an_observer_that_comes_back_in_time_is_delivered_to(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def takes(stream: Scripted) -> None:
+        await trio.sleep(0.1)
+        stream.status.older = 0
+        stream.finished.set()
+
+    away = fails(ConnectionRefusedError("refused"))
+    stream = Scripted(*[away] * 12, takes)
+    stream.status.older = 7
+    assert 0 < await ended(stream, after=200) < 10
+    assert stream.status.lag == 0
+
+
+async def test_an_observer_that_goes_when_nothing_is_left_keeps_nobody(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    assert await ended(Scripted(lives_for(101), lives), after=100) == 1
+
+
 # -- the same for other tasks --------------------------------------------------------------------
 
 
