@@ -120,6 +120,7 @@ class Web:
                 "version": self._version,
                 "grpc": str(self._config.listen_grpc),
                 "allow_simulated": self._config.allow_simulated,
+                "tls": self._config.grpc_certificate is not None,
             },
         )
 

@@ -1,6 +1,6 @@
 // The agents, as cards: what attests each, how far its chain is proven, what is wrong.
 
-import { clean, find, getJson, h, hex, span, time } from "./dom.js";
+import { clean, find, getJson, h, hex, simulated, span, time } from "./dom.js";
 
 const ANSWERS = [
   ["genuine_hardware", "Genuine hardware"],
@@ -30,6 +30,7 @@ export function answerList(answers) {
         { class: `answer-${status}`, title: explain(answer) },
         h("span", { class: "mark", "aria-hidden": "true" }, MARKS[status]),
         `${title}: ${WORDS[status]}`,
+        status !== "passed" && answer.detail && h("span", { class: "why" }, answer.detail),
       );
     }),
   );
@@ -42,13 +43,17 @@ export function attestation(passport) {
     "p",
     { class: "facts" },
     h("span", { class: "tee" }, passport.tee_name),
-    passport.simulated && h("strong", { class: "badge simulated" }, "Simulated"),
+    passport.simulated && simulated(),
   );
 }
 
-/** What the Observer's own verifier computed from the evidence. */
+/** What the Observer's own verifier computed from the evidence. Of a passport that has ended it says
+ * nothing about now. */
 export function attested(passport) {
   const yes = passport?.hardware_attested === true;
+  if (yes && passport.expired) {
+    return h("span", { class: "badge", title: `The passport that proved it ended at ${passport.expires}` }, "yes, until it expired");
+  }
   return h("span", { class: `badge ${yes ? "good" : "bad"}` }, yes ? "yes" : "no");
 }
 
@@ -60,13 +65,41 @@ function expiry(passport, now) {
   return node;
 }
 
-function alarmLine(alarm) {
+const PROOF = "fork"; // two signed or chained histories: never noise
+
+function codeName(code) {
+  return code.replaceAll("_", " ");
+}
+
+function whichBoot(alarm, running) {
+  if (!alarm.boot) return "";
+  return alarm.boot === running ? "this boot" : ["earlier boot ", hex(alarm.boot, 12)];
+}
+
+function alarmLine(alarm, running) {
+  const which = whichBoot(alarm, running);
   return h(
     "li",
     {},
-    h("strong", {}, alarm.code.replaceAll("_", " ")),
+    h("strong", {}, codeName(alarm.code)),
     `: ${alarm.detail} `,
-    h("span", { class: "dim" }, alarm.count > 1 ? `(${alarm.count} times, last ` : "(", time(alarm.last), ")"),
+    alarm.code === PROOF && (alarm.boot === running
+      ? "The first that was stored stays; no more of this boot is taken. "
+      : "The first that was stored stays; that boot is set aside and the agent goes on. "),
+    h(
+      "span",
+      { class: "dim" },
+      "(",
+      which,
+      which && ", ",
+      alarm.count > 1 ? `${alarm.count} times, first ` : "",
+      time(alarm.first),
+      alarm.count > 1 && ", last ",
+      alarm.count > 1 && time(alarm.last),
+      alarm.evidence_bytes > 0 && ", ",
+      alarm.evidence_bytes > 0 && h("a", { href: `/api/alarms/${alarm.id}` }, "evidence"),
+      ")",
+    ),
   );
 }
 
@@ -110,14 +143,16 @@ function card(agent, now) {
       row("Passport expires", expiry(passport, now)),
       proof(running),
       row("Last seen", agent.connected && seen < 5000 ? "now" : `${span(seen)} ago`),
-      agent.lag > 0 && row("Not here yet", h("span", { class: "warned" }, `${agent.lag} records`)),
+      agent.lag > 0
+        && row("Not delivered yet", h("span", { class: "warned" }, `${agent.lag} ${agent.lag === 1 ? "record" : "records"}`)),
     ),
     agent.alarms.length > 0
       && h(
         "ul",
         { class: "alarm-list", "aria-label": `Alarms of ${agent.agent}` },
-        agent.alarms.slice(0, 3).map(alarmLine),
-        agent.alarms.length > 3 && h("li", {}, `and ${agent.alarms.length - 3} more`),
+        agent.alarms.slice(0, 3).map((alarm) => alarmLine(alarm, running.boot)),
+        agent.alarms.length > 3
+          && h("li", {}, h("a", { href: "/api/alarms" }, `and ${agent.alarms.length - 3} more`)),
       ),
     h(
       "details",
@@ -143,6 +178,9 @@ function card(agent, now) {
             "Earlier boot ",
             hex(boot.boot, 12),
             `: ${boot.verified_seq} records`,
+            agent.alarms.some((alarm) => alarm.code === PROOF && alarm.boot === boot.boot)
+              && h("strong", { class: "wrong" }, ", two histories"),
+            boot.passport?.simulated && ", simulated",
             boot.checkpoint_seq === null ? ", none signed for" : `, signed up to ${boot.checkpoint_seq}`,
             !boot.passport && ", no passport of its own",
           )),
@@ -154,21 +192,59 @@ function card(agent, now) {
 
 let latest = null;
 
+/** Whether a decision came from a simulated TEE: by its boot, or, where that is not among the newest
+ * boots of its agent, by the agent's running one. Undefined: not known here. */
+export function isSimulated(decision) {
+  return latest?.simulated.get(decision.boot) ?? latest?.simulated.get(decision.agent);
+}
+
+function simulatedOnes(agents) {
+  const found = new Map();
+  for (const agent of agents) {
+    for (const boot of [...agent.boots].reverse()) {
+      if (!boot.passport) continue;
+      found.set(boot.boot, boot.passport.simulated);
+      found.set(agent.agent, boot.passport.simulated);
+    }
+  }
+  return found;
+}
+
+const SHOWN = 12; // cards, until somebody asks for all
+const LONG_GONE = 24 * 3600 * 1000; // ms; who left before that is expected to be away
+let all = false;
+
+function need(agent, now) {
+  if (agent.alarms.length > 0) return 0;
+  if (!agent.connected) return now - new Date(agent.last_seen) < LONG_GONE ? 1 : 4;
+  return agent.state && agent.state !== "serving" ? 2 : 3;
+}
+
 /** A steady order: what needs a look first, then by name. */
-function order(a, b) {
-  return (
-    Number(b.alarms.length > 0) - Number(a.alarms.length > 0)
-    || Number(b.connected) - Number(a.connected)
-    || (a.agent < b.agent ? -1 : 1)
-  );
+const order = (now) => (a, b) => need(a, now) - need(b, now) || (a.agent < b.agent ? -1 : 1);
+
+function summary(agents) {
+  const gone = agents.filter((agent) => !agent.connected).length;
+  const alarmed = agents.filter((agent) => agent.alarms.length > 0).length;
+  return [
+    agents.length > 0 && `${agents.length}`,
+    gone > 0 && `${gone} not connected`,
+    alarmed > 0 && `${alarmed} with alarms`,
+  ].filter(Boolean).join(" · ");
 }
 
 function draw() {
   const holder = find("agents");
   const now = new Date(Date.now() + latest.skew);
+  latest.agents.sort(order(now));
+  find("agents-count").textContent = summary(latest.agents);
+  const more = find("agents-all");
+  more.hidden = latest.agents.length <= SHOWN;
+  more.textContent = all ? "Show fewer" : `Show all ${latest.agents.length} agents`;
+  more.setAttribute("aria-expanded", String(all));
   const open = new Set([...holder.querySelectorAll("details[open]")].map((d) => d.dataset.key));
   const focused = document.activeElement?.closest?.("details")?.dataset.key;
-  holder.replaceChildren(...latest.agents.map((agent) => card(agent, now)));
+  holder.replaceChildren(...(all ? latest.agents : latest.agents.slice(0, SHOWN)).map((agent) => card(agent, now)));
   for (const details of holder.querySelectorAll("details")) {
     details.open = open.has(details.dataset.key);
     if (details.dataset.key === focused) details.querySelector("summary").focus({ preventScroll: true });
@@ -180,8 +256,10 @@ function draw() {
 
 function drawAlarms(alarms) {
   const proven = alarms.filter((alarm) => alarm.code !== "untrusted");
+  const forks = proven.filter((alarm) => alarm.code === PROOF);
   const strip = find("alarms");
   strip.hidden = proven.length === 0;
+  strip.classList.toggle("proof", forks.length > 0);
   const agents = new Set(proven.map((alarm) => alarm.agent));
   strip.replaceChildren(
     h(
@@ -189,9 +267,18 @@ function drawAlarms(alarms) {
       {},
       h("strong", {}, `${proven.length} ${proven.length === 1 ? "alarm" : "alarms"}`),
       ` about ${[...agents].slice(0, 3).join(", ")}${agents.size > 3 ? " and others" : ""}: `,
-      `${[...new Set(proven.map((alarm) => alarm.code.replaceAll("_", " ")))].join(", ")}. `,
+      `${[...new Set(proven.map((alarm) => codeName(alarm.code)))].join(", ")}. `,
       "What contradicts the record is on the agent’s card.",
     ),
+    forks.length > 0 && h(
+      "ul",
+      {},
+      forks.slice(0, 3).map((alarm) => h(
+        "li", {}, `${alarm.agent}: two histories of boot `, hex(alarm.boot, 12), ` at seq ${alarm.seq}, first seen `, time(alarm.first),
+        ". They cannot both be true: ", h("a", { href: `/api/alarms/${alarm.id}` }, "evidence"), ".",
+      )),
+      forks.length > 3 && h("li", {}, h("a", { href: "/api/alarms" }, `and ${forks.length - 3} more`)),
+    ) || "",
   );
   const refused = alarms.filter((alarm) => alarm.code === "untrusted");
   find("refused").hidden = refused.length === 0;
@@ -212,11 +299,16 @@ function drawAlarms(alarms) {
 /** Read agents and alarms again and draw them. Resolves to the ids of the agents. */
 export async function refreshAgents() {
   const [{ agents, now }, { alarms }] = await Promise.all([getJson("/api/agents"), getJson("/api/alarms")]);
-  latest = { agents: agents.sort(order), skew: new Date(now) - Date.now() };
+  latest = { agents, skew: new Date(now) - Date.now(), simulated: simulatedOnes(agents) };
   draw();
   drawAlarms(alarms);
   return agents.map((agent) => agent.agent);
 }
+
+find("agents-all").addEventListener("click", () => {
+  all = !all;
+  draw();
+});
 
 /** Draw again what was read, for the times that pass. */
 export function redrawAgents() {

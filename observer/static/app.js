@@ -1,8 +1,8 @@
 // The live page: newest decisions first, filters in the address, pause, older ones on demand.
 
-import { redrawAgents, refreshAgents } from "./agents.js";
+import { isSimulated, redrawAgents, refreshAgents } from "./agents.js";
 import { closeDetails, markOpen, openDetails } from "./details.js";
-import { clean, find, getJson, h, outcomeBadge, time } from "./dom.js";
+import { clean, find, getJson, h, outcomeBadge, simulated, time, zone } from "./dom.js";
 
 const FILTERS = ["q", "outcome", "phase", "agent", "model", "principal", "reason"];
 const MAX_ROWS = 500;
@@ -75,7 +75,7 @@ function rowOf(d) {
     h("td", { class: "when" }, h("button", { type: "button", class: "open", "aria-label": `Details of the decision at ${d.time}` }, time(d.time))),
     h("td", {}, outcomeBadge(d.outcome), !d.complete && h("span", { class: "cut", title: "The exchange ended before everything was seen" }, "cut off")),
     h("td", {}, d.phase),
-    h("td", { class: "name" }, pick("agent", d.agent)),
+    h("td", { class: "name" }, h("span", { class: "with-mark" }, pick("agent", d.agent), markOf(d))),
     h("td", { class: "name" }, d.model ? pick("model", d.model) : h("span", { class: "dim" }, "–")),
     h("td", { class: "name" }, pick("principal", d.principal)),
     h(
@@ -85,6 +85,26 @@ function rowOf(d) {
       d.reasons.length > 4 && h("span", { class: "dim" }, `and ${d.reasons.length - 4} more`),
     ),
   );
+}
+
+/** Where the decision's TEE is a simulated one, it says so. */
+function markOf(d) {
+  if (!isSimulated(d)) return null;
+  const mark = simulated();
+  mark.classList.add("mark-simulated");
+  return mark;
+}
+
+/** The agents are known (again): rows that came before them get their marks. */
+function markRows() {
+  for (const d of state.rows) {
+    const holder = find("rows").querySelector(`tr[data-id="${d.id}"] .with-mark`);
+    const mark = markOf(d);
+    if (holder && Boolean(mark) !== Boolean(holder.querySelector(".simulated"))) {
+      holder.querySelector(".simulated")?.remove();
+      if (mark) holder.append(mark);
+    }
+  }
 }
 
 function remember(decisions) {
@@ -210,15 +230,16 @@ function showEmpty() {
     );
     return;
   }
-  const { grpc, simulated } = document.body.dataset;
+  const { grpc, simulated: accepted, tls } = document.body.dataset;
+  const target = grpc.replace(/^(0\.0\.0\.0|\[::\]):/, "NAME-OF-THIS-MACHINE:");
   empty.replaceChildren(
     h("p", { class: "empty-title" }, "No decisions yet."),
     h("p", {}, "Point an agent at this Observer, in its agent.toml:"),
-    h("pre", {}, `[observer]\ntarget = "${grpc}"`),
-    h("p", {}, "start it with ", h("code", {}, "lucid-agent run --config agent.toml"), " and send a request through its gateway. The decision appears here by itself."),
-    simulated === "yes"
-      ? h("p", { class: "dim" }, "Simulated TEEs are accepted here if their root was given with --simulated-root.")
-      : h("p", { class: "dim" }, "An agent on a simulated TEE is refused unless this Observer runs with --allow-simulated."),
+    h("pre", {}, `[observer]\ntarget = "${target}"${tls === "yes" ? '\nca_file = "AUTHORITY-OF-ITS-CERTIFICATE.pem"' : ""}`),
+    h("p", {}, "Start it with ", h("code", {}, "lucid-agent run --config agent.toml"), " and send a request through its gateway. The decision appears here by itself."),
+    accepted === "yes"
+      ? h("p", { class: "dim" }, "Simulated TEEs are accepted here if their root was given with ", h("code", { class: "flag" }, "--simulated-root"), ".")
+      : h("p", { class: "dim" }, "An agent on a simulated TEE is refused unless this Observer runs with ", h("code", { class: "flag" }, "--allow-simulated"), "."),
   );
 }
 
@@ -304,6 +325,7 @@ function agentsSoon() {
       agentsRead = Date.now();
       try {
         suggest("known-agents", await refreshAgents());
+        markRows();
       } catch {
         // The link's state already says that the Observer cannot be reached.
       }
@@ -401,6 +423,7 @@ addEventListener("popstate", () => {
 addEventListener("scroll", () => {
   if (state.waitingCount && !held()) release();
 }, { passive: true });
+find("zone").textContent = zone();
 setInterval(redrawAgents, 5000);
 setInterval(agentsSoon, 15000);
 

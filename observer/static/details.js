@@ -1,7 +1,7 @@
 // The panel beside the table: everything about one decision.
 
 import { answerList, attestation, attested } from "./agents.js";
-import { find, getJson, h, hex, outcomeBadge, pairs, time } from "./dom.js";
+import { find, getJson, h, hex, outcomeBadge, pairs, simulated, time } from "./dom.js";
 
 let opener = null;
 let wanted = "";
@@ -76,7 +76,7 @@ function chainPart(d) {
 function draw(d) {
   const c = d.coverage;
   return [
-    h("p", { class: "lead" }, outcomeBadge(d.outcome), " ", h("span", { class: "phase" }, d.phase), " ", time(d.time, { full: true })),
+    h("p", { class: "lead" }, outcomeBadge(d.outcome), " ", h("span", { class: "phase" }, d.phase), " ", time(d.time, { full: true }), d.attestation.passport?.simulated && simulated()),
     !c.complete && h("p", { class: "warned" }, "The exchange ended before everything was seen."),
     section("Reasons", list(d.reasons)),
     some(d.obligations) && section("What the door had to do", table(d.obligations)),
@@ -134,8 +134,8 @@ function draw(d) {
 }
 
 function mark(key) {
-  for (const row of document.querySelectorAll("tr[aria-selected]")) row.removeAttribute("aria-selected");
-  document.querySelector(`tr[data-key="${CSS.escape(key)}"]`)?.setAttribute("aria-selected", "true");
+  for (const row of document.querySelectorAll("tr[aria-current]")) row.removeAttribute("aria-current");
+  document.querySelector(`tr[data-key="${CSS.escape(key)}"]`)?.setAttribute("aria-current", "true");
 }
 
 /** Show one decision; `key` is BOOT/SEQ. */

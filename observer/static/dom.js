@@ -40,11 +40,20 @@ export function outcomeBadge(outcome) {
   );
 }
 
+/** The loud mark of what no hardware attests. */
+export function simulated() {
+  return h("strong", { class: "badge simulated", title: "On a simulated TEE: no hardware attests this" }, "Simulated");
+}
+
 const clock = new Intl.DateTimeFormat(undefined, {
-  hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3, hour12: false,
+  hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3, hourCycle: "h23",
 });
 const day = new Intl.DateTimeFormat(undefined, { day: "2-digit", month: "short" });
-const whole = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "long" });
+const whole = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "long", hourCycle: "h23" });
+
+/** The zone that times are shown in, as people here write it. */
+export const zone = () => new Intl.DateTimeFormat(undefined, { timeZoneName: "short" })
+  .formatToParts(new Date()).find((part) => part.type === "timeZoneName")?.value ?? "";
 
 /** A moment as people read it here; the exact one in the tooltip. */
 export function time(text, { full = false } = {}) {

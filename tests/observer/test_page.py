@@ -115,6 +115,105 @@ def test_a_row_opens_its_details_and_agents_show_their_state(
     visit(scenario)
 
 
+STRIP = "document.getElementById('alarms')"
+
+
+def test_a_fork_of_an_earlier_boot_is_loud_and_the_agent_goes_on(
+    visit: Callable[[Visit], None], boot: FakeBoot, trust: FakeTrust
+) -> None:
+    living = FakeBoot()
+    trust.believe(living)
+    living.decide(2)
+    other = FakeBoot(key=boot.key, seed=boot.seed, passport=boot.passport)
+    other.append(boot.records[0])
+    other.decide(4, model="another")
+
+    async def scenario(running: Running, page: Browser, _stream: FakeStream, do: Do) -> None:
+        async with connect(running.grpc) as stream:
+            await stream.open(living, boot, epoch=2)
+            assert (await stream.ask(other.batch(2))).nack.boot_only
+            await stream.acked(living.batch(1))
+            await do(page.until, f"{STRIP}.classList.contains('proof')")
+            short = boot.boot_id.hex()[:12]
+            text = await do(page.run, f"{STRIP}.innerText")
+            assert f"two histories of boot {short}… at seq 2" in text
+            await do(page.until, f"{ROWS} === 12")
+            card = await do(page.run, "document.querySelector('.card').innerText")
+            assert "that boot is set aside and the agent goes on" in card
+            evidence = f"{STRIP}.querySelector('a').getAttribute('href')"
+            assert await do(page.run, evidence) == "/api/alarms/1"
+
+    visit(scenario)
+
+
+def test_what_no_hardware_attests_is_marked_in_every_row_and_in_the_details(
+    visit: Callable[[Visit], None], boot: FakeBoot, trust: FakeTrust
+) -> None:
+    real = FakeBoot(agent_id="real")
+    genuine = {"tee": "sev-snp", "tee_display": "AMD SEV-SNP", "simulated": False}
+    trust.believe(real, **genuine, hardware_attested=True)
+    real.decide(3)
+    marked = "document.querySelectorAll('#rows .simulated').length"
+
+    async def scenario(running: Running, page: Browser, stream: FakeStream, do: Do) -> None:
+        await do(page.until, f"{marked} === 10")
+        boot.decide(1)
+        await stream.acked(boot.batch(11))
+        await do(page.until, f"{ROWS} === 11 && {marked} === 11")
+        async with connect(running.grpc) as other:
+            await other.open(real)
+            await other.acked(real.batch(1))
+            await do(page.until, f"{ROWS} === 14")
+            await do(page.until, "document.querySelectorAll('.card').length === 2")
+            assert await do(page.run, marked) == 11
+        details = "document.getElementById('details')"
+        await do(page.run, "document.querySelector('#rows tr:last-child .open').click()")
+        await do(page.until, f"!{details}.hidden && {details}.querySelector('.lead .simulated')")
+
+    visit(scenario)
+
+
+def test_a_passport_that_ended_says_nothing_about_now(
+    visit: Callable[[Visit], None], trust: FakeTrust
+) -> None:
+    gone = FakeBoot(agent_id="gone")
+    genuine = {"tee": "tdx", "tee_display": "Intel TDX", "simulated": False}
+    trust.believe(gone, **genuine, hardware_attested=True, expires_at=1_790_000_000)
+
+    async def scenario(running: Running, page: Browser, _stream: FakeStream, do: Do) -> None:
+        async with connect(running.grpc) as stream:
+            await stream.open(gone)
+            await do(page.until, "document.body.innerText.includes('yes, until it expired')")
+        assert await do(page.run, "document.querySelectorAll('.card .badge.good').length") == 0
+
+    visit(scenario)
+
+
+def test_many_agents_leave_room_for_the_decisions(
+    visit: Callable[[Visit], None], trust: FakeTrust
+) -> None:
+    cards, button = (
+        "document.querySelectorAll('.card').length",
+        "document.getElementById('agents-all')",
+    )
+
+    async def scenario(running: Running, page: Browser, _stream: FakeStream, do: Do) -> None:
+        for number in range(14):
+            other = FakeBoot(agent_id=f"agent-{number:02}")
+            trust.believe(other)
+            other.decide(1)
+            async with connect(running.grpc) as stream:
+                await stream.open(other)
+                await stream.acked(other.batch(1))
+        count = "document.getElementById('agents-count').innerText"
+        await do(page.until, f"{cards} === 12 && {count} === '15 · 14 not connected'")
+        await do(page.until, f"{button}.innerText === 'Show all 15 agents'")
+        await do(page.run, f"{button}.click()")
+        await do(page.until, f"{cards} === 15")
+
+    visit(scenario)
+
+
 def test_all_of_a_decision_is_in_the_window_however_narrow(
     visit: Callable[[Visit], None], boot: FakeBoot
 ) -> None:
