@@ -128,7 +128,7 @@ function card(agent, now) {
   const mood = !agent.connected ? "off" : agent.state && agent.state !== "serving" ? "unwell" : "on";
   const node = h(
     "article",
-    { class: `card${agent.alarms.length ? " alarmed" : ""}${passport?.simulated ? " is-simulated" : ""}` },
+    { "data-agent": agent.agent, class: `card${agent.alarms.length ? " alarmed" : ""}${passport?.simulated ? " is-simulated" : ""}` },
     h(
       "header",
       {},
@@ -233,6 +233,20 @@ function summary(agents) {
   ].filter(Boolean).join(" · ");
 }
 
+const FOCUSED = "summary, a";
+
+/** Where in which card the focus is: it must not go when the card is drawn again. */
+function place(element) {
+  const own = element?.closest?.(".card");
+  return own && { agent: own.dataset.agent, number: [...own.querySelectorAll(FOCUSED)].indexOf(element) };
+}
+
+/** Somebody is about to copy from a card. */
+function selecting() {
+  const selection = getSelection();
+  return !selection.isCollapsed && find("agents").contains(selection.anchorNode);
+}
+
 function draw() {
   const holder = find("agents");
   const now = new Date(Date.now() + latest.skew);
@@ -243,18 +257,26 @@ function draw() {
   more.textContent = all ? "Show fewer" : `Show all ${latest.agents.length} agents`;
   more.setAttribute("aria-expanded", String(all));
   const open = new Set([...holder.querySelectorAll("details[open]")].map((d) => d.dataset.key));
-  const focused = document.activeElement?.closest?.("details")?.dataset.key;
+  const focused = place(document.activeElement);
   holder.replaceChildren(...(all ? latest.agents : latest.agents.slice(0, SHOWN)).map((agent) => card(agent, now)));
   for (const details of holder.querySelectorAll("details")) {
     details.open = open.has(details.dataset.key);
-    if (details.dataset.key === focused) details.querySelector("summary").focus({ preventScroll: true });
+  }
+  if (focused) {
+    const same = [...holder.children].find((one) => one.dataset.agent === focused.agent);
+    same?.querySelectorAll(FOCUSED)[focused.number]?.focus({ preventScroll: true });
   }
   if (!latest.agents.length) {
     holder.append(h("p", { class: "dim" }, "No agent has proven itself to this Observer yet."));
   }
 }
 
+let drawn = "";
+
 function drawAlarms(alarms) {
+  const text = JSON.stringify(alarms);
+  if (text === drawn) return; // a link in it may have the focus
+  drawn = text;
   const proven = alarms.filter((alarm) => alarm.code !== "untrusted");
   const forks = proven.filter((alarm) => alarm.code === PROOF);
   const strip = find("alarms");
@@ -300,7 +322,7 @@ function drawAlarms(alarms) {
 export async function refreshAgents() {
   const [{ agents, now }, { alarms }] = await Promise.all([getJson("/api/agents"), getJson("/api/alarms")]);
   latest = { agents, skew: new Date(now) - Date.now(), simulated: simulatedOnes(agents) };
-  draw();
+  if (!selecting()) draw();
   drawAlarms(alarms);
   return agents.map((agent) => agent.agent);
 }
@@ -312,5 +334,5 @@ find("agents-all").addEventListener("click", () => {
 
 /** Draw again what was read, for the times that pass. */
 export function redrawAgents() {
-  if (latest) draw();
+  if (latest && !selecting()) draw();
 }

@@ -173,6 +173,29 @@ def test_what_no_hardware_attests_is_marked_in_every_row_and_in_the_details(
     visit(scenario)
 
 
+def test_a_card_that_is_drawn_again_keeps_focus_and_selection(
+    visit: Callable[[Visit], None], boot: FakeBoot
+) -> None:
+    summary, mark = "document.querySelector('.card summary')", "data-drawn-before"
+
+    async def scenario(running: Running, page: Browser, _stream: FakeStream, do: Do) -> None:
+        again = f"document.querySelector('.card') && !document.querySelector('.card[{mark}]')"
+        await do(page.until, again)
+        mark_it = f"document.querySelector('.card').setAttribute('{mark}', '')"
+        await do(page.run, f"{mark_it}; {summary}.focus()")
+        running.hub.agents_changed()
+        await do(page.until, f"{again} && document.activeElement === {summary}")
+        await do(page.run, f"{mark_it}; getSelection().selectAllChildren({summary})")
+        running.hub.agents_changed()
+        before = await do(page.run, "performance.now()")
+        await do(page.until, f"performance.now() > {before} + 3000")
+        assert await do(page.run, "String(getSelection())") == "Evidence and boots"
+        await do(page.run, "getSelection().removeAllRanges()")
+        await do(page.until, again)
+
+    visit(scenario)
+
+
 def test_a_passport_that_ended_says_nothing_about_now(
     visit: Callable[[Visit], None], trust: FakeTrust
 ) -> None:
