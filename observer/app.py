@@ -20,6 +20,7 @@ import grpc
 import grpc.aio
 import uvicorn
 
+from observer import views
 from observer.config import Address, ConfigError, ObserverConfig
 from observer.events import Hub
 from observer.grpc_service import ObserverService, Services
@@ -80,6 +81,7 @@ async def serve(config: ObserverConfig, *, trust: Trust | None = None) -> AsyncI
                 shared=config.proxies,
             ),
             queue_size=config.limits.event_queue,
+            show=views.decision,
             on_missed=metrics.missed.inc,
         )
         metrics.gauge("streams", "Streams from agents", lambda: registry.streams)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -23,13 +23,43 @@ BUNCH: Final = 200  # decisions in one event
 PAUSE: Final = 0.2  # seconds between bunches
 SILENCE: Final = 15.0  # seconds; a comment keeps proxies and dead peers honest
 REPLAY: Final = 1000  # decisions a reconnecting page is sent again
+KEPT: Final = 2000  # decisions whose JSON is kept for the next page
 
 
-def event(name: str, data: object, *, event_id: int | None = None) -> bytes:
-    """One server-sent event. JSON has no line breaks, so one `data:` line is enough."""
-    head = f"id: {event_id}\n" if event_id is not None else ""
-    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
-    return f"{head}event: {name}\ndata: {text}\n\n".encode()
+def _json(data: object) -> bytes:
+    """Without line breaks, so that one `data:` line is enough."""
+    return json.dumps(data, ensure_ascii=True, separators=(",", ":")).encode()
+
+
+def event(name: str, data: object) -> bytes:
+    """One server-sent event."""
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), _json(data))
+
+
+class Shown:
+    """Decisions as JSON, made once for all pages that get them.
+
+    Args:
+        show: a row as JSON-ready value.
+    """
+
+    def __init__(self, show: Callable[[Row], object]) -> None:
+        self._show = show
+        self._texts: OrderedDict[int, bytes] = OrderedDict()
+
+    def bunch(self, rows: Sequence[Row]) -> bytes:
+        """One event with these rows."""
+        texts = b",".join([self._text(row) for row in rows])
+        return b"id: %d\nevent: decisions\ndata: [%b]\n\n" % (rows[-1]["id"], texts)
+
+    def _text(self, row: Row) -> bytes:
+        text = self._texts.get(row["id"])
+        if text is None:
+            text = _json(self._show(row))
+            self._texts[row["id"]] = text
+            if len(self._texts) > KEPT:
+                self._texts.popitem(last=False)
+        return text
 
 
 class Client:
@@ -91,11 +121,13 @@ class Hub:
         *,
         places: Places,
         queue_size: int,
+        show: Callable[[Row], object],
         on_missed: Callable[[int], object] = lambda _count: None,
     ) -> None:
         self._places = places
         self._queue_size = queue_size
         self._on_missed = on_missed
+        self._shown = Shown(show)
         self._clients: set[Client] = set()
         self._closed = False
 
@@ -155,13 +187,11 @@ class Hub:
         self,
         client: Client,
         *,
-        show: Callable[[Row], object],
         replay: Callable[[], Awaitable[tuple[int, list[Row]]]] | None,
     ) -> AsyncIterator[bytes]:
         """The events of one page, until it leaves or the hub closes.
 
         Args:
-            show: a row as JSON-ready value.
             replay: decisions missed count and rows since the page's last event id, oldest first.
                 It runs after the page has joined, so that nothing falls between.
         """
@@ -174,7 +204,7 @@ class Hub:
                 for start in range(0, len(rows), BUNCH):
                     bunch = rows[start : start + BUNCH]
                     client.last_id = bunch[-1]["id"]
-                    yield _bunch(bunch, show)
+                    yield self._shown.bunch(bunch)
             while not self._closed:
                 if not await client.wait(SILENCE):
                     yield b": still here\n\n"
@@ -184,13 +214,9 @@ class Hub:
                     yield event("missed", {"count": missed})
                 if bunch:
                     client.last_id = bunch[-1]["id"]
-                    yield _bunch(bunch, show)
+                    yield self._shown.bunch(bunch)
                 for name in sorted(notes):
                     yield event(name, {})
                 await asyncio.sleep(PAUSE)
         finally:
             self.leave(client)
-
-
-def _bunch(rows: Sequence[Row], show: Callable[[Row], object]) -> bytes:
-    return event("decisions", [show(row) for row in rows], event_id=rows[-1]["id"])

@@ -30,7 +30,7 @@ class FilterError(ValueError):
 
 def ascii_lower(text: str) -> str:
     """Lower case of A to Z only: what SQLite's `lower` does."""
-    return "".join(chr(ord(c) + 32) if "A" <= c <= "Z" else c for c in text)
+    return text.encode("utf-8", "surrogatepass").lower().decode("utf-8", "surrogatepass")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

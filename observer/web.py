@@ -224,9 +224,7 @@ class Web:
             )
 
         return Watching(
-            self._hub.stream(
-                client, show=views.decision, replay=replay if after is not None else None
-            ),
+            self._hub.stream(client, replay=replay if after is not None else None),
             gone=lambda: self._hub.leave(client),
         )
 

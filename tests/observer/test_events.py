@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sqlalchemy import create_engine, insert, select
 from starlette.types import Message
 
-from observer.events import Client, Hub, event
+from observer.events import Client, Hub, Shown
 from observer.filters import Filter
 from observer.peers import Full, Places
 from observer.store.schema import metadata, reasons, records
@@ -49,7 +49,7 @@ def row(number: int, **changes: Any) -> dict[str, Any]:
 def test_a_slow_page_loses_the_oldest_and_is_told_how_many() -> None:
     async def scenario() -> None:
         missed: list[int] = []
-        hub = Hub(places=Places(2, 2), queue_size=3, on_missed=missed.append)
+        hub = Hub(places=Places(2, 2), queue_size=3, show=dict, on_missed=missed.append)
         slow = hub.join(Filter(), "192.0.2.1")
         hub.decisions([row(number) for number in range(1, 6)])
         hub.decisions([row(6)])
@@ -63,7 +63,7 @@ def test_a_slow_page_loses_the_oldest_and_is_told_how_many() -> None:
 
 def test_nobody_waits_for_a_slow_page() -> None:
     async def scenario() -> None:
-        hub = Hub(places=Places(2, 2), queue_size=3)
+        hub = Hub(places=Places(2, 2), queue_size=3, show=dict)
         hub.join(Filter(), "192.0.2.1")
         quick = hub.join(Filter(), "192.0.2.1")
         for number in range(1, 8):
@@ -85,11 +85,11 @@ def test_what_a_page_has_been_sent_is_not_sent_again() -> None:
 
 def test_a_closed_hub_takes_no_pages_and_lets_its_pages_go() -> None:
     async def scenario() -> None:
-        hub = Hub(places=Places(2, 2), queue_size=3)
+        hub = Hub(places=Places(2, 2), queue_size=3, show=dict)
         client = hub.join(Filter(), "192.0.2.1")
 
         async def read() -> list[bytes]:
-            return [part async for part in hub.stream(client, show=dict, replay=None)]
+            return [part async for part in hub.stream(client, replay=None)]
 
         reading = asyncio.ensure_future(read())
         await asyncio.sleep(0)
@@ -105,11 +105,25 @@ def test_a_closed_hub_takes_no_pages_and_lets_its_pages_go() -> None:
 
 def test_an_event_is_one_event_whatever_it_holds() -> None:
     text = "a\nb\r\n\r\ndata: x\n\n\u2028id: 5"
-    raw = event("decisions", [text], event_id=7)
+    raw = Shown(lambda _row: text).bunch([{"id": 7}])
     assert raw.count(b"\n") == 4
     head, name, data, *rest = raw.decode().split("\n")
     assert (head, name, rest) == ("id: 7", "event: decisions", ["", ""])
     assert json.loads(data.removeprefix("data: ")) == [text]
+
+
+def test_a_decision_is_made_into_json_once_for_all_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("observer.events.KEPT", 3)
+    asked: list[int] = []
+    shown = Shown(lambda row: asked.append(row["id"]))
+    rows = [{"id": number} for number in range(1, 5)]
+    assert shown.bunch(rows[:3]) == shown.bunch(rows[:3])
+    assert asked == [1, 2, 3]
+    shown.bunch(rows)
+    shown.bunch(rows[1:])
+    assert asked == [1, 2, 3, 4], "the last few are kept"
+    shown.bunch(rows[:1])
+    assert asked == [1, 2, 3, 4, 1]
 
 
 # -- the two forms of a filter agree -------------------------------------------------------
@@ -192,7 +206,7 @@ def test_the_page_holds_no_inline_script_or_style_and_loads_nothing_from_elsewhe
 
 def test_a_page_that_is_gone_before_its_stream_begins_gives_its_place_back() -> None:
     async def scenario() -> None:
-        hub = Hub(places=Places(1, 1), queue_size=3)
+        hub = Hub(places=Places(1, 1), queue_size=3, show=dict)
 
         async def connected() -> Message:
             await asyncio.Event().wait()
@@ -203,7 +217,7 @@ def test_a_page_that_is_gone_before_its_stream_begins_gives_its_place_back() -> 
 
         for _ in range(3):
             client = hub.join(Filter(), "192.0.2.1")
-            stream = hub.stream(client, show=dict, replay=None)
+            stream = hub.stream(client, replay=None)
             answer = Watching(stream, gone=functools.partial(hub.leave, client))
             with pytest.RaisesGroup(OSError, allow_unwrapped=True, flatten_subgroups=True):
                 await answer({"type": "http"}, connected, gone)
