@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from base64 import encodebytes
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -48,6 +49,28 @@ class Cert:
         key.touch(mode=0o600)
         key.write_bytes(self.key_pem)
         return self
+
+
+def as_pem(der: bytes, kind: str = "CERTIFICATE") -> bytes:
+    """PEM of bytes that no library would write."""
+    return f"-----BEGIN {kind}-----\n{encodebytes(der).decode()}-----END {kind}-----\n".encode()
+
+
+def version_2(der: bytes) -> bytes:
+    """The same certificate in the second version: OpenSSL takes it, the X.509 library does not."""
+    return _exchanged(der, bytes.fromhex("a003020102"), bytes.fromhex("a003020101"))
+
+
+def named_by_bits(der: bytes, name: str) -> bytes:
+    """The same, its common name a BIT STRING: the same again."""
+    head, text = bytes.fromhex("550403"), name.encode()
+    old = head + bytes((0x0C, len(text))) + text
+    return _exchanged(der, old, head + bytes((0x03, len(text), 0)) + text[1:])
+
+
+def _exchanged(der: bytes, old: bytes, new: bytes) -> bytes:
+    assert old in der
+    return der.replace(old, new)
 
 
 def make(

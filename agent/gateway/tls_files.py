@@ -13,6 +13,8 @@ import os
 import re
 import ssl
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +31,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from agent.config import TlsTable
+from attestation.certificates import UNREADABLE
 from enforcement.gateway.tls_server import Credentials
 from enforcement.identity.peer import Trust, digest_of
 
@@ -46,8 +49,6 @@ _FOR_SERVERS: Final = {
     ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE,
 }
 _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
-
-_UNREADABLE: Final = (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
 
 Seen = tuple[tuple[int, ...], ...]
 
@@ -117,7 +118,7 @@ def load(table: TlsTable, *, now: float) -> Loaded:
     return Loaded(
         credentials=Credentials(context=context, trust=trust),
         fingerprint=digest_of(chain[0].public_bytes(Encoding.DER)).hex(),
-        subject=_subject(chain[0]),
+        subject=_subject(certificate, chain[0]),
         begins=begins,
         ends=ends,
         authorities=sum(map(len, authorities.values())),
@@ -157,7 +158,7 @@ def _check_private(path: Path, info: os.stat_result) -> None:
 def _certificates(path: Path, data: bytes) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(data)
-    except ValueError:
+    except UNREADABLE:
         raise TlsFilesError(f"{path}: has no PEM certificate, or one that cannot be read") from None
 
 
@@ -176,7 +177,7 @@ def _check_key(certificate: x509.Certificate, path: Path, key_path: Path) -> Non
     public = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     try:
         theirs = certificate.public_key().public_bytes(*public)
-    except (ValueError, UnsupportedAlgorithm):
+    except UNREADABLE:
         raise TlsFilesError(f"{path}: the certificate's key cannot be read") from None
     if key.public_key().public_bytes(*public) != theirs:
         raise TlsFilesError(f"{key_path}: is not the key of the first certificate in {path}")
@@ -193,7 +194,7 @@ def _check_purpose(path: Path, certificate: x509.Certificate) -> None:
     """What it says of its use, where it says anything, must allow a handshake."""
     try:
         found = {type(one.value): one.value for one in certificate.extensions}
-    except _UNREADABLE:
+    except UNREADABLE:
         raise TlsFilesError(f"{path}: the certificate's extensions cannot be read") from None
     usage, purposes = found.get(x509.KeyUsage), found.get(x509.ExtendedKeyUsage)
     if isinstance(usage, x509.KeyUsage) and not usage.digital_signature:
@@ -217,7 +218,7 @@ def _authorities(path: Path, now: float) -> list[x509.Certificate]:
 def _is_authority(certificate: x509.Certificate) -> bool:
     try:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except (x509.ExtensionNotFound, *_UNREADABLE):
+    except (x509.ExtensionNotFound, *UNREADABLE):
         return False
 
 
@@ -234,7 +235,7 @@ def _trust(table: TlsTable, authorities: dict[str, list[x509.Certificate]], now:
         revoked = frozenset(
             (one.issuer.public_bytes(), entry.serial_number) for one in lists for entry in one
         )
-    except ValueError:
+    except UNREADABLE:
         raise TlsFilesError(f"{path}: has a PEM list that cannot be read") from None
     if not lists:
         raise TlsFilesError(f"{path}: has no PEM list of revoked certificates (X509 CRL)")
@@ -253,21 +254,31 @@ def _context(table: TlsTable, authorities: dict[str, list[x509.Certificate]]) ->
     context.set_alpn_protocols(["http/1.1"])
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION
     context.num_tickets = 0  # no sessions to resume, and no early data, with TLS 1.3
-    try:
+    with _for_openssl(table.certificate_file):
         context.load_cert_chain(table.certificate_file, table.key_file, password=_no_password)
-    except (ssl.SSLError, OSError) as error:
-        why = error.reason if isinstance(error, ssl.SSLError) else error.strerror
-        raise TlsFilesError(f"{table.certificate_file}: OpenSSL refuses it: {why}") from None
     if table.client != "none":
         context.verify_mode = ssl.CERT_REQUIRED if table.client == "required" else ssl.CERT_OPTIONAL
         # An authority counts by being in the file, whoever else vouches for it.
         context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
-        every = {one.public_bytes(Encoding.PEM) for found in authorities.values() for one in found}
-        context.load_verify_locations(cadata=b"".join(sorted(every)).decode("ascii"))
+        for domain, found in authorities.items():
+            every = b"".join(one.public_bytes(Encoding.PEM) for one in found).decode("ascii")
+            with _for_openssl(table.trust_domains[domain]):
+                context.load_verify_locations(cadata=every)
         if table.client_crl_file:
-            context.load_verify_locations(cafile=table.client_crl_file)
+            with _for_openssl(table.client_crl_file):
+                context.load_verify_locations(cafile=table.client_crl_file)
             context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
     return context
+
+
+@contextmanager
+def _for_openssl(path: str) -> Iterator[None]:
+    """OpenSSL reads for itself, and may refuse what the X.509 library took."""
+    try:
+        yield
+    except (ssl.SSLError, OSError) as error:
+        why = error.reason if isinstance(error, ssl.SSLError) else error.strerror
+        raise TlsFilesError(f"{path}: OpenSSL refuses it: {why or 'unreadable'}") from None
 
 
 def _no_password() -> str:
@@ -278,8 +289,11 @@ def _end(certificate: x509.Certificate) -> float:
     return certificate.not_valid_after_utc.timestamp()
 
 
-def _subject(certificate: x509.Certificate) -> str:
-    return certificate.subject.rfc4514_string()[:200]
+def _subject(path: Path, certificate: x509.Certificate) -> str:
+    try:
+        return certificate.subject.rfc4514_string()[:200]
+    except UNREADABLE:
+        raise TlsFilesError(f"{path}: the certificate's subject cannot be read") from None
 
 
 def utc(instant: float) -> str:

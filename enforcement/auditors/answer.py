@@ -86,7 +86,8 @@ def read_answer(
         AnswerError: `error:<CODE>` where it says so itself, `invalid:<what>` where it is no answer.
     """
     try:
-        answer = _ANSWER.decode(body)
+        # As a text: msgspec would pass over octets that are no UTF-8 where it keeps nothing.
+        answer = _ANSWER.decode(body.decode())
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise AnswerError("invalid:json") from None
     if answer.status == "error":

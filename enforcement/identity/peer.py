@@ -17,6 +17,7 @@ from typing import Final
 
 from cryptography import x509
 
+from attestation.certificates import UNREADABLE
 from enforcement.identity.callers import Caller, Stranger
 from enforcement.identity.spiffe import SpiffeError, caller_of, domain_of
 
@@ -85,7 +86,7 @@ class Peer:
             self._domain = domain_of(self._named)
         except SpiffeError as error:
             self._named = _stranger(error.code, str(error))
-        except ValueError:
+        except UNREADABLE:
             self._named = _stranger("spiffe.malformed", "the client certificate cannot be read")
 
     def caller(self) -> Caller | Stranger:
@@ -139,7 +140,7 @@ def chain_of(verified: list[bytes]) -> Chain | None:
     """When a chain ends, and the digest of its authority; None: it cannot be read."""
     try:
         read = [x509.load_der_x509_certificate(one) for one in verified]
-    except ValueError:
+    except UNREADABLE:
         return None
     return min(one.not_valid_after_utc.timestamp() for one in read), digest_of(verified[-1])
 

@@ -16,6 +16,7 @@ from typing import Final
 
 from cryptography import x509
 
+from attestation.certificates import UNREADABLE
 from enforcement.identity.callers import Caller
 
 MAX_ID: Final = 256  # bytes; SPIFFE allows 2,048, and our ids are shorter
@@ -38,7 +39,7 @@ def caller_of(certificate: x509.Certificate, *, trust_domains: Container[str]) -
     """
     try:
         name = spiffe_id(certificate)
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+    except UNREADABLE:
         raise SpiffeError("spiffe.malformed", "the certificate cannot be read") from None
     found = _ID.fullmatch(name)
     assert found is not None

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import dsa, rsa
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -22,7 +23,17 @@ from agent.config import TlsTable
 from agent.errors import ExitCode, FatalError
 from agent.gateway.gateway_tls import LOOK_SECONDS, GatewayTls
 from agent.gateway.tls_files import MAX_AUTHORITIES, TlsFilesError, load
-from tests.pki import DOMAIN, HOUR, Cert, authority, make, revoked
+from tests.pki import (
+    DOMAIN,
+    HOUR,
+    Cert,
+    as_pem,
+    authority,
+    make,
+    named_by_bits,
+    revoked,
+    version_2,
+)
 
 ROOT = authority()
 GATEWAY = make("gateway", hosts=("gateway.example",))
@@ -67,7 +78,12 @@ def encrypted(cert: Cert) -> bytes:
 
 
 FOR_CLIENTS = (ExtendedKeyUsageOID.CLIENT_AUTH,)
-BROKEN = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+BROKEN = as_pem(b"\0\0\0")
+CRL_V3 = (bytes.fromhex("02010130"), bytes.fromhex("02010230"))  # version 2 is written as 1
+LIST = x509.load_pem_x509_crl(revoked(ROOT, GATEWAY)).public_bytes(Encoding.DER)
+# The X.509 library reads an issuer only when it is asked for one.
+LIST_OF_NOBODY = x509.load_pem_x509_crl(revoked(ROOT)).public_bytes(Encoding.DER)
+LIST_OF_NOBODY = LIST_OF_NOBODY.replace(b"\x0c\x09authority", b"\x03\x09authority")
 
 
 @pytest.mark.parametrize(
@@ -77,6 +93,8 @@ BROKEN = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
         ("gateway.pem", b"", "no PEM certificate"),
         ("gateway.pem", b"hello", "no PEM certificate"),
         ("gateway.pem", BROKEN, "no PEM certificate, or one that cannot be read"),
+        ("gateway.pem", as_pem(version_2(GATEWAY.der)), "or one that cannot be read"),
+        ("gateway.pem", as_pem(named_by_bits(GATEWAY.der, "gateway")), "subject cannot be"),
         ("gateway.pem", b"x" * (1024 * 1024 + 1), "larger than"),
         ("gateway.pem", NEWER.pem, "gateway.key: is not the key of the first certificate"),
         ("gateway.pem", make("x", ends=-HOUR / 2).pem, "is not the key"),
@@ -89,12 +107,16 @@ BROKEN = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
         ("gateway.key", pem(dsa.generate_private_key(2048)), "none of RSA, EC, Ed25519"),
         ("trust.pem", None, "trust.pem: cannot be read"),
         ("trust.pem", b"", "no PEM certificate"),
+        ("trust.pem", as_pem(version_2(ROOT.der)), "or one that cannot be read"),
         ("trust.pem", ROOT.pem + GATEWAY.pem, "certificate 2 is not an authority's"),
         ("trust.pem", authority("old", ends=-HOUR / 2).pem, "every authority in it has ended"),
         ("trust.pem", ROOT.pem * (MAX_AUTHORITIES + 1), "more than"),
         ("crl.pem", None, "crl.pem: cannot be read"),
         ("crl.pem", ROOT.pem, "no PEM list of revoked certificates"),
         ("crl.pem", BROKEN.replace(b"CERTIFICATE", b"X509 CRL"), "a PEM list that cannot be read"),
+        ("crl.pem", as_pem(named_by_bits(LIST, "authority"), "X509 CRL"), "PEM list that cannot"),
+        ("crl.pem", as_pem(LIST_OF_NOBODY, "X509 CRL"), "crl.pem: OpenSSL refuses it"),
+        ("crl.pem", as_pem(LIST.replace(*CRL_V3), "X509 CRL"), "a PEM list that cannot be read"),
         ("crl.pem", revoked(ROOT, ends=-HOUR / 2), "the list has ended"),
     ],
 )

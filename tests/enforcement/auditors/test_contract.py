@@ -303,6 +303,14 @@ def test_of_the_provenance_numbers_flags_and_identifiers_are_kept_and_no_text() 
     )
 
 
+@pytest.mark.parametrize("place", [b'"provenance":{"a":"\xff"}', b'"provenance":{"\xff":1}'])
+def test_what_is_no_utf_8_makes_all_of_it_invalid(place: bytes) -> None:
+    whole = json.dumps(success(claim("bool", "boolean", True, provenance={"a": 1}))).encode()
+    broken = whole.replace(b'"provenance": {"a": 1}', place)
+    assert broken != whole
+    assert refused(broken) == "invalid:json"
+
+
 @pytest.mark.parametrize("provenance", [[1], "x", 3, {"x": "y" * 600}])
 def test_provenance_that_is_none_is_left_out(provenance: object) -> None:
     assert read(success(claim("bool", "boolean", True, provenance=provenance))).note == "bool=true"

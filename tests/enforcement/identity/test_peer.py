@@ -9,7 +9,16 @@ import pytest
 
 from enforcement.identity.callers import Caller, Stranger
 from enforcement.identity.peer import LEAVE_SECONDS, Chains, Peer, Trust, chain_of, digest_of
-from tests.pki import CHAT, DOMAIN, HOUR, Cert, authority, make
+from tests.pki import (
+    CHAT,
+    DOMAIN,
+    HOUR,
+    Cert,
+    authority,
+    make,
+    named_by_bits,
+    version_2,
+)
 
 ROOT = authority()
 OTHER = authority("other")
@@ -137,7 +146,17 @@ def test_one_that_names_no_workload_names_nobody(shown: Cert, reason: str) -> No
     assert caller.code == "certificate_refused"
 
 
-@pytest.mark.parametrize("der", [b"", b"0", CLIENT.der[:-1], CLIENT.der + b"x"])
+@pytest.mark.parametrize(
+    "der",
+    [
+        b"",
+        b"0",
+        CLIENT.der[:-1],
+        CLIENT.der + b"x",
+        version_2(CLIENT.der),
+        named_by_bits(CLIENT.der, "authority"),
+    ],
+)
 def test_one_that_cannot_be_read_names_nobody(der: bytes) -> None:
     peer = Peer(der, chain_of([CLIENT.der, ROOT.der]), trust=lambda: TRUST, now=time.time)
     caller = peer.caller()
@@ -158,4 +177,5 @@ def test_the_chain_of_a_resumed_session_is_remembered_and_no_other() -> None:
 
 def test_a_chain_that_cannot_be_read_is_none() -> None:
     assert chain_of([CLIENT.der, b"0"]) is None
+    assert chain_of([version_2(CLIENT.der), ROOT.der]) is None
     assert Chains().of(CLIENT.der, [CLIENT.der, b""], resumable=True) is None
