@@ -173,19 +173,20 @@ LUCID_VECTORS ?= ../shared/vectors
 	touch $@
 
 # What the run finds stays in .fuzz; `make fuzz-keep` takes over from there what covers something new.
-DOOR_TARGETS := http_request http_reply sse detectors chat.completions completions responses messages embeddings models
-fuzz: .venv-fuzz/.done ## Fuzz what reads hostile bytes: evidence, HTTP, SSE, every route (FUZZ_SECONDS=90 for each)
+# FUZZ_TARGETS: some of them; `python -m tests.fuzz.targets` lists them, evidence apart.
+FUZZ := -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=1024
+fuzz: .venv-fuzz/.done ## Fuzz what reads hostile bytes: evidence, statements, callers, bundles, HTTP, every route (FUZZ_SECONDS=90 for each)
 	.venv-fuzz/bin/python -m tests.fuzz.corpus $(LUCID_VECTORS) .fuzz
 	for kind in snp tdx; do \
-	  .venv-fuzz/bin/python -m tests.fuzz.$$kind -max_total_time=$(FUZZ_SECONDS) -max_len=32768 -timeout=1 -rss_limit_mb=1024 .fuzz/$$kind || exit 1; \
+	  .venv-fuzz/bin/python -m tests.fuzz.$$kind $(FUZZ) -max_len=32768 .fuzz/$$kind || exit 1; \
 	done
-	for target in $(DOOR_TARGETS); do \
+	for target in $${FUZZ_TARGETS:-$$(.venv-fuzz/bin/python -m tests.fuzz.targets)}; do \
 	  mkdir -p .fuzz/$$target; \
-	  .venv-fuzz/bin/python -m tests.fuzz.door $$target -max_total_time=$(FUZZ_SECONDS) -max_len=8192 -timeout=10 -rss_limit_mb=1024 -artifact_prefix=.fuzz/$$target- .fuzz/$$target tests/fuzz/kept/$$target || exit 1; \
+	  .venv-fuzz/bin/python -m tests.fuzz $$target $(FUZZ) -max_len=8192 -len_control=10 -artifact_prefix=.fuzz/$$target- .fuzz/$$target tests/fuzz/kept/$$target || exit 1; \
 	done
 
 fuzz-keep: .venv-fuzz/.done ## Minimise what `make fuzz` found into the corpus that `make test` replays
-	for target in $(DOOR_TARGETS); do \
+	for target in $${FUZZ_TARGETS:-$$(.venv-fuzz/bin/python -m tests.fuzz.targets)}; do \
 	  .venv-fuzz/bin/python -m tests.fuzz.keep $$target .fuzz/$$target || exit 1; \
 	done
 

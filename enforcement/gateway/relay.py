@@ -57,7 +57,8 @@ class Relay:
         try:
             try:
                 upstream = self._upstream = await self._take()
-                reply = await upstream.ask(self._wire_bytes(body))
+                authority = self._shared.pool.authority
+                reply = await upstream.ask(self._request.sent_on(authority, body))
                 if not _is_stream(reply):
                     data = upstream.whole_now()
                     if data is None:
@@ -92,19 +93,6 @@ class Relay:
             self._upstream = upstream
             raise InterruptedWaitError
         return upstream
-
-    def _wire_bytes(self, body: bytes) -> bytes:
-        """The request as it is sent on. A body always goes with its length: it is whole."""
-        request, authority = self._request, self._shared.pool.authority
-        if not body and request.method == "GET":
-            return b"%bHTTP/1.1\r\nhost: %b%b\r\n\r\n" % (request.line, authority, request.forward)
-        return b"%bHTTP/1.1\r\nhost: %b%b\r\ncontent-length: %d\r\n\r\n%b" % (
-            request.line,
-            authority,
-            request.forward,
-            len(body),
-            body,
-        )
 
     def _release(self) -> None:
         # First of all: a client that hangs up from now on must not wake who has it next.

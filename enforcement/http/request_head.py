@@ -76,6 +76,18 @@ class RequestHead(Head):
         """All fields as sent (names in lower case), to look at. Never log them."""
         return split_fields(self._head[:-4])
 
+    def sent_on(self, authority: bytes, body: bytes) -> bytes:
+        """The request as it goes on. A body always goes with its length: it is whole."""
+        if not body and self.method == "GET":
+            return b"%bHTTP/1.1\r\nhost: %b%b\r\n\r\n" % (self.line, authority, self.forward)
+        return b"%bHTTP/1.1\r\nhost: %b%b\r\ncontent-length: %d\r\n\r\n%b" % (
+            self.line,
+            authority,
+            self.forward,
+            len(body),
+            body,
+        )
+
     def _settle(self) -> None:
         if not self._host and not self.http10:
             raise HttpError("http_host", "HTTP/1.1 requests need a Host")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cbor2
 import pytest
 from cbor2 import CBORTag
 from hypothesis import given, settings
@@ -34,6 +35,50 @@ def test_what_is_encoded_decodes_to_the_same_and_is_deterministic(value: Any) ->
     data = cbor.encode(value)
     assert cbor.decode(data, deterministic=True) == value
     assert cbor.encode(cbor.decode(data)) == data
+
+
+# Maps with keys of one kind: RFC 7049, by which cbor2 sorts, and RFC 8949 agree about these.
+OF_ONE_KIND = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=5),
+        *(
+            st.dictionaries(keys, inner, max_size=5)
+            for keys in (
+                st.integers(0, 2**64 - 1),
+                st.integers(-(2**64), -1),
+                st.text(st.characters(exclude_categories=["Cs"]), max_size=300),
+                st.binary(max_size=300),
+            )
+        ),
+    ),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(OF_ONE_KIND)
+def test_cbor2_writes_the_same_in_its_canonical_form(value: Any) -> None:
+    assert cbor2.dumps(value, canonical=True) == cbor.encode(value)
+
+
+def _has_tag(value: Any) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return isinstance(value, CBORTag) or any(map(_has_tag, inner))
+
+
+@settings(max_examples=400, deadline=None)
+@given(VALUES.map(cbor.encode), st.lists(st.tuples(st.integers(0, 60), st.integers(0, 255))))
+def test_cbor2_reads_what_we_read(data: bytes, changes: list[tuple[int, int]]) -> None:
+    changed = bytearray(data)
+    for place, octet in changes:
+        changed[place % len(changed)] = octet
+    try:
+        value = cbor.decode(bytes(changed))
+    except MalformedError:
+        return
+    if not _has_tag(value):  # to which cbor2 gives a meaning
+        assert repr(cbor2.loads(bytes(changed))) == repr(value)
 
 
 @settings(max_examples=400, deadline=None)

@@ -1,11 +1,14 @@
-"""Writes real evidence as seeds for `tests.fuzz.snp` and `tests.fuzz.tdx` into a directory.
+"""Writes seeds into a directory: real evidence for `tests.fuzz.snp` and `tests.fuzz.tdx`, and whole
+texts for targets that take them as they are.
 
 python -m tests.fuzz.corpus VECTORS DIRECTORY
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import struct
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,13 +57,43 @@ def tdx(folder: Path, directory: Path) -> None:
     quote = vendor.quote(bytes(64))
     seeds["simulated"] = b"\1" + len(quote).to_bytes(2, "big") + quote + vendor.collateral(now)
     seeds["signer"] = b"\3" + vendor.signing_chain()
+    log = _event_log()
+    seeds["log"], seeds["log-padded"] = b"\x09" + log, b"\x09" + log + b"\xff" * 64
     for name, data in seeds.items():
         (directory / name).write_bytes(data)
+
+
+def _event_log() -> bytes:
+    """A crypto-agile log (TCG) of one algorithm, SHA-384, with an event for each register."""
+    spec = b"Spec ID Event03\0" + bytes(4) + b"\0\2\1\2" + struct.pack("<IHHB", 1, 12, 48, 0)
+    head = struct.pack("<II20sI", 0, 3, bytes(20), len(spec)) + spec
+    return head + b"".join(
+        struct.pack("<IIIH48sI", register, kind, 1, 12, bytes(48), 4) + b"data"
+        for register in (1, 2, 3, 4)
+        for kind in (0x80000007, 4)
+    )
+
+
+def texts(directory: Path) -> None:
+    """The first byte says that the rest is taken as it is."""
+    project = Path(__file__).parents[2]
+    for kind, pattern in (
+        ("manifest", "**/bundle.toml"),
+        ("policies", "**/*.cedar"),
+        ("entities", "**/entities.json"),
+    ):
+        folder = directory / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        for top in ("examples", "lucid/data"):
+            for path in (project / top).glob(pattern):
+                data = path.read_bytes()
+                (folder / hashlib.sha256(data).hexdigest()[:16]).write_bytes(b"\0" + data)
 
 
 def main(vectors: Path, directory: Path) -> None:
     snp(vectors / "snp", directory / "snp")
     tdx(vectors / "tdx", directory / "tdx")
+    texts(directory)
 
 
 if __name__ == "__main__":

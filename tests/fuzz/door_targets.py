@@ -13,18 +13,22 @@ from functools import partial
 from typing import Any, Final
 
 import h11
+import httptools
 
 from enforcement.apis.routes import ROUTES, Route
 from enforcement.content.redact import RedactionIncompleteError, mask
 from enforcement.content.sse import MalformedStreamError, SseDecoder
 from enforcement.detectors import DETECTORS, hold_from, scan
+from enforcement.gateway.replies import status_line
 from enforcement.http.chunks import ChunkReader
 from enforcement.http.fields import HEAD_END, HttpError, check_partial
 from enforcement.http.limits import Limits
 from enforcement.http.replies import ReplyParser
+from enforcement.http.reply_head import ReplyHead
 from enforcement.http.request_head import RequestHead
 from enforcement.http.requests import RequestParser
 from enforcement.outcome import Outcome
+from tests.enforcement import whatwg
 from tests.enforcement.exchanges import exchange, when_found
 from tests.fuzz import recipes
 
@@ -95,6 +99,7 @@ class _Reader:
         if body is None:
             return None
         request, self._request = self._request, None
+        goes_on(request, body)
         assert request.forward == b"" or request.forward.startswith(b"\r\n")
         assert not request.forward.endswith(b"\r\n")
         return request.method, request.target, body
@@ -141,6 +146,48 @@ def agree_with_h11(data: bytes, ours: Understood) -> None:
             return
 
 
+def goes_on(request: RequestHead, body: bytes) -> None:
+    """What the model server is sent is one request for h11 and one for llhttp, with this body."""
+    wire = request.sent_on(b"upstream:8000", body)
+    peer = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 16)
+    peer.receive_data(wire)
+    head = peer.next_event()
+    assert isinstance(head, h11.Request)
+    assert (head.method.decode(), head.target.decode()) == (request.method, request.target)
+    names = [name for name, _ in head.headers]
+    assert (b"host", b"upstream:8000") in head.headers
+    assert names.count(b"host") == 1
+    assert not _HOP_BY_HOP & set(names)
+    theirs = b""
+    while isinstance(part := peer.next_event(), h11.Data):
+        theirs += part.data
+    assert isinstance(part, h11.EndOfMessage)
+    assert (theirs, peer.trailing_data[0]) == (body, b"")
+    seen = Heard()
+    httptools.HttpRequestParser(seen).feed_data(wire)
+    assert (seen.messages, seen.body) == (1, body)
+
+
+_HOP_BY_HOP: Final = frozenset(
+    {b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding"}
+    | {b"upgrade", b"expect", b"content-encoding", b"accept-encoding"}
+)
+
+
+class Heard:
+    """What llhttp tells of a message."""
+
+    def __init__(self) -> None:
+        self.messages = 0
+        self.body = b""
+
+    def on_body(self, data: bytes) -> None:
+        self.body += data
+
+    def on_message_complete(self) -> None:
+        self.messages += 1
+
+
 def _next_cycle(peer: h11.Connection) -> bool:
     """Answer, so that h11 reads on; False where it sees the connection end here."""
     peer.send(h11.Response(status_code=200, headers=[(b"content-length", b"0")]))
@@ -177,8 +224,32 @@ def read_reply(parts: list[bytes]) -> tuple[int, bytes, str]:
     head = parser.head
     assert head is not None
     assert parser.complete
-    assert not head.fields(edited=True, request_id=b"x").endswith(b"\r\n")
+    comes_back(head, body)
     return head.status, body, ""
+
+
+def comes_back(head: ReplyHead, body: bytes) -> None:
+    """What the client is given, as `Client.reply` writes it, is one reply for h11."""
+    fields = head.fields(edited=True, request_id=b"x")
+    line = status_line(head.status)
+    wire = b"%b%b\r\ncontent-length: %d\r\n\r\n%b" % (line, fields, len(body), body)
+    if head.status in (204, 304):
+        wire = b"%b%b\r\n\r\n" % (line, fields)
+    peer = h11.Connection(h11.CLIENT, max_incomplete_event_size=1 << 16)
+    peer.send(h11.Request(method="POST", target="/", headers=[("host", "a")]))
+    peer.send(h11.EndOfMessage())
+    peer.receive_data(wire)
+    event = peer.next_event()
+    assert isinstance(event, h11.Response)
+    assert event.status_code == head.status
+    names = [name for name, _ in event.headers]
+    assert names.count(b"x-request-id") == 1
+    assert not {b"connection", b"transfer-encoding", b"upgrade", b"keep-alive"} & set(names)
+    theirs = b""
+    while isinstance(part := peer.next_event(), h11.Data):
+        theirs += part.data
+    assert isinstance(part, h11.EndOfMessage)
+    assert (theirs, peer.trailing_data[0]) == (body, b"")
 
 
 def reply_agrees_with_h11(data: bytes, status: int, body: bytes) -> None:
@@ -205,11 +276,14 @@ def reply_agrees_with_h11(data: bytes, status: int, body: bytes) -> None:
 
 
 def sse(data: bytes) -> None:
-    """Events are the same however their bytes are split."""
+    """Events are the same however their bytes are split, and as a browser reads them."""
     if not data:
         return
     whole = read_events(pieces(data[1:], 0))
     assert read_events(pieces(data[1:], data[0] % 5 + 1)) == whole
+    if whole is not None and not data.endswith(b"\r"):  # whose LF may follow
+        told = [(event.name or "message", event.data) for event in whole[0]]
+        assert told == whatwg.events(data[1:])
 
 
 def read_events(parts: list[bytes]) -> tuple[list[Any], bool] | None:

@@ -3,7 +3,7 @@
 python -m tests.fuzz.keep TARGET DIRECTORY
 
 Small inputs come first, so that one small input is kept in the place of many large ones. Coverage
-is by lines of `enforcement`, which is coarser than the fuzzer's own and keeps the corpus small.
+is by lines of the project, which is coarser than the fuzzer's own and keeps the corpus small.
 Inputs of the kept corpus that broke something are kept whatever they cover.
 """
 
@@ -16,21 +16,24 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-from tests.fuzz.door_targets import TARGETS
+from tests.fuzz.targets import TARGETS
 
 KEPT: Final = Path(__file__).with_name("kept")
-PACKAGE: Final = str(Path(__file__).parents[2] / "enforcement")
+PACKAGES: Final = tuple(
+    f"{Path(__file__).parents[2] / name}/"
+    for name in ("agent", "attestation", "enforcement", "observer")
+)
 LONGEST: Final = 4096
 Line = tuple[str, int, int]  # file, line before, line
 
 
 def covered(target: Callable[[bytes], None], data: bytes) -> set[Line]:
-    """Steps from line to line that the target takes in the package."""
+    """Steps from line to line that the target takes in the project."""
     steps: set[Line] = set()
 
     def trace(frame: FrameType, _event: str, _arg: object) -> Any:
         name = frame.f_code.co_filename
-        if not name.startswith(PACKAGE):
+        if not name.startswith(PACKAGES):
             return None
         last = 0
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from typing import Any, Final
 
 from tests.fuzz.samples import EVENTS, REPLIES, REQUESTS
@@ -37,11 +38,25 @@ _WORDS: Final = (
 
 
 class Recipe:
-    """Turns bytes into JSON values, so that the fuzzer need not learn JSON first."""
+    """Turns bytes into JSON values, so that the fuzzer need not learn JSON first.
 
-    def __init__(self, data: bytes) -> None:
+    Args:
+        keys, words: what keys and leaves are made of.
+    """
+
+    def __init__(
+        self, data: bytes, *, keys: Sequence[Any] = _KEYS, words: Sequence[Any] = _WORDS
+    ) -> None:
         self._data = data
         self._place = 0
+        self._keys = keys
+        self._words = words
+
+    def take(self, size: int) -> bytes:
+        """That many of the bytes that are left, or fewer."""
+        taken = self._data[self._place : self._place + size]
+        self._place += len(taken)
+        return taken
 
     def byte(self) -> int:
         if self._place >= len(self._data):
@@ -63,7 +78,7 @@ class Recipe:
             case 1:
                 return bool(self.byte() & 1)
             case 2:
-                return self.byte() - 100
+                return self.number()
             case 3 | 4 | 5:
                 return self.text()
             case 6:
@@ -71,8 +86,11 @@ class Recipe:
             case _:
                 return {self.key(): self.value(depth + 1) for _ in range(self.byte() % 8)}
 
-    def key(self) -> str:
-        return _KEYS[self.byte() % len(_KEYS)]
+    def number(self) -> int:
+        return self.byte() - 100
+
+    def key(self) -> Any:
+        return self._keys[self.byte() % len(self._keys)]
 
     def changed(self, sample: Any) -> Any:
         """A copy of a sample with some values, keys or items changed."""
@@ -103,9 +121,49 @@ class Recipe:
                     value[place] = self.text()
             return
 
-    def text(self) -> str:
+    def text(self) -> Any:
         count = self.byte() % 4
-        return " ".join(_WORDS[self.byte() % len(_WORDS)] for _ in range(count))
+        return " ".join(self._words[self.byte() % len(self._words)] for _ in range(count))
+
+    def exchanged(self, sample: bytes) -> bytes:
+        """The same bytes with some of them exchanged, cut out or doubled."""
+        made = bytearray(sample)
+        for _ in range(self.byte() % 6):
+            if not made:
+                break
+            place = int.from_bytes(self.take(2), "big") % len(made)
+            match self.byte() % 8:
+                case 0:
+                    del made[place : place + self.byte()]
+                case 1:
+                    made[place:place] = made[place : place + self.byte()]
+                case 2:
+                    made[place:place] = self.take(self.byte() % 32)
+                case 3:
+                    made[place] ^= 1 << self.byte() % 8
+                case _:
+                    made[place] = self.byte()
+        return bytes(made)
+
+
+class SignedRecipe(Recipe):
+    """Values as CBOR has them: texts and bytes, keys and numbers that RFC 8949 writes in any of
+    its lengths.
+    """
+
+    _NUMBERS: Final = (0, 1, 23, 24, 255, 256, 2**31, 2**32, 2**53, 2**63 - 1, 2**63, 2**64 - 1)
+    _SIZES: Final = (0, 1, 8, 16, 20, 32, 33, 48, 64, 65, 128, 300)
+
+    def number(self) -> int:
+        kind = self.byte()
+        value = self._NUMBERS[kind % len(self._NUMBERS)]
+        return -1 - value if kind & 128 else value
+
+    def text(self) -> Any:
+        kind = self.byte()
+        if kind & 1:
+            return self._words[kind // 2 % len(self._words)]
+        return bytes((self.byte(),)) * self._SIZES[kind // 2 % len(self._SIZES)]
 
 
 def request(route: str, data: bytes) -> bytes:

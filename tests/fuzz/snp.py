@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing of what reads hostile SNP bytes (`make fuzz`).
 
 The first byte of the input chooses the parser. Only the package's own errors may come out; any
-other exception, a hang of a second or a gigabyte of memory ends the run.
+other exception, a hang of ten seconds or a gigabyte of memory ends the run.
 """
 
 from __future__ import annotations

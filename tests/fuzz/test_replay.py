@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz.door_targets import TARGETS
+from tests.fuzz.targets import TARGETS
 
 KEPT = Path(__file__).with_name("kept")
 

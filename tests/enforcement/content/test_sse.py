@@ -5,10 +5,11 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enforcement.content.sse import COMMENT, MAX_EVENT, Event, MalformedStreamError, SseDecoder
+from tests.enforcement import whatwg
 
 WIRE = (
     'data: {"a": "é"}\n\n: ping\ndata: one\ndata: two\nid: 7\n\n'
@@ -36,6 +37,53 @@ def test_borders_make_no_difference(cuts: list[int], bom: bool) -> None:
     wire = (b"\xef\xbb\xbf" if bom else b"") + WIRE.encode()
     places = [0, *sorted(cuts), len(wire)]
     assert decode([wire[a:b] for a, b in pairwise(places)]) == EVENTS
+
+
+PIECES = st.sampled_from(
+    [
+        *(
+            "data",
+            "data:",
+            "data: ",
+            "data:  ",
+            " data: x",
+            "event: ",
+            "event",
+            "event: e",
+            "id: 1",
+        ),
+        *(
+            "id: \0",
+            "retry: 5",
+            "retry: x",
+            ":",
+            ": c",
+            "x",
+            "x: y",
+            ": ",
+            " ",
+            "é",
+            "\u2028",
+            "\0",
+        ),
+        *("\x85", "\x0b", "\x0c", "\x1c", "\ufeff", "\n", "\n\n", "\r", "\r\n", "\r\n\r\n", "\r\r"),
+    ]
+)
+
+
+@given(st.lists(PIECES, max_size=24), st.lists(st.integers(0, 200), max_size=8))
+@settings(max_examples=500)
+def test_what_is_taken_a_browser_reads_the_same(pieces: list[str], cuts: list[int]) -> None:
+    # A stream is closed with a line end: where a CR is the very last octet, we wait for its LF.
+    wire = ("".join(pieces) + "\n").encode()
+    places = [0, *sorted(cut for cut in cuts if cut <= len(wire)), len(wire)]
+    decoder = SseDecoder()
+    try:
+        taken = [event for a, b in pairwise(places) for event in decoder.feed(wire[a:b])]
+    except MalformedStreamError:
+        return
+    read = [(event.name or "message", event.data) for event in taken if event.data is not None]
+    assert read == whatwg.events(wire)
 
 
 @pytest.mark.parametrize("wire", [b"data: \xff\n\n", b"datum: x\n\n", b"HTTP/1.1 200 OK\n\n"])
