@@ -19,7 +19,7 @@ from enforcement.policy.annotations import PolicyInfo
 from enforcement.policy.bundle import Bundle
 from enforcement.policy.members import Members
 from enforcement.policy.policies import Answer, Entities, PolicyStore, Schema, Uid
-from enforcement.policy.reads import named
+from enforcement.policy.reads import mentioned
 from enforcement.policy.schema import ACTIONS, NAMESPACE, PRINCIPALS, RESOURCES, request_schema
 from enforcement.policy.slicing import PolicyIndex, Stores
 from enforcement.policy.vocabulary import Claim
@@ -141,7 +141,9 @@ class PhasePart:
             action=(f"{NAMESPACE}::Action", question.action),
             resource=_uid(question.resource),
             context=self.actions[question.action].context(question),
-            entities=self._members.entities(question.principal[1], question.groups)
+            entities=self._members.entities(
+                question.principal[1], question.groups, _uid(question.resource)
+            )
             if question.groups
             else None,
         )
@@ -157,9 +159,10 @@ def members_of(bundle: Bundle) -> Members:
     Raises:
         CedarError: they do not conform to the schema.
     """
-    user = f"{NAMESPACE}::User"
-    users = frozenset[str]().union(*(named(p.est, user) for p in bundle.policies.values()))
-    return Members(bundle.entities, entities_of(bundle), schema_of(bundle), named=users)
+    conditions = [policy.est.get("conditions", ()) for policy in bundle.policies.values()]
+    return Members(
+        bundle.entities, entities_of(bundle), schema_of(bundle), named=mentioned(conditions)
+    )
 
 
 def entities_of(bundle: Bundle) -> Entities:

@@ -132,20 +132,6 @@ class Entities:
             raise CedarError(str(error)) from error
         self.inner: Any = self.handle._inner  # noqa: SLF001  # for the native half
 
-    def with_member(self, text: str, schema: Schema) -> Entities:
-        """These and one more, in Cedar's JSON form.
-
-        Raises:
-            CedarError: it is there already, or does not conform.
-        """
-        more = object.__new__(Entities)
-        try:
-            more.handle = self.handle.with_added_json_str(text, schema.handle)
-        except ValueError as error:
-            raise CedarError(str(error)) from error
-        more.inner = more.handle._inner  # noqa: SLF001
-        return more
-
 
 class PolicyStore:
     """Policies, entities and schema as reusable handles. Immutable; safe to share."""

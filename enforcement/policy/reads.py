@@ -84,16 +84,21 @@ def reads_of(policy: Est) -> Reads:
 
 
 def named(policy: Est, kind: str) -> frozenset[str]:
-    """Ids of the entities of one type (`Lucid::Group`) that a policy names, wherever it does.
+    """Ids of the entities of one type (`Lucid::Group`) that a policy names, wherever it does."""
+    return frozenset(name for type_, name in mentioned(policy) if type_ == kind)
+
+
+def mentioned(part: Any) -> frozenset[tuple[str, str]]:
+    """Types and ids of the entities that a policy, or a part of one, names.
 
     May be too many: whatever looks like an entity counts.
     """
-    found: set[str] = set()
-    stack: list[Any] = [policy]
+    found: set[tuple[str, str]] = set()
+    stack: list[Any] = [part]
     while stack:
         match stack.pop():
-            case {"type": str(type_), "id": str(name)} if type_ == kind:
-                found.add(name)
+            case {"type": str(kind), "id": str(name)}:
+                found.add((kind, name))
             case dict() as node:
                 stack.extend(node.values())
             case list() as nodes:

@@ -99,7 +99,10 @@ class _Asker:
         members = members_of(bundle)
         kind, name = request.principal
         grouped = bool(request.groups) and kind == "User"
-        self._entities = members.entities(name, request.groups) if grouped else members.base
+        resource = (f"{NAMESPACE}::{request.resource[0]}", request.resource[1])
+        self._entities = (
+            members.entities(name, request.groups, resource) if grouped else members.base
+        )
         self._claims: dict[str, ClaimValue] = {}
         for claim in bundle.vocabulary.of_phase(request.phase):
             value = request.claims.get(claim.name)
