@@ -72,7 +72,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     Attributes:
         reasons: stable strings, sorted: ids of the policies that decided, `claim_missing:<name>`,
             `policy_error:<id>`, `no_decision`, `default_deny`, `unknown_annotation:<id>`,
-            `engine_error`.
+            `hardware_required`, `engine_error`.
         redact: labels to mask (`email`, `card`, …); empty unless `outcome` is REDACT.
         redact_with: how, by label; a label that is not in it is masked.
         evaluated: False where no policy could be evaluated (503 at the door), True for a policy's

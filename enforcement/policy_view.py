@@ -12,7 +12,7 @@ from enforcement.auditing import Audit
 from enforcement.bodies.reading import BodyError, is_name
 from enforcement.content.redact import RedactionIncompleteError, mask
 from enforcement.detectors import DETECTORS, Span, claims_from, scan
-from enforcement.outcome import Outcome, Phase, Platform, PolicyRequest, Verdict
+from enforcement.outcome import Outcome, Phase, PolicyRequest, Verdict
 from enforcement.policy.vocabulary import MEDIA_CLAIMS
 from enforcement.snapshot import Snapshot
 
@@ -57,18 +57,10 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             platform=snapshot.platform,
             groups=self.groups,
         )
-        verdict = held(snapshot.engine.decide(request), snapshot.platform)
+        verdict = snapshot.engine.decide(request)
         if snapshot.shadow is not None:
             return msgspec.structs.replace(verdict, shadow=snapshot.shadow.verdict(request))
         return verdict
-
-
-def held(verdict: Verdict, platform: Platform) -> Verdict:
-    """A verdict, or a denial where a deciding policy requires hardware that is not there."""
-    unproven = platform.simulated or not platform.hardware_attested
-    if unproven and verdict.obliges.require_hardware and verdict.outcome is not Outcome.DENY:
-        return denied("hardware_required")
-    return verdict
 
 
 class Findings(msgspec.Struct, kw_only=True, gc=False):

@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from enforcement.outcome import PolicyRequest, Verdict
+from enforcement.outcome import PolicyRequest, Redaction, Verdict
 from enforcement.snapshot import BundleView, Decider
 
 MAX_KINDS: Final = 256  # of differences that are counted apart
@@ -29,6 +29,8 @@ class Difference:
     candidate: str
     live_reasons: tuple[str, ...]
     candidate_reasons: tuple[str, ...]
+    live_obliges: tuple[str, ...]
+    candidate_obliges: tuple[str, ...]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,7 +56,8 @@ class Shadow:
     def note(self, decision_id: str, phase: str, live: Verdict, candidate: Verdict) -> str:
         """Count one decision; what its record says of the candidate."""
         name = self.bundle.digest.hex()[:16]
-        if candidate.outcome is live.outcome and candidate.redact == live.redact:
+        obliges = _obliges(live), _obliges(candidate)
+        if candidate.outcome is live.outcome and obliges[0] == obliges[1]:
             self._same += 1
             return f"{name} same"
         difference = Difference(
@@ -63,6 +66,8 @@ class Shadow:
             candidate=candidate.outcome.value,
             live_reasons=live.reasons,
             candidate_reasons=candidate.reasons,
+            live_obliges=obliges[0],
+            candidate_obliges=obliges[1],
         )
         seen = self._seen.get(difference)
         if seen is None and len(self._seen) < MAX_KINDS:
@@ -93,6 +98,8 @@ class Shadow:
                     "candidate": difference.candidate,
                     "live_reasons": list(difference.live_reasons),
                     "candidate_reasons": list(difference.candidate_reasons),
+                    "live_obliges": list(difference.live_obliges),
+                    "candidate_obliges": list(difference.candidate_obliges),
                     "count": seen.count,
                     "examples": list(seen.examples),
                 }
@@ -100,3 +107,18 @@ class Shadow:
             ],
             "not_listed": self._other,
         }
+
+
+def _obliges(verdict: Verdict) -> tuple[str, ...]:
+    """What a verdict obliges the door to, in the words of the annotations."""
+    obliges, how = verdict.obliges, verdict.redact_with
+    if not verdict.redact and not obliges:
+        return ()
+    found = [
+        f"redact {label} ({how.get(label, Redaction.MASK).value})"
+        for label in sorted(verdict.redact)
+    ]
+    found += sorted({f"rate {rate}" for rate in obliges.rates})
+    if obliges.max_tokens is not None:
+        found.append(f"max_tokens {obliges.max_tokens}")
+    return tuple(found)

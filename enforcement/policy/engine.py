@@ -14,6 +14,7 @@ How a request is decided (`Engine.decide`):
 4. Where only `forbid` policies annotated warn or redact decided, Cedar is asked again without all
    of these: allowed then means `redact` (if one of the deciding ones redacts) or `warn`; else
    `deny`. Labels to mask are the union over the deciding policies.
+5. Where a deciding policy requires hardware and the platform is none, `hardware_required` denies.
 
 The context is built from typed fields only; a client's own JSON never enters it. A verdict depends
 on the request and the bundle alone: what counts or measures time (limits, rates) is not decided
@@ -33,7 +34,7 @@ from attestation.records import ClaimValue
 from enforcement.outcome import Outcome, Phase, Platform, PolicyRequest, Verdict
 from enforcement.policy.bundle import Bundle
 from enforcement.policy.engine_parts import PhasePart, Question, members_of
-from enforcement.policy.engine_verdict import UndecidedError, evaluate, refused
+from enforcement.policy.engine_verdict import UndecidedError, evaluate, held, refused
 from enforcement.policy.policies import CedarError
 from enforcement.policy.problems import BundleError, Problem
 from enforcement.policy.schema import ACTIONS, APPLIES, PRINCIPALS, RESOURCES
@@ -146,7 +147,7 @@ class Engine:
 
     def _decide(self, request: PolicyRequest) -> Verdict:
         question = self._question(request)
-        return evaluate(self._phases[question.phase], question)
+        return held(evaluate(self._phases[question.phase], question), request.platform)
 
     def _question(self, request: PolicyRequest) -> Question:
         """The request, checked and in canonical form.

@@ -8,12 +8,13 @@ from types import MappingProxyType
 from typing import Final
 
 from attestation.records import ClaimValue
-from enforcement.outcome import Outcome, Redaction, Verdict, strictest
+from enforcement.outcome import Outcome, Platform, Redaction, Verdict, strictest
 from enforcement.policy.annotations import PolicyInfo
 from enforcement.policy.engine_parts import PhasePart, Question
 from enforcement.policy.obligations import together
 from enforcement.policy.policies import Answer, Fault, Ruling
 
+HARDWARE_REQUIRED: Final = "hardware_required"
 MAX_ERROR: Final = 200  # characters of one error text
 
 _NOTHING: Final[Mapping[str, ClaimValue]] = MappingProxyType({})
@@ -90,6 +91,16 @@ def _redact_with(policies: Iterable[PolicyInfo]) -> Mapping[str, Redaction]:
         (policy.redact, dict.fromkeys(policy.redact, policy.redact_with)) for policy in policies
     )
     return MappingProxyType({k: v for k, v in methods.items() if v is not Redaction.MASK})
+
+
+def held(verdict: Verdict, platform: Platform) -> Verdict:
+    """A verdict, or a denial where a deciding policy requires hardware that is not there."""
+    unproven = platform.simulated or not platform.hardware_attested
+    if unproven and verdict.obliges.require_hardware and verdict.outcome is not Outcome.DENY:
+        return Verdict(
+            outcome=Outcome.DENY, reasons=(HARDWARE_REQUIRED,), claims_read=verdict.claims_read
+        )
+    return verdict
 
 
 def refused(reason: str, error: str) -> Verdict:

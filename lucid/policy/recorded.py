@@ -24,6 +24,7 @@ _ENGINE: Final = (
     "default_deny",
     "no_decision",
     "engine_error",
+    "hardware_required",
 )
 RECORDED: Final = "recorded"
 NOT_READ: Final = "not read"  # by any policy of the bundles

@@ -94,10 +94,14 @@ def report(*, agent: str, as_json: bool) -> None:
 
 
 def _show(entry: dict[str, Any]) -> None:
-    live = f"{entry['live']} ({', '.join(entry['live_reasons'])})"
-    other = f"{entry['candidate']} ({', '.join(entry['candidate_reasons'])})"
+    live, other = (_side(entry, side) for side in ("live", "candidate"))
     click.echo(printable(f"{entry['count']:>6} × {entry['phase']}: {live} → {other}"))
     click.echo(printable(f"         for example {', '.join(entry['examples'][-3:])}"))
+
+
+def _side(entry: dict[str, Any], side: str) -> str:
+    why = [*entry[f"{side}_reasons"], *entry.get(f"{side}_obliges", [])]
+    return f"{entry[side]} ({', '.join(why)})"
 
 
 def _ask(agent: str, method: str, body: bytes | None, *, as_json: bool) -> dict[str, Any]:

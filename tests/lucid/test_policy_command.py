@@ -227,6 +227,23 @@ def test_obligations_are_written_as_their_annotations(tmp_path: Path) -> None:
         assert run("test", bundle(tmp_path, text, cases=cases)).exit_code == code
 
 
+def test_what_requires_hardware_is_denied_without_it_as_the_agent_denies_it(
+    tmp_path: Path,
+) -> None:
+    text = f'@id("a") @require_hardware permit ({INVOKE});'
+    cases = (
+        "- name: simulated\n  platform: {simulated: true}\n"
+        "  expect: {outcome: deny, reasons: [hardware_required], obligations: {}}\n"
+    )
+    folder = bundle(tmp_path / "a", text, cases=cases)
+    assert run("test", folder).exit_code == 0
+    found = report("explain", folder, "--case", folder / "tests/cases.yaml", code=0)
+    assert found["cases"][0]["reasons"] == ["hardware_required"]
+    without = bundle(tmp_path / "b", f'@id("a") permit ({INVOKE});')
+    change = report("diff", without, folder, code=1)["changes"][0]
+    assert (change["before"]["outcome"], change["after"]["outcome"]) == ("proceed", "deny")
+
+
 def test_groups_of_a_token_count_in_a_case(tmp_path: Path) -> None:
     text = '@id("a") permit (principal in Lucid::Group::"staff", action, resource);'
     cases = (

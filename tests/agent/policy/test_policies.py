@@ -8,7 +8,7 @@ import shutil
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,10 +33,13 @@ from enforcement.outcome import Outcome
 from enforcement.policy.bundle import Bundle, BundleError, Problem
 from enforcement.policy.bundle_files import read_files
 from enforcement.policy.bundle_signature import sign_bundle
+from enforcement.policy.engine import Engine
+from enforcement.shadow import Shadow
 from enforcement.snapshot import Snapshot
 from tests.enforcement.bundles import PERMIT, PLATFORM, ask, write
 from tests.panics import Panic
 
+REDACTS = '@decision("redact") @redact("email") forbid'
 FORBID = '@id("never") forbid (principal, action, resource);'
 WATCH = 0.02
 
@@ -586,6 +589,33 @@ async def test_a_candidate_decides_beside_and_changes_nothing(world: World) -> N
     assert report["differences"][0]["examples"] == ["dec-1"]
     await found.candidate.set(None)
     assert found.candidate.shadow is None
+
+
+@pytest.mark.parametrize(
+    ("live", "candidate", "seen"),
+    [
+        ('@max_tokens("9") permit', '@max_tokens("1") permit', ["max_tokens 1"]),
+        ("permit", '@rate("1/day") permit', ["rate 1/day"]),
+        (REDACTS, f'@redact_with("drop") {REDACTS}', ["redact email (drop)"]),
+        ("permit", "@require_hardware permit", []),
+    ],
+)
+def test_what_a_candidate_obliges_to_is_a_difference_too(
+    world: World, live: str, candidate: str, seen: list[str]
+) -> None:
+    """A limit that nobody would notice before it is in force."""
+    scope = "(principal, action, resource)"
+    more = PERMIT if "redact" in live else ""
+    found = []
+    for name, text in (("live", live), ("candidate", candidate)):
+        folder = write(world.root / name, f'@id("it") {text} {scope};{more}')
+        found.append(Bundle.load(folder))
+    request = ask(platform=replace(PLATFORM, simulated=True))
+    shadow = Shadow(found[1], Engine(found[1]))
+    shadow.note("dec-1", "request", Engine(found[0]).decide(request), shadow.verdict(request))
+    report = shadow.report()
+    assert report["different"] == 1
+    assert report["differences"][0]["candidate_obliges"] == seen
 
 
 def test_a_broken_candidate_is_only_counted(world: World) -> None:

@@ -22,12 +22,12 @@ from enforcement.policy.obligations import (
     together,
 )
 from enforcement.policy.rates import RateLimiter
-from enforcement.policy_view import held
 from enforcement.ruling import Ruling
 from tests.enforcement.bundles import PERMIT, ask, engine, problems, write
 from tests.enforcement.exchanges import chat_body, exchange, route
 
 MINUTE = Rate("p", 3, 60.0)
+ON_HARDWARE = '@id("on-hardware") @require_hardware permit (principal, action, resource);'
 ALICE, BOB = ("User", "alice"), ("User", "bob")
 
 
@@ -199,17 +199,21 @@ def test_a_request_without_a_body_has_nothing_to_lower() -> None:
     ],
 )
 def test_required_hardware_must_be_attested_and_real(
-    attested: bool, simulated: bool, outcome: Outcome
+    tmp_path: Path, attested: bool, simulated: bool, outcome: Outcome
 ) -> None:
-    verdict = obliging(Obligations(require_hardware=True))(None)
     platform = Platform(
         tee_type="x", hardware_attested=attested, tcb_status="", simulated=simulated
     )
-    assert held(verdict, platform).outcome is outcome
+    decides = engine(tmp_path, ON_HARDWARE)
+    for _ in range(2):  # the second time from memory
+        assert decides.decide(ask()).outcome is Outcome.PROCEED
+        assert decides.decide(ask(platform=platform)).outcome is outcome
 
 
-def test_on_a_simulated_tee_what_requires_hardware_is_refused_in_both_phases() -> None:
-    made, _ = exchange(obliging(Obligations(require_hardware=True)))
+def test_on_a_simulated_tee_what_requires_hardware_is_refused_in_both_phases(
+    tmp_path: Path,
+) -> None:
+    made, _ = exchange(engine(tmp_path, ON_HARDWARE).decide)
     ruling = made.request(chat_body("x"))
     assert ruling.record.reasons == ("hardware_required",)
     assert ruling.refusal is not None
