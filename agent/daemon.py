@@ -106,7 +106,9 @@ class Daemon:
         parts = self.parts
         async with (
             self._journaling(),
-            endorsing(parts.config, parts.platform) as parts.attester.complete,
+            endorsing(
+                parts.config, parts.platform, parts.attester.hardware_policies
+            ) as parts.attester.complete,
             trio.open_nursery() as services,
         ):
             await self._start_services(services)

@@ -28,6 +28,7 @@ class RevocationList:
     Attributes:
         issuer: the name as encoded (DER).
         this_update, next_update: inclusive, UTC.
+        number: rises with each list of an issuer (RFC 5280, 5.2.3); None: it bears none.
         algorithm: the signature's, as a dotted OID.
         der: the whole list.
     """
@@ -35,6 +36,7 @@ class RevocationList:
     issuer: bytes
     this_update: datetime
     next_update: datetime
+    number: int | None
     algorithm: str
     signed: bytes = field(repr=False)
     signature: bytes = field(repr=False)
@@ -64,12 +66,15 @@ class RevocationList:
         try:
             pem = data.lstrip().startswith(b"-----BEGIN")
             crl = (x509.load_pem_x509_crl if pem else x509.load_der_x509_crl)(data)
+            number = None
             for extension in crl.extensions:
                 if extension.critical or not isinstance(extension.value, _KNOWN):
                     raise MalformedError(
                         code,
                         f"the list's extension {extension.oid.dotted_string} is not understood",
                     )
+                if isinstance(extension.value, x509.CRLNumber):
+                    number = extension.value.crl_number
             next_update = crl.next_update_utc
             if next_update is None:
                 raise MalformedError(code, "the list does not say until when it holds")
@@ -79,6 +84,7 @@ class RevocationList:
                 issuer=_issuer(signed),
                 this_update=crl.last_update_utc,
                 next_update=next_update,
+                number=number,
                 algorithm=crl.signature_algorithm_oid.dotted_string,
                 signed=signed,
                 signature=bits[header_size(bits) + 1 :],

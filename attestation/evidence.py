@@ -26,12 +26,26 @@ _FORMATS: Final = {media_type: form for form, media_type in _MEDIA_TYPES.items()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Completed:
+    """What proves a quote: what came with it and what was missing.
+
+    Attributes:
+        certificates: see `Evidence`.
+        unlisted: why no revocation list was added; empty: one was, or none is needed.
+    """
+
+    certificates: bytes
+    unlisted: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """What a verifier needs, exactly as the platform gave it.
 
     Attributes:
         quote: SEV-SNP report or TDX quote.
-        certificates: SEV-SNP: the host's certificate table; TDX: the collateral. May be empty.
+        certificates: SEV-SNP: the host's certificate table, completed, perhaps with AMD's
+            revocation list; TDX: the collateral. May be empty.
         claims_buffer: the exact bytes whose SHA-512 is the quote's report_data.
     """
 

@@ -17,9 +17,10 @@ from attestation.evidence import Evidence, Format
 from attestation.snp import appraise as snp
 from attestation.snp.abi import Report
 from attestation.snp.certs import Chain
+from attestation.snp.crl import CHECK as CRL_CHECK
 from attestation.snp.crl import Crl
 from attestation.snp.policy import SnpPolicy
-from attestation.snp.table import CertTable
+from attestation.snp.table import CertTable, TableEntry
 from attestation.snp.verify import VerifiedReport, verify_report
 from attestation.tdx import appraise as tdx
 from attestation.tdx import names
@@ -30,6 +31,8 @@ from attestation.tdx.verify import VerifiedQuote, verify_quote
 
 Verified = VerifiedReport | VerifiedQuote
 HardwarePolicy = SnpPolicy | TdxPolicy
+
+_TDX_NOT_REVOKED: Final = "tdx.chain.not_revoked"
 
 # How the names of checks begin that are about the vendor's word: chain, revocation, TCB.
 _OF_CHAIN_AND_TCB: Final = (
@@ -50,8 +53,8 @@ def verify_evidence(
     """Verify evidence with one of the two sets of roots.
 
     Args:
-        crls: AMD's revocation lists; where any is given, one of this root's must be fresh. TDX
-            evidence brings its own.
+        crls: AMD's revocation lists, beside the one that evidence may carry; where any is given,
+            one of this root's must be fresh. TDX evidence brings its own.
 
     Raises:
         MalformedError, VerificationError: it does not prove what it claims.
@@ -72,14 +75,15 @@ def verify_evidence(
             expected_report_data=expected,
             vendor=names.simulated(anchors.simulated) if simulated else names.INTEL,
         )
-    report = Report.parse(evidence.quote)
+    report, table = Report.parse(evidence.quote), CertTable.parse(evidence.certificates)
     return verify_report(
         evidence.quote,
-        Chain.from_table(CertTable.parse(evidence.certificates), report.signing_key),
+        Chain.from_table(table, report.signing_key),
         roots=anchors.simulated if simulated else anchors.amd,
         now=now,
         expected_report_data=expected,
         crls=crls,
+        carried_crl=table.contents.get(TableEntry.CRL, b""),
     )
 
 
@@ -106,6 +110,30 @@ def debug_of(verified: Verified) -> bool:
     if isinstance(verified, VerifiedQuote):
         return verified.quote.report.debug
     return verified.report.debug
+
+
+def revocation_of(verified: Verified) -> Check:
+    """The check that the vendor has not revoked who certified this platform's key."""
+    name = CRL_CHECK if isinstance(verified, VerifiedReport) else _TDX_NOT_REVOKED
+    return next(check for check in verified.checks if check.name == name)
+
+
+def list_window_of(verified: Verified) -> tuple[datetime, datetime] | None:
+    """When AMD's list that was checked is good, both ends inclusive; None: none was. Intel's count
+    among the documents of `window_of`.
+    """
+    crl = verified.crl if isinstance(verified, VerifiedReport) else None
+    return None if crl is None else (crl.this_update, crl.next_update)
+
+
+def window_of(verified: Verified, policy: HardwarePolicy | None) -> tuple[datetime, datetime]:
+    """When all that vouches for the platform is valid, both ends inclusive. AMD's list counts where
+    the policy demands one: otherwise evidence is worth no less when the list has ended.
+    """
+    listed = list_window_of(verified)
+    if listed is None or not (isinstance(policy, SnpPolicy) and policy.require_crl):
+        return verified.not_before, verified.not_after
+    return max(verified.not_before, listed[0]), min(verified.not_after, listed[1])
 
 
 def revoked_of(verified: Verified) -> bool | None:

@@ -28,13 +28,19 @@ class Ledger:
         self._refusal: AttestationError | None = None
         self._doubt: AttestationError | None = None
 
-    def run(self, name: str, check: Callable[[], tuple[str, T]]) -> T | None:
-        """Run one check: it gives (what was found, a value), or raises. None where it raised."""
+    def run(
+        self, name: str, check: Callable[[], tuple[str, T]], *, demanded: bool = True
+    ) -> T | None:
+        """Run one check: it gives (what was found, a value), or raises. None where it raised.
+
+        Args:
+            demanded: False: that it could not run is listed, and ends nothing.
+        """
         try:
             detail, value = check()
         except UncheckableError as error:
             self.checks.append(skipped(name, str(error)))
-            self._doubt = self._doubt or error
+            self._doubt = self._doubt or (error if demanded else None)
             return None
         except AttestationError as error:
             self.checks.append(failed(name, str(error)))

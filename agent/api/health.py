@@ -106,6 +106,11 @@ def status(parts: Parts) -> dict[str, Any]:
             if math.isinf(parts.renewal.next_seconds)
             else round(parts.renewal.next_seconds, 1),
             "collateral_ends": issued.collateral_ends.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "revocation": {
+                "check": issued.revocation.name,
+                "status": issued.revocation.status.value,
+                "detail": issued.revocation.detail,
+            },
         },
         "policy": None
         if snapshot is None

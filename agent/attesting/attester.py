@@ -21,12 +21,19 @@ from agent.attesting.platform import TeePlatform
 from agent.boottime import boot_ns, wall_ns
 from agent.metrics.histogram import SLOW, Histogram
 from agent.quotes.quoting import Quotes
+from attestation.checks import Check, CheckStatus
 from attestation.claims_buffer import ClaimsBuffer, report_data
 from attestation.cose import thumbprint
 from attestation.errors import UncheckableError, VerificationError
-from attestation.evidence import Evidence, Format
+from attestation.evidence import Completed, Evidence, Format
 from attestation.examination import Appraisal
-from attestation.hardware import HardwarePolicy, verify_evidence
+from attestation.hardware import (
+    HardwarePolicy,
+    list_window_of,
+    revocation_of,
+    verify_evidence,
+    window_of,
+)
 from attestation.passport import (
     HardwareClaims,
     PassportClaims,
@@ -38,7 +45,7 @@ from attestation.tsm import Quote
 from attestation.verifier import verify_passport
 from enforcement.outcome import Platform
 
-Complete = Callable[[Format, bytes, bytes], Awaitable[bytes]]
+Complete = Callable[[Format, bytes, bytes], Awaitable[Completed]]
 SWNAME: Final = "lucid-agent"
 
 
@@ -58,7 +65,10 @@ class Issued:
 
     Attributes:
         collateral_begins, collateral_ends: when all that vouches for the platform (certificates,
-            lists, signed documents) is valid; on the wall clock.
+            signed documents, lists that are needed) is valid; on the wall clock.
+        list_window: when AMD's revocation list is, where one was checked; None: none was, or it is
+            no platform of AMD's.
+        revocation: how the check of the vendor's revocation list ended, and why it did not run.
         cut_short: it ends with what vouches for the platform, before its own lifetime is over.
     """
 
@@ -70,6 +80,8 @@ class Issued:
     expires_ns: int
     collateral_begins: datetime
     collateral_ends: datetime
+    list_window: tuple[datetime, datetime] | None
+    revocation: Check
     cut_short: bool
 
     def seconds_left(self, now_ns: int) -> float:
@@ -81,6 +93,7 @@ class Attester:
     """Issues passports for one boot. Called one after another (`agent.quotes.line`).
 
     Attributes:
+        hardware_policies: what the platform has to be, by its kind; None: nothing is demanded.
         complete: what of certificates a quote needs, given its kind, the quote and what the host
             supplied with it; None: what the host supplied has to be enough.
         measure: called in a thread with the bundle's digest before each quote.
@@ -112,7 +125,7 @@ class Attester:
         self._lifetime = lifetime
         self._version = version
         self._patience = quote_seconds
-        self._hardware_policies = hardware_policies
+        self.hardware_policies = hardware_policies
         self.quote_seconds = Histogram(SLOW)
         self.quotes = Quotes(platform.fetch, seconds=quote_seconds, took=self.quote_seconds.observe)
         self._wall = wall
@@ -137,17 +150,18 @@ class Attester:
         buffer = self._buffer(stated, nonce)
         quote = await self.quotes.fetch(report_data(buffer))
         with trio.move_on_after(self._patience):
-            kind, certificates = self._platform.evidence_of(quote.provider), quote.auxblob
+            kind = self._platform.evidence_of(quote.provider)
+            completed = Completed(certificates=quote.auxblob)
             if self.complete is not None:
                 began = trio.current_time()
-                certificates = await self.complete(kind, quote.outblob, certificates)
+                completed = await self.complete(kind, quote.outblob, quote.auxblob)
                 self.complete_seconds.observe(trio.current_time() - began)
             work = functools.partial(
                 self._issue,
                 stated,
                 buffer,
                 quote,
-                certificates,
+                completed,
                 nonce=nonce,
                 audience=audience,
             )
@@ -169,10 +183,10 @@ class Attester:
         ).encode()
 
     def _policy_for(self, kind: Format) -> HardwarePolicy | None:
-        if self._hardware_policies is None:
+        if self.hardware_policies is None:
             return None
         try:
-            return self._hardware_policies[kind]
+            return self.hardware_policies[kind]
         except KeyError:
             raise VerificationError(
                 "passport.hardware_policy",
@@ -185,7 +199,7 @@ class Attester:
         stated: Stated,
         buffer: bytes,
         quote: Quote,
-        certificates: bytes,
+        completed: Completed,
         *,
         nonce: bytes | None,
         audience: str | None,
@@ -199,7 +213,7 @@ class Attester:
         evidence = Evidence(
             format=self._platform.evidence_of(quote.provider),
             quote=quote.outblob,
-            certificates=certificates,
+            certificates=completed.certificates,
             claims_buffer=buffer,
         )
         verified = verify_evidence(
@@ -209,7 +223,9 @@ class Attester:
             now=now,
         )
         salt = tenant_salt(self._tenant)
-        wanted, allowed = issued_at + self._lifetime, int(verified.not_after.timestamp())
+        policy = self._policy_for(evidence.format)
+        begins, ends = window_of(verified, policy)
+        wanted, allowed = issued_at + self._lifetime, int(ends.timestamp())
         claims = PassportClaims(
             simulated=self._platform.simulated,
             issuer=self._issuer,
@@ -238,7 +254,7 @@ class Attester:
             allow_simulated=self._platform.simulated,
             nonce=nonce,
             audience=audience,
-            hardware_policy=self._policy_for(evidence.format),
+            hardware_policy=policy,
         )
         return Issued(
             token=token,
@@ -252,7 +268,16 @@ class Attester:
             appraisal=appraisal,
             issued_ns=issued_ns,
             expires_ns=issued_ns + claims.expires_at * 1_000_000_000 - wall,
-            collateral_begins=verified.not_before,
-            collateral_ends=verified.not_after,
+            collateral_begins=begins,
+            collateral_ends=ends,
+            list_window=list_window_of(verified),
+            revocation=_with_reason(revocation_of(verified), completed.unlisted),
             cut_short=allowed < wanted,
         )
+
+
+def _with_reason(check: Check, unlisted: str) -> Check:
+    """A check that did not run, with why there was nothing to look at."""
+    if check.status is not CheckStatus.SKIPPED or not unlisted:
+        return check
+    return check._replace(detail=f"{check.detail}: {unlisted}")

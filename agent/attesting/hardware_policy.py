@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -10,6 +11,7 @@ from agent.errors import ExitCode, FatalError
 from attestation.errors import MalformedError
 from attestation.evidence import Format
 from attestation.hardware import HardwarePolicy, read_hardware_policy
+from attestation.snp.policy import SnpPolicy
 
 MAX_SIZE: Final = 64 * 1024  # bytes
 _REMEDY: Final = "docs/checks.md says what a policy can demand"
@@ -38,6 +40,12 @@ def hardware_policies(table: TeeTable) -> dict[Format, HardwarePolicy] | None:
             remedy=_REMEDY,
         )
     return found
+
+
+def requires_crl(policies: Mapping[Format, HardwarePolicy] | None) -> bool:
+    """Whether an SEV-SNP platform needs AMD's revocation list. On TDX Intel's are always needed."""
+    policy = (policies or {}).get("sev-snp")
+    return isinstance(policy, SnpPolicy) and policy.require_crl
 
 
 def _kinds(table: TeeTable) -> tuple[Format, ...]:

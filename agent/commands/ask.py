@@ -93,6 +93,9 @@ def _print_status(data: dict[str, Any]) -> None:
         rows.append(
             ("Passport", f"{passport['id']} ({marks}{passport['seconds_left']:.0f} s left)")
         )
+        listed = passport["revocation"]
+        word = "no" if listed["status"] == "passed" else "not checked"
+        rows.append(("Revoked", f"{word} ({listed['detail']})"))
     if policy is not None:
         rows.append(("Policy", f"{policy['name']} {policy['version']} ({policy['digest'][:16]}…)"))
         if policy["shadow"] is not None:

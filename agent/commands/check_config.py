@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
 import msgspec
 
-from agent.attesting.hardware_policy import hardware_policies
+from agent.attesting.hardware_policy import hardware_policies, requires_crl
 from agent.commands.common import config_option, load
 from agent.commands.failing import fail
 from agent.config import Config
@@ -17,6 +18,8 @@ from agent.gateway.gateway_tls import GatewayTls
 from agent.gateway.tls_files import paths, utc
 from agent.policy.policies import trust_of
 from agent.setup import identities, known_auditors, load_bundle, observer_target
+from attestation.evidence import Format
+from attestation.hardware import HardwarePolicy
 from attestation.tdx.runtime_register import after
 from enforcement.policy.bundle import Bundle
 from enforcement.policy.bundle_files import SIGNATURE
@@ -54,7 +57,7 @@ def check_config(path: Path | None, *, as_json: bool) -> None:
         click.echo(msgspec.json.format(msgspec.json.encode(config)).decode())
     else:
         click.echo(f"configuration: ok (agent {config.agent.id}, TEE mode {config.tee.mode})")
-        click.echo(f"hardware policy: {'none' if demands is None else 'for ' + ', '.join(demands)}")
+        click.echo(f"hardware policy: {_demands(config, demands)}")
         click.echo(f"policy bundle: ok ({bundle.name} {bundle.version}, {bundle.digest.hex()})")
         click.echo(f"bundle signature: {_signature(bundle, trust)}")
         click.echo(f"gateway: {tls}")
@@ -63,6 +66,20 @@ def check_config(path: Path | None, *, as_json: bool) -> None:
             click.echo(f"not checked here: {path_there} (only the service has its credentials)")
         if config.tee.extend_rtmr3:
             click.echo(f"RTMR3 with this bundle alone: {after([bundle.digest]).hex()}")
+
+
+def _demands(config: Config, demands: Mapping[Format, HardwarePolicy] | None) -> str:
+    """For which hardware there are any, and whether nobody may be able to meet them."""
+    if demands is None:
+        return "none"
+    words = f"for {', '.join(demands)}"
+    has_a_way = config.kds.fetch or config.kds.offline or config.tee.mode == "simulated"
+    if requires_crl(demands) and not has_a_way:
+        words += (
+            "; it demands a revocation list of AMD's, which only the host could supply:"
+            " [kds] fetch or offline gets one"
+        )
+    return words
 
 
 def _credentials(config: Config) -> list[str]:

@@ -48,7 +48,8 @@ class TeeTable(Table, frozen=True):
 
 
 class KdsTable(Table, frozen=True):
-    """`[kds]`: certificates that the host does not supply, from AMD's key distribution service."""
+    """`[kds]`: certificates that the host does not supply, and the list of those that were revoked,
+    from AMD's key distribution service."""
 
     fetch: bool = False  # True: the agent asks kdsintf.amd.com, and keeps what it got in state_dir
     offline: str = ""  # a directory with what the service has; nothing is fetched then

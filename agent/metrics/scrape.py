@@ -22,6 +22,7 @@ from agent.metrics.metrics import Family, counter, counters, gauge, gauges, hist
 from agent.metrics.process import Process
 from agent.metrics.tls_metrics import tls_metrics
 from agent.quotes.line import QuoteLine
+from attestation.checks import CheckStatus
 
 _TASKS: Final = (
     *("api", "code_pages", "journal", "policy", "pulse", "reload", "renewal", "stream"),
@@ -118,6 +119,22 @@ def _attestation(parts: Scraped) -> Iterator[Family]:
             "Time until something that vouches for the platform ends.",
             issued.collateral_ends.timestamp() - wall,
         )
+        yield gauge(
+            "lucid_revocation_checked",
+            "1 if a fresh list of the vendor's was looked into for who certified this platform.",
+            issued.revocation.status is CheckStatus.PASSED,
+        )
+        if issued.list_window is not None:
+            yield gauge(
+                "lucid_revocation_list_age_seconds",
+                "Time since AMD issued the revocation list that was checked.",
+                wall - issued.list_window[0].timestamp(),
+            )
+            yield gauge(
+                "lucid_revocation_list_time_left_seconds",
+                "Time until that list ends.",
+                issued.list_window[1].timestamp() - wall,
+            )
         yield gauge(
             "lucid_hardware_attested",
             "1 if the agent's own check of its passport found genuine hardware.",

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestation.snp.extensions import (
     OID_BOOTLOADER,
@@ -27,6 +29,7 @@ from attestation.snp.names import SIMULATED
 from attestation.snp.product import EndorsementKey, ProductLine, Tcb
 
 LIFETIME: Final = timedelta(days=365 * 20)
+LIST_LIFETIME: Final = timedelta(days=30)
 BACKDATED: Final = timedelta(days=1)  # clocks of relying parties may be behind
 
 _SHA384: Final = hashes.SHA384()
@@ -107,6 +110,22 @@ def issue_endorsement_key(
             for oid, value in values.items()
         ],
     )
+
+
+@lru_cache(maxsize=4)  # signing takes milliseconds, and passports come all day
+def issue_list(issuer: Issuer, *, day: datetime, revoked: tuple[int, ...] = ()) -> bytes:
+    """A revocation list (DER) of one day, good for 30 more; its number is that of the day."""
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(SIMULATED.name(issuer.common_name))
+        .last_update(day - BACKDATED)
+        .next_update(day + LIST_LIFETIME)
+        .add_extension(x509.CRLNumber(day.toordinal()), critical=False)
+    )
+    for serial in revoked:
+        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(day)
+        builder = builder.add_revoked_certificate(entry.build())
+    return builder.sign(issuer.key, _SHA384, rsa_padding=PSS).public_bytes(Encoding.DER)
 
 
 def amd_values(

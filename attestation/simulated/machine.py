@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import ClassVar, Protocol
 
 
@@ -21,6 +22,9 @@ class SimulatedMachine(Protocol):
 
     def auxblob(self) -> bytes | None:
         """What the host supplies with it; None: this kind of machine has no such thing."""
+
+    def complete(self, supplied: bytes, now: datetime) -> bytes:
+        """What proves a quote: what the host supplied, and what the vendor's service would add."""
 
     def root_certificate_pem(self) -> bytes:
         """The root, for verifiers that choose to accept simulated evidence."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar, Final, Self
 
@@ -159,6 +160,18 @@ class SimulatedVendor:
     def auxblob(self) -> bytes:
         """See `attestation.simulated.machine`."""
         return self.certificate_table()
+
+    def crl(self, now: datetime, revoked: Iterable[int] = ()) -> bytes:
+        """The root's revocation list (DER) of that day, which names these serial numbers."""
+        midnight = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        return ca.issue_list(
+            ca.Issuer(common_name=_ROOT, key=self.root_key), day=midnight, revoked=tuple(revoked)
+        )
+
+    def complete(self, supplied: bytes, now: datetime) -> bytes:
+        """See `attestation.simulated.machine`."""
+        contents = {**CertTable.parse(supplied).contents, TableEntry.CRL: self.crl(now)}
+        return CertTable(contents).encode()
 
     def check(self, now: datetime) -> None:
         """Verify a report of this vendor, by the code that everybody else uses.

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from attestation.checks import Check, CheckStatus
+from attestation.certificates import utc
+from attestation.checks import Check
 from attestation.errors import UncheckableError
 from attestation.ledger import NOT_DEMANDED, Ledger
 from attestation.snp.appraise_identity import appraise_identity
@@ -95,14 +96,14 @@ def _platform_kind(ledger: Ledger, verified: VerifiedReport, policy: SnpPolicy) 
         return
 
     def fresh_list() -> tuple[str, None]:
-        held = any(c.name == CRL_CHECK and c.status is CheckStatus.PASSED for c in verified.checks)
-        if not held:
+        if verified.crl is None:
+            (reason,) = (check.detail for check in verified.checks if check.name == CRL_CHECK)
             raise UncheckableError(
                 "snp.crl.required",
-                "the policy demands a revocation list, none was given",
-                remedy="give the root's list (--crl)",
+                f"the policy demands a fresh revocation list: {reason}",
+                remedy="give the root's list (--crl); an agent gets it by [kds] fetch or offline",
             )
-        return "one was checked", None
+        return f"one is good until {utc(verified.crl.next_update)}", None
 
     ledger.run("snp.crl.required", fresh_list)
 

@@ -181,25 +181,34 @@ def check_intermediate(
         VerificationError, UncheckableError: they are not; the codes are those of whole chains.
     """
     names = vendor(roots)
-    _require_pinned(ark, line, roots)
-    right = (
-        names.common_name(ark.subject) == names.ark(line)
-        and names.common_name(ica.subject) == names.ica(line, key)
-        and ica.issuer_der == ark.subject_der == ark.issuer_der
-    )
-    if not right:
-        raise VerificationError(
-            "snp.chain.names", f"not root and {key.upper()} intermediate of {line}"
-        )
-    for certificate in (ica, ark):
-        _require_rights(certificate, is_ca=True)
-        if not certificate.not_before <= now <= certificate.not_after:
-            raise VerificationError(
-                "snp.chain.validity", f"{name_text(certificate.subject)} is not valid at {utc(now)}"
-            )
-    _check_self_signed(ark.der)
+    check_root_alone(ark, line=line, roots=roots, now=now)
+    if names.common_name(ica.subject) != names.ica(line, key) or ica.issuer_der != ark.subject_der:
+        raise VerificationError("snp.chain.names", f"not the {key.upper()} intermediate of {line}")
+    _require_authority(ica, now)
     assert isinstance(ark.public_key, rsa.RSAPublicKey)  # or it had not signed itself
     _check_issued(ica, ark.public_key, "intermediate is not signed by the root")
+
+
+def check_root_alone(ark: Certificate, *, line: ProductLine, roots: Roots, now: datetime) -> None:
+    """That this is the pinned root of a line.
+
+    Raises:
+        VerificationError, UncheckableError: it is not; the codes are those of whole chains.
+    """
+    names = vendor(roots)
+    _require_pinned(ark, line, roots)
+    if names.common_name(ark.subject) != names.ark(line) or ark.issuer_der != ark.subject_der:
+        raise VerificationError("snp.chain.names", f"not the root of {line}")
+    _require_authority(ark, now)
+    _check_self_signed(ark.der)
+
+
+def _require_authority(certificate: Certificate, now: datetime) -> None:
+    _require_rights(certificate, is_ca=True)
+    if not certificate.not_before <= now <= certificate.not_after:
+        raise VerificationError(
+            "snp.chain.validity", f"{name_text(certificate.subject)} is not valid at {utc(now)}"
+        )
 
 
 @lru_cache(maxsize=16)  # there are three roots; what raises is not kept

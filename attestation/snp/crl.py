@@ -2,6 +2,9 @@
 
 All VCEKs and VLEKs have serial number 0, so a list can say nothing about them: what is looked up is
 the ASK or ASVK. Source: RFC 5280 section 5, AMD publication 57230 section 4.
+
+A list that somebody gives is a demand: it has to be usable. One that came with the report is what
+the host or the agent put there: where it cannot be used nothing was checked, as if there were none.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from attestation.certificates import utc
 from attestation.crl import RevocationList
 from attestation.errors import MalformedError, UncheckableError, VerificationError
+from attestation.ledger import Ledger
 from attestation.snp.certs import (
     PSS_SHA384_SALT48,
     Certificate,
@@ -52,6 +56,33 @@ class Crl(RevocationList):
                 "snp.crl.format", "the list is not signed with RSASSA-PSS and AMD's parameters"
             )
         return crl
+
+
+def check_revocation(
+    ledger: Ledger, given: Sequence[Crl], carried: bytes, chain: Chain, now: datetime
+) -> Crl | None:
+    """Run the check with what there is; gives the list that it passed by.
+
+    Args:
+        given: lists of the caller: where there is any, a usable one must be among all.
+        carried: the list that came with the report (DER or PEM); empty: none did.
+    """
+    if not given and not carried:
+        ledger.skip(CHECK, "no revocation list came with the report, and none was given")
+        return None
+
+    def check() -> tuple[str, Crl]:
+        found = list(given)
+        try:
+            found += [Crl.parse(carried)] if carried else []
+        except MalformedError as error:
+            if not given:
+                raise UncheckableError(
+                    CHECK, f"the revocation list that came with the report: {error}"
+                ) from None
+        return check_crls(found, chain, now)
+
+    return ledger.run(CHECK, check, demanded=bool(given))
 
 
 def check_crls(crls: Sequence[Crl], chain: Chain, now: datetime) -> tuple[str, Crl]:

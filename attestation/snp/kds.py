@@ -3,8 +3,10 @@
 Source: AMD publication 57230, section 4. Issuing never depends on it: the host's certificate table
 goes first, and an offline directory can stand in for it. KDS answers about one request in ten
 seconds for one address, and has outages in which it says 404 or 5xx, so what it said once is kept:
-certificates for ever, lists until they should be renewed. Nothing is used or kept that the judge
-did not accept, wherever it came from.
+certificates for ever, lists until they end. A list is asked for anew each day, in the background,
+and one with a lower number than was seen before is not taken: whoever stands in front of KDS cannot
+bring back a list from before a revocation. Nothing is used or kept that the judge did not accept,
+wherever it came from.
 """
 
 from __future__ import annotations
@@ -19,10 +21,11 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
-from attestation.errors import AttestationError, UncheckableError
+from attestation.errors import AttestationError, UncheckableError, VerificationError
 from attestation.fetching.asker import Asker, Service, check_url
 from attestation.fetching.flights import Flights
 from attestation.fetching.kept import Kept, read
+from attestation.snp.kds_judge import Term
 from attestation.snp.product import EndorsementKey, ProductLine, Tcb
 
 if TYPE_CHECKING:
@@ -51,8 +54,8 @@ class Judge(Protocol):
     def chain(self, pem: bytes, *, line: ProductLine, key: EndorsementKey) -> None:
         """Intermediate and root of this line."""
 
-    def crl(self, der: bytes, *, line: ProductLine, key: EndorsementKey) -> datetime:
-        """A revocation list of this line's root; gives its next update."""
+    def crl(self, der: bytes, *, line: ProductLine, ark: bytes) -> Term:
+        """A revocation list of this line's root (DER)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,12 +63,12 @@ class Thing:
     """One thing that KDS has: where, under which file name it is kept, and who judges it.
 
     Attributes:
-        judge: gives until when it may be used without asking again; None: for ever.
+        judge: gives a list's term; None: it may be used for ever.
     """
 
     path: str
     name: str
-    judge: Callable[[bytes], datetime | None]
+    judge: Callable[[bytes], Term | None]
 
 
 def vcek_path(line: ProductLine, hwid: bytes, tcb: Tcb) -> str:
@@ -130,6 +133,7 @@ class KdsClient:
         self._judge, self._offline, self._now = judge, offline, now
         self._kept = Kept(cache, largest=MAX_ANSWER)
         self._flights = Flights(nursery, "kds")
+        self._missed: dict[str, AttestationError] = {}
         self._asker = Asker(
             client,
             _SERVICE,
@@ -169,30 +173,50 @@ class KdsClient:
         path = chain_path(line, key)
         return await self._get(Thing(path=path, name=f"chain-{key.value}-{line}.pem", judge=judge))
 
-    async def crl(self, line: ProductLine, key: EndorsementKey) -> bytes:
-        """The root's revocation list (DER), not older than a day if KDS can be reached, and never
-        past its next update. Raises as `vcek`."""
+    async def crl(self, line: ProductLine, key: EndorsementKey, ark: bytes, *, wait: bool) -> bytes:
+        """The root's revocation list (DER), never past its next update. One that was kept is given
+        at once, and renewed in the background when it is a day old.
 
-        def judge(data: bytes) -> datetime:
-            return self._judge.crl(data, line=line, key=key)
+        Args:
+            ark: the root's certificate (DER), which has to be the pinned one of this line.
+            wait: for KDS, where there is none, or one that ends soon; otherwise that is an error,
+                with what KDS said last, and the list is there for a later caller.
 
-        path = crl_path(line, key)
-        return await self._get(Thing(path=path, name=f"crl-{key.value}-{line}.der", judge=judge))
+        Raises:
+            AttestationError: as `vcek`; `kds.older`: KDS sent an older list than was seen before.
+        """
+
+        def judge(data: bytes) -> Term:
+            return self._judge.crl(data, line=line, ark=ark)
+
+        thing = Thing(path=crl_path(line, key), name=f"crl-{key.value}-{line}.der", judge=judge)
+        if self._offline is not None:
+            return self._from_offline(self._offline / thing.name, thing)
+        kept, fresh, ends_soon = self._find_list(thing)
+        fetch = partial(self._fetch_list, thing)
+        if wait and (kept is None or ends_soon):
+            try:
+                return await self._flights.join(thing.name, fetch)
+            except AttestationError:
+                if kept is None:
+                    raise
+                return kept  # still within its own time
+        if not fresh:
+            self._flights.begin(thing.name, fetch)
+        await trio.lowlevel.checkpoint()
+        if kept is None:
+            raise self._missing(thing)
+        return kept
 
     # -- one thing --------------------------------------------------------------------------------
 
     async def _get(self, thing: Thing) -> bytes:
         if self._offline is not None:
             return self._from_offline(self._offline / thing.name, thing)
-        kept, good = self._find(thing)
-        if kept is not None and good:
-            return kept
-        try:
-            return await self._flights.join(thing.name, partial(self._fetch, thing))
-        except UncheckableError:
-            if kept is not None:  # older than it should be, and still within its own time
-                return kept
-            raise
+        kept = self._find(thing)
+        if kept is not None:
+            return kept[0]
+        return await self._flights.join(thing.name, partial(self._fetch, thing))
 
     def _from_offline(self, path: Path, thing: Thing) -> bytes:
         try:
@@ -206,37 +230,72 @@ class KdsClient:
         _require_fresh(thing, thing.judge(data), self._now())
         return data
 
-    def _find(self, thing: Thing) -> tuple[bytes | None, bool]:
-        """What was kept and the judge accepts still, and whether it need not be asked for again."""
+    def _find(self, thing: Thing) -> tuple[bytes, Term | None, datetime] | None:
+        """What was kept and the judge accepts still, its term, and when it was kept."""
         kept = self._kept.find(thing.name)
         if kept is None:
-            return None, False
+            return None
         data, fetched = kept
         try:
-            until = thing.judge(data)
+            return data, thing.judge(data), fetched
         except UncheckableError:
             raise  # it could not be judged: that says nothing against it
         except AttestationError:
             self._kept.forget(thing.name)
-            return None, False
-        if until is None:
-            return data, True
-        if self._now() > until:
-            return None, False
-        fresh = self._now() - fetched < LIST_LIFE and self._now() < until - LIST_LIFE
-        return data, fresh
+            return None
+
+    def _find_list(self, thing: Thing) -> tuple[bytes | None, bool, bool]:
+        """The kept list if it has not ended, whether it need not be asked for again yet, and
+        whether it ends soon."""
+        data, term, fetched = self._find(thing) or (b"", None, self._now())
+        if term is None or self._now() > term.until:
+            return None, False, False
+        ends_soon = self._now() >= term.until - LIST_LIFE
+        return data, self._now() - fetched < LIST_LIFE and not ends_soon, ends_soon
+
+    def _missing(self, thing: Thing) -> UncheckableError:
+        missed = self._missed.get(thing.name)
+        if missed is not None:
+            return UncheckableError(missed.code, str(missed), remedy=missed.remedy)
+        what = f"KDS is being asked for {thing.path}"
+        return UncheckableError("kds.pending", what, remedy="wait for the next passport")
 
     async def _fetch(self, thing: Thing) -> bytes:
         data = (await self._asker.get(self._base + thing.path)).body
-        _require_fresh(thing, thing.judge(data), self._now())
+        thing.judge(data)
+        self._kept.keep(thing.name, data, self._now())
+        return data
+
+    async def _fetch_list(self, thing: Thing) -> bytes:
+        try:
+            data = (await self._asker.get(self._base + thing.path)).body
+            term = thing.judge(data)
+            _require_fresh(thing, term, self._now())
+            _require_not_older(term, self._find(thing))
+        except AttestationError as error:
+            self._missed[thing.name] = error
+            raise
+        self._missed.pop(thing.name, None)
         self._kept.keep(thing.name, data, self._now())
         return data
 
 
-def _require_fresh(thing: Thing, until: datetime | None, now: datetime) -> None:
-    if until is not None and now > until:
+def _require_fresh(thing: Thing, term: Term | None, now: datetime) -> None:
+    if term is not None and now > term.until:
         raise UncheckableError(
             "kds.stale",
-            f"the list {thing.name} was good until {until:%Y-%m-%d %H:%M} UTC",
+            f"the list {thing.name} was good until {term.until:%Y-%m-%d %H:%M} UTC",
             remedy=f"check the clock, or get the present one ({thing.path})",
+        )
+
+
+def _require_not_older(
+    term: Term | None, before: tuple[bytes, Term | None, datetime] | None
+) -> None:
+    seen = before[1] if before is not None else None
+    if term is not None and seen is not None and term.number < seen.number:
+        raise VerificationError(
+            "kds.older",
+            f"KDS sent revocation list {term.number}, number {seen.number} was seen before",
+            remedy="something between here and AMD hands out old lists",
         )

@@ -1,21 +1,34 @@
 """What of KDS may be used: everything it gives is verified down from the pinned roots.
 
-The three together make a chain, and each can be judged alone: a chain file by its root, a VCEK by
-the chain of its line, a list by the root.
+A chain file is judged by its root, a VCEK by the chain of its line, a list by the line's root.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from attestation.errors import UncheckableError, VerificationError
+from attestation.errors import AttestationError, UncheckableError, VerificationError
 from attestation.snp import chain as chains
 from attestation.snp.certs import Certificate
-from attestation.snp.chain import Roots, check_intermediate
+from attestation.snp.chain import Roots, check_intermediate, check_root_alone
 from attestation.snp.collect import collect_chain, split_certificates
 from attestation.snp.crl import Crl, check_list
 from attestation.snp.product import EndorsementKey, ProductLine, Tcb
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Term:
+    """What is said of a list that was accepted.
+
+    Attributes:
+        until: when it ends.
+        number: rises with each list.
+    """
+
+    until: datetime
+    number: int
 
 
 class RootJudge:
@@ -66,27 +79,32 @@ class RootJudge:
                 "kds.other", "KDS sent the certificate of another chip, or of another TCB"
             )
 
-    def crl(self, der: bytes, *, line: ProductLine, key: EndorsementKey) -> datetime:
-        """A list by the pinned root of this line; gives its next update.
+    def crl(self, der: bytes, *, line: ProductLine, ark: bytes) -> Term:
+        """A list by the pinned root of this line.
 
         Raises:
-            AttestationError: it is not, or there is no chain to judge it by.
+            MalformedError, VerificationError: it is not.
+            UncheckableError: `ark` is not that root, or the list is not valid yet.
         """
-        del key  # both lists of a line are by the same root
-        pem = self._chain_of(line)
-        if pem is None:
-            raise UncheckableError("kds.no_chain", f"no chain of {line} to judge a list by")
-        ica, ark = self._pair(pem)
-        check_intermediate(
-            ica, ark, line=line, key=EndorsementKey.VCEK, roots=self._roots, now=self._now()
-        )
+        root = Certificate.parse(ark, "ARK")
+        try:
+            check_root_alone(root, line=line, roots=self._roots, now=self._now())
+        except AttestationError as error:
+            # Says nothing against the list.
+            raise UncheckableError(
+                "kds.no_root", f"no root of {line} to judge a list by: {error}"
+            ) from None
         crl = Crl.parse(der)
-        check_list(crl, ark)
+        check_list(crl, root)
+        if crl.number is None:
+            raise VerificationError(
+                "kds.other", "the list bears no number: an older one could not be told from it"
+            )
         if crl.this_update > self._now():
             raise UncheckableError(
-                "kds.stale", "KDS sent a list from the future", remedy="check the clock"
+                "kds.stale", "the list is from the future", remedy="check the clock"
             )
-        return crl.next_update
+        return Term(until=crl.next_update, number=crl.number)
 
     def _pair(self, pem: bytes) -> tuple[Certificate, Certificate]:
         found = split_certificates(pem)

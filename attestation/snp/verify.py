@@ -27,8 +27,7 @@ from attestation.snp import chain as chains
 from attestation.snp.abi import Report
 from attestation.snp.certs import Chain
 from attestation.snp.chain import Roots
-from attestation.snp.crl import CHECK as CRL_CHECK
-from attestation.snp.crl import Crl, check_crls
+from attestation.snp.crl import Crl, check_revocation
 from attestation.snp.names import VendorNames
 from attestation.snp.product import EndorsementKey, ProductLine, Tcb
 
@@ -61,6 +60,7 @@ class VerifiedReport:
         csp_id: the cloud provider that a VLEK names; None for a VCEK.
         hwid: the chip that a VCEK names; None for a VLEK.
         root_sha256: SHA-256 of the root's SubjectPublicKeyInfo: the pin that matched.
+        crl: the fresh list that does not name the intermediate; None: `checks` say why.
         checks: what ran and passed, and what did not run with the reason.
     """
 
@@ -76,6 +76,7 @@ class VerifiedReport:
     csp_id: str | None
     hwid: bytes | None
     root_sha256: bytes
+    crl: Crl | None
     checks: tuple[Check, ...]
 
 
@@ -87,6 +88,7 @@ def verify_report(
     now: datetime,
     expected_report_data: bytes | None,
     crls: Sequence[Crl] = (),
+    carried_crl: bytes = b"",
 ) -> VerifiedReport:
     """Verify one report with the certificates that came with it.
 
@@ -96,6 +98,8 @@ def verify_report(
         now: the moment at which all certificates must be valid; with a time zone.
         expected_report_data: the 64 bytes that the report must carry; None skips that check.
         crls: revocation lists; where any is given, one must be the root's, genuine and fresh.
+        carried_crl: the list that came with the report: refuses what it revokes, or where it is
+            forged; where it cannot be used, the check is skipped.
 
     Raises:
         MalformedError: the report is not a report, `snp.report.*`; its `checks` are empty.
@@ -125,10 +129,7 @@ def verify_report(
         ledger.skip("snp.report_data.matches", "no expected report data were given")
     else:
         run("snp.report_data.matches", lambda: _check_report_data(parsed, expected_report_data))
-    if crls:
-        run(CRL_CHECK, lambda: check_crls(crls, chain, now))
-    else:
-        ledger.skip(CRL_CHECK, "no revocation list was given")
+    crl = check_revocation(ledger, crls, carried_crl, chain, now)
     checks = ledger.settle()
 
     assert line is not None  # or `settle` had raised
@@ -147,6 +148,7 @@ def verify_report(
         csp_id=chain.extensions.csp_id,
         hwid=chain.extensions.hwid,
         root_sha256=chain.ark.spki_sha256,
+        crl=crl,
         checks=checks,
     )
 

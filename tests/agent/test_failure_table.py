@@ -25,7 +25,7 @@ from agent.cli import main
 from agent.errors import EXIT_CODES
 from agent.life.lifecycle import State
 from attestation.errors import AttestationError, QuoteError, UncheckableError
-from attestation.evidence import Format
+from attestation.evidence import Completed, Format
 from tests.agent.daemons import Inside, daemon_inside
 from tests.pki import client_context, make
 from tests.processes import BUNDLE, AgentProcess, wait_until
@@ -249,7 +249,7 @@ async def test_a_dead_key_is_said_everywhere_and_asked_no_more(
 async def test_a_vendor_that_is_down_slow_or_lies_degrades_and_recovers(
     tmp_path: Path, simulated_state: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    async def complete(kind: Format, quote: bytes, supplied: bytes) -> bytes:
+    async def complete(kind: Format, quote: bytes, supplied: bytes) -> Completed:
         del kind, quote
         await trio.lowlevel.checkpoint()
         if way == "down":
@@ -257,8 +257,9 @@ async def test_a_vendor_that_is_down_slow_or_lies_degrades_and_recovers(
         if way == "slow":
             await trio.sleep_forever()
         if way == "lies":  # a certificate table with one bit that is not AMD's
-            return supplied[:-200] + bytes([supplied[-200] ^ 1]) + supplied[-199:]
-        return b"\x00" * 64
+            lies = supplied[:-200] + bytes([supplied[-200] ^ 1]) + supplied[-199:]
+            return Completed(certificates=lies)
+        return Completed(certificates=bytes(64))
 
     async with daemon_inside(tmp_path, simulated_state, monkeypatch) as inside:
         daemon = inside.daemon

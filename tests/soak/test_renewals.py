@@ -30,7 +30,7 @@ from agent.life.lifecycle import State
 from agent.life.notify import Notifier
 from agent.metrics.process import Process
 from attestation.errors import UncheckableError, VerificationError
-from attestation.evidence import Format
+from attestation.evidence import Completed, Format
 from attestation.simulated.tree import SimulatedTree
 from tests.processes import AgentProcess, ObserverProcess
 
@@ -66,13 +66,13 @@ class Hindrance:
         daemon.parts.attester.complete = self._complete
         self.kinds: dict[str, int] = {}
 
-    async def _complete(self, kind: Format, quote: bytes, supplied: bytes) -> bytes:
+    async def _complete(self, kind: Format, quote: bytes, supplied: bytes) -> Completed:
         del kind, quote
         await trio.lowlevel.checkpoint()
         if self._error is not None:
             # Without the traceback of the last time: it would grow, and hold the quote of each.
             raise self._error.with_traceback(None)
-        return supplied
+        return Completed(certificates=supplied)
 
     def next(self) -> bool:
         """Prepare the next try; whether it has to fail."""

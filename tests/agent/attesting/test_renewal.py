@@ -15,6 +15,7 @@ from agent.attesting.renewal import Renewal
 from agent.errors import ExitCode, FatalError
 from agent.life.lifecycle import Lifecycle, Standing, State
 from agent.life.watchdog import REST
+from attestation.checks import skipped
 from attestation.errors import QuoteError, UncheckableError, VerificationError
 from enforcement.outcome import Platform
 from tests.panics import Panic
@@ -62,6 +63,8 @@ class Issuer:
             expires_ns=now + self.lifetime * SECOND,
             collateral_begins=datetime(2026, 1, 1, tzinfo=UTC),
             collateral_ends=datetime(2030, 1, 1, tzinfo=UTC),
+            list_window=None,
+            revocation=skipped("test", ""),
             cut_short=self.lifetime < LIFETIME,
         )
 

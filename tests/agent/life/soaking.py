@@ -28,6 +28,7 @@ from agent.life.supervise import Faults
 from agent.stream.protocol import StreamClosedError
 from agent.stream.status import Target
 from agent.stream.stream import ObserverStream
+from attestation.checks import skipped
 from attestation.errors import QuoteError, UncheckableError, VerificationError
 from enforcement.outcome import Platform
 
@@ -255,6 +256,8 @@ class World:
             expires_ns=boot + int(life * SECOND),
             collateral_begins=START,
             collateral_ends=START + timedelta(days=365),
+            list_window=None,
+            revocation=skipped("test", ""),
             cut_short=life < LIFETIME,
         )
 

@@ -11,13 +11,15 @@ import httpx
 import trio
 
 from attestation.errors import VerificationError
+from attestation.snp.kds_judge import Term
 from attestation.snp.product import EndorsementKey, ProductLine, Tcb
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class FakeJudge:
-    """Accepts what begins with `good`; a list is good until `until`."""
+    """Accepts what begins with `good`; a list is good until `until`, and its number is the last
+    word's."""
 
     def __init__(self) -> None:
         self.until = NOW + timedelta(days=365)
@@ -30,10 +32,10 @@ class FakeJudge:
         del line, key
         self._judge(pem)
 
-    def crl(self, der: bytes, *, line: ProductLine, key: EndorsementKey) -> datetime:
-        del line, key
+    def crl(self, der: bytes, *, line: ProductLine, ark: bytes) -> Term:
+        del line, ark
         self._judge(der)
-        return self.until
+        return Term(until=self.until, number=int(der.removeprefix(b"good") or b"0"))
 
     def _judge(self, data: bytes) -> None:
         if not data.startswith(b"good"):

@@ -25,12 +25,14 @@ from attestation.errors import (
     VerificationError,
 )
 from attestation.simulated.vendor import SimulatedVendor
+from attestation.snp.appraise import appraise_report
 from attestation.snp.certs import Chain
 from attestation.snp.chain import check_intermediate
 from attestation.snp.crl import Crl, check_crls
 from attestation.snp.names import SIMULATED
+from attestation.snp.policy import SnpPolicy
 from attestation.snp.product import EndorsementKey, ProductLine
-from attestation.snp.verify import verify_report
+from attestation.snp.verify import VerifiedReport, verify_report
 from tests.attestation.snp.conftest import SnpVectors
 from tests.attestation.snp.synthetic import NOW, Evidence, make
 
@@ -91,6 +93,25 @@ def verify(evidence: Evidence, *lists: bytes, now: datetime = NOW) -> None:
         expected_report_data=None,
         crls=[Crl.parse(data) for data in lists],
     )
+
+
+def verify_carried(evidence: Evidence, carried: bytes, *given: bytes) -> VerifiedReport:
+    return verify_report(
+        evidence.report,
+        evidence.chain,
+        roots=evidence.roots,
+        now=NOW,
+        expected_report_data=None,
+        crls=[Crl.parse(data) for data in given],
+        carried_crl=carried,
+    )
+
+
+def refused_for_want_of_a_list(verified: VerifiedReport) -> str:
+    with pytest.raises(UncheckableError) as caught:
+        appraise_report(verified, SnpPolicy(require_crl=True, sb_3019=False))
+    assert caught.value.code == "snp.crl.required"
+    return str(caught.value)
 
 
 @pytest.fixture
@@ -236,6 +257,78 @@ def test_a_list_number_is_understood(simulated_vendor: SimulatedVendor, evidence
         simulated_vendor.root_key, change=lambda b: b.add_extension(number, critical=False)
     )
     verify(evidence, data)
+
+
+# --- a list that came with the report
+
+
+def test_a_fresh_list_that_came_with_the_report_meets_require_crl(
+    simulated_vendor: SimulatedVendor, evidence: Evidence
+) -> None:
+    verified = verify_carried(evidence, simulated_vendor.crl(NOW))
+    assert verified.crl is not None
+    checks = appraise_report(verified, SnpPolicy(require_crl=True, sb_3019=False))
+    held = {check.name for check in checks if check.status is CheckStatus.PASSED}
+    assert {"snp.crl.not_revoked", "snp.crl.required"} <= held
+
+
+@pytest.mark.parametrize("kind", ["none", "stale", "future", "other product", "nonsense", "huge"])
+def test_one_that_cannot_be_used_checks_nothing_and_says_why(
+    simulated_vendor: SimulatedVendor, evidence: Evidence, kind: str
+) -> None:
+    key = simulated_vendor.root_key
+    carried, said = {
+        "none": (b"", "no revocation list came"),
+        "stale": (simulated_vendor.crl(NOW - 60 * DAY), "no longer good"),
+        "future": (simulated_vendor.crl(NOW + 60 * DAY), "not yet good"),
+        "other product": (make_crl(key, line=ProductLine.MILAN), "by the root of this chain"),
+        "nonsense": (b"nonsense", "not a certificate revocation list"),
+        "huge": (bytes(MAX_CRL_SIZE + 1), "bytes"),
+    }[kind]
+    verified = verify_carried(evidence, carried)
+    assert verified.crl is None
+    (check,) = (check for check in verified.checks if check.name == "snp.crl.not_revoked")
+    assert check.status is CheckStatus.SKIPPED
+    assert said in check.detail
+    assert said in refused_for_want_of_a_list(verified)
+
+
+def test_one_that_names_the_intermediate_refuses_unasked_and_though_it_is_old(
+    simulated_vendor: SimulatedVendor, evidence: Evidence
+) -> None:
+    serial = evidence.chain.ica.serial_number
+    for day in (NOW, NOW - 60 * DAY):
+        with pytest.raises(VerificationError, match="revoked the intermediate") as caught:
+            verify_carried(evidence, simulated_vendor.crl(day, [serial]))
+        assert failed(caught.value) == ["snp.crl.not_revoked"]
+
+
+def test_one_that_bears_the_roots_name_and_is_not_signed_by_it_refuses(
+    simulated_vendor: SimulatedVendor, evidence: Evidence
+) -> None:
+    with pytest.raises(VerificationError, match="not signed by the root"):
+        verify_carried(evidence, make_crl(simulated_vendor.intermediate_key))
+
+
+def test_a_list_that_was_given_is_a_demand_whatever_came_with_the_report(
+    simulated_vendor: SimulatedVendor, evidence: Evidence
+) -> None:
+    fresh, stale = simulated_vendor.crl(NOW), simulated_vendor.crl(NOW - 60 * DAY)
+    revoking = simulated_vendor.crl(NOW - 60 * DAY, [evidence.chain.ica.serial_number])
+    assert verify_carried(evidence, b"nonsense", fresh).crl is not None
+    assert verify_carried(evidence, stale, fresh).crl is not None
+    assert verify_carried(evidence, fresh, stale).crl is not None
+    with pytest.raises(UncheckableError):
+        verify_carried(evidence, b"", stale)
+    with pytest.raises(UncheckableError):
+        verify_carried(evidence, b"nonsense", stale)
+    with pytest.raises(VerificationError):
+        verify_carried(evidence, revoking, fresh)
+
+
+@pytest.mark.parametrize(("name", "number"), [(NEW_GENOA_CRL, 4), (OLD_GENOA_CRL, 2)])
+def test_amds_lists_bear_numbers(snp: SnpVectors, name: str, number: int) -> None:
+    assert crl(snp, name).number == number
 
 
 def test_what_is_too_large_is_not_read() -> None:

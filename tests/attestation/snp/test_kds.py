@@ -19,12 +19,15 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from attestation.anchors import TrustAnchors
 from attestation.errors import AttestationError, UncheckableError, VerificationError
 from attestation.fetching.asker import retry_after
+from attestation.simulated.vendor import SimulatedVendor
 from attestation.snp.certs import Chain
 from attestation.snp.kds import MAX_ANSWER, KdsClient, vcek_path
-from attestation.snp.kds_judge import RootJudge
+from attestation.snp.kds_judge import RootJudge, Term
 from attestation.snp.product import EndorsementKey, ProductLine, Tcb
 from tests.attestation.snp.conftest import SnpVectors
 from tests.attestation.snp.fake_kds import NOW, FakeJudge, Script, on_loopback
+from tests.attestation.snp.synthetic import NOW as SIMULATED_NOW
+from tests.attestation.snp.test_crl import make_crl
 
 MILAN, GENOA, TURIN = ProductLine.MILAN, ProductLine.GENOA, ProductLine.TURIN
 VCEK = EndorsementKey.VCEK
@@ -260,7 +263,11 @@ async def test_two_tcbs_of_one_chip_are_two_things(
     assert len(list(tmp_path.iterdir())) == 2
 
 
-async def test_a_list_is_renewed_in_time_and_used_on_when_kds_is_away(
+async def crl(kds: KdsClient, *, wait: bool = True) -> bytes:
+    return await kds.crl(MILAN, VCEK, b"", wait=wait)
+
+
+async def test_a_list_is_renewed_beside_its_use_and_used_on_when_kds_is_away(
     autojump_clock: trio.testing.MockClock, tmp_path: Path
 ) -> None:
     judge, moment = FakeJudge(), datetime.now(UTC)
@@ -268,15 +275,42 @@ async def test_a_list_is_renewed_in_time_and_used_on_when_kds_is_away(
     script = Script(answer(200, b"good 1"), answer(200, b"good 2"), answer(503))
     options = {"judge": judge, "cache": tmp_path, "now": lambda: moment}
     async with client(script, **options) as kds:
-        assert await kds.crl(MILAN, VCEK) == b"good 1"
-        assert await kds.crl(MILAN, VCEK) == b"good 1"
+        assert await crl(kds) == b"good 1"
+        assert await crl(kds) == b"good 1"
+        assert len(script.asked) == 1
         moment += timedelta(days=2)
-        assert await kds.crl(MILAN, VCEK) == b"good 2"
+        began = trio.current_time()
+        assert await crl(kds) == b"good 1"
+        assert trio.current_time() == began, "nobody waits for a newer one"
+        await trio.sleep(60)
+        assert await crl(kds) == b"good 2"
         moment += timedelta(days=20)
-        assert await kds.crl(MILAN, VCEK) == b"good 2"
-        moment += timedelta(days=20)  # past its own end it is worth nothing
+        assert await crl(kds) == b"good 2"
+        await trio.sleep(120)
+        moment += timedelta(days=7, hours=12)  # the last day of its life: now it is waited for
+        began = trio.current_time()
+        assert await crl(kds) == b"good 2"
+        assert 30 < trio.current_time() - began < 90, "as long as patience is"
+        moment += timedelta(days=1)  # past its own end it is worth nothing
         with pytest.raises(UncheckableError):
-            await kds.crl(MILAN, VCEK)
+            await crl(kds)
+
+
+async def test_who_does_not_wait_gets_no_list_but_the_reason_and_the_next_one_gets_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    script = Script(answer(503), answer(503), answer(200, b"good 1"))
+    async with client(script, patience=12.0) as kds:
+        with pytest.raises(UncheckableError) as caught:
+            await crl(kds, wait=False)
+        assert caught.value.code == "kds.pending"
+        await trio.sleep(60)
+        with pytest.raises(UncheckableError) as caught:
+            await crl(kds, wait=False)
+        assert caught.value.code == "kds.unavailable"
+        assert "503" in str(caught.value)
+        await trio.sleep(60)
+        assert await crl(kds, wait=False) == b"good 1"
 
 
 async def test_a_list_is_asked_for_anew_after_a_day_without_a_cache_too(
@@ -285,11 +319,42 @@ async def test_a_list_is_asked_for_anew_after_a_day_without_a_cache_too(
     moment, judge = NOW, FakeJudge()
     script = Script(answer(200, b"good 1"), answer(200, b"good 2"))
     async with client(script, judge=judge, now=lambda: moment) as kds:
-        assert await kds.crl(MILAN, VCEK) == b"good 1"
+        assert await crl(kds) == b"good 1"
         moment += timedelta(hours=23)
-        assert await kds.crl(MILAN, VCEK) == b"good 1"
+        await crl(kds)
+        await trio.sleep(60)
+        assert len(script.asked) == 1
         moment += timedelta(hours=2)
-        assert await kds.crl(MILAN, VCEK) == b"good 2"
+        await crl(kds)
+        await trio.sleep(60)
+        assert await crl(kds) == b"good 2"
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_list_from_before_the_one_that_was_seen_is_not_taken(
+    autojump_clock: trio.testing.MockClock, tmp_path: Path, *, restarted: bool
+) -> None:
+    moment, script = NOW, Script(answer(200, b"good 7"), answer(200, b"good 6"))
+    options = {"cache": tmp_path, "now": lambda: moment}
+    async with client(script, **options) as kds:
+        assert await crl(kds) == b"good 7"
+        if not restarted:
+            moment += timedelta(days=2)
+            await crl(kds)
+            await trio.sleep(60)
+            assert await crl(kds) == b"good 7"
+    moment += timedelta(days=30)  # nor when that one has ended
+
+    class Ended(FakeJudge):
+        def crl(self, der: bytes, **_: Any) -> Term:
+            until = NOW if der == b"good 7" else moment + timedelta(days=30)
+            return Term(until=until, number=int(der.removeprefix(b"good")))
+
+    async with client(Script(answer(200, b"good 6")), judge=Ended(), **options) as kds:
+        with pytest.raises(VerificationError) as caught:
+            await crl(kds)
+    assert caught.value.code == "kds.older"
+    assert (tmp_path / "crl-vcek-Milan.der").read_bytes() == b"good 7"
 
 
 async def test_a_list_that_is_past_its_time_is_no_answer(
@@ -299,7 +364,7 @@ async def test_a_list_that_is_past_its_time_is_no_answer(
     judge.until = NOW - timedelta(seconds=1)
     async with client(Script(GOOD), judge=judge, cache=tmp_path) as kds:
         with pytest.raises(UncheckableError) as caught:
-            await kds.crl(MILAN, VCEK)
+            await crl(kds)
     assert caught.value.code == "kds.stale"
     assert list(tmp_path.iterdir()) == []
 
@@ -335,7 +400,7 @@ async def test_an_offline_directory_is_all_that_is_looked_at(
         with pytest.raises(VerificationError):
             await kds.chain(MILAN, VCEK)
         (tmp_path / "crl-vcek-Milan.der").write_bytes(b"good")
-        assert await kds.crl(MILAN, VCEK) == b"good"
+        assert await crl(kds) == b"good"
     assert script.asked == []
 
 
@@ -345,7 +410,7 @@ async def test_an_old_list_of_the_offline_directory_is_refused(tmp_path: Path) -
     (tmp_path / "crl-vcek-Milan.der").write_bytes(b"good")
     async with client(Script(GOOD), offline=tmp_path, judge=judge) as kds:
         with pytest.raises(UncheckableError) as caught:
-            await kds.crl(MILAN, VCEK)
+            await crl(kds)
     assert caught.value.code == "kds.stale"
 
 
@@ -415,8 +480,10 @@ def test_amds_own_certificates_are_accepted(
     ek = Chain.parse(**snp.certificates(case)).extensions
     assert ek.hwid is not None
     judge.vcek(snp.cert(case["ek"]), line=MILAN, hwid=ek.hwid, tcb=ek.tcb)
+    ark = snp.cert(case["ark"][0])
     crl = (snp.folder / "crls" / "53a61dc059e525ef.crl").read_bytes()
-    assert judge.crl(crl, line=MILAN, key=VCEK) == datetime(2026, 5, 12, tzinfo=UTC)
+    term = judge.crl(crl, line=MILAN, ark=ark)
+    assert term == Term(until=datetime(2026, 5, 12, tzinfo=UTC), number=6)
 
 
 def test_what_belongs_to_another_chip_line_or_kind_is_refused(
@@ -428,7 +495,10 @@ def test_what_belongs_to_another_chip_line_or_kind_is_refused(
     hwid = ek.hwid or b""
     lower = Tcb(bootloader=0, tee=0, snp=0, microcode=0)
     der = snp.cert(case["ek"])
-    crls = snp.folder / "crls"
+    crls, root = snp.folder / "crls", snp.cert(ark)
+    milans = (crls / "53a61dc059e525ef.crl").read_bytes()
+    genoas = (crls / "a3064b0a61d6beb1.crl").read_bytes()
+    genoas_root = snp.cert(genoa["ark"][0])
     refusals: list[Callable[[], object]] = [
         lambda: judge.chain(pem(snp, ica), line=MILAN, key=VCEK),
         lambda: judge.chain(pem(snp, ark, ica), line=MILAN, key=VCEK),
@@ -443,8 +513,12 @@ def test_what_belongs_to_another_chip_line_or_kind_is_refused(
         lambda: judge.vcek(snp.cert(genoa["ek"]), line=MILAN, hwid=hwid, tcb=ek.tcb),
         lambda: judge.vcek(snp.cert("cee96955153de19a"), line=MILAN, hwid=hwid, tcb=ek.tcb),
         lambda: judge.vcek(b"", line=MILAN, hwid=hwid, tcb=ek.tcb),
-        lambda: judge.crl((crls / "a3064b0a61d6beb1.crl").read_bytes(), line=MILAN, key=VCEK),
-        lambda: judge.crl(b"", line=MILAN, key=VCEK),
+        lambda: judge.crl(genoas, line=MILAN, ark=root),
+        lambda: judge.crl(genoas, line=MILAN, ark=genoas_root),
+        lambda: judge.crl(milans, line=GENOA, ark=root),
+        lambda: judge.crl(milans, line=MILAN, ark=snp.cert(ica)),
+        lambda: judge.crl(milans[:-1] + bytes([milans[-1] ^ 1]), line=MILAN, ark=root),
+        lambda: judge.crl(b"", line=MILAN, ark=root),
     ]
     for refusal in refusals:
         with pytest.raises(AttestationError):
@@ -457,4 +531,19 @@ def test_without_a_chain_nothing_can_be_judged(snp: SnpVectors, case: dict[str, 
     with pytest.raises(UncheckableError):
         judge.vcek(snp.cert(case["ek"]), line=MILAN, hwid=ek.hwid or b"", tcb=ek.tcb)
     with pytest.raises(UncheckableError):
-        judge.crl(b"", line=MILAN, key=VCEK)
+        judge.crl(b"", line=MILAN, ark=snp.cert(case["ica"][0]))
+
+
+def test_a_list_from_the_future_or_without_a_number_is_not_taken(
+    simulated_vendor: SimulatedVendor,
+) -> None:
+    roots = frozenset({simulated_vendor.root_sha256()})
+    judge = RootJudge(roots, chain_of=lambda _line: None, now=lambda: SIMULATED_NOW)
+    ark = simulated_vendor.root.public_bytes(Encoding.DER)
+    later = simulated_vendor.crl(SIMULATED_NOW + timedelta(days=3))
+    with pytest.raises(UncheckableError, match="future"):
+        judge.crl(later, line=GENOA, ark=ark)
+    unnumbered = make_crl(simulated_vendor.root_key, line=GENOA, issued=SIMULATED_NOW)
+    with pytest.raises(VerificationError, match="number"):
+        judge.crl(unnumbered, line=GENOA, ark=ark)
+    assert judge.crl(simulated_vendor.crl(SIMULATED_NOW), line=GENOA, ark=ark).number
