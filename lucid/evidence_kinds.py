@@ -43,7 +43,7 @@ class Options:
         Raises:
             SourceError: one cannot be read.
         """
-        return [read_file(str(path)) for path in self.files.get(name, ())]
+        return [read_file(path) for path in self.files.get(name, ())]
 
 
 V = TypeVar("V")  # verified evidence
@@ -112,7 +112,7 @@ def judge(
     try:
         rules = None
         if not signature_only:
-            rules = kind.policy(None if policy is None else read_file(str(policy)))
+            rules = kind.policy(None if policy is None else read_file(policy))
         verified = kind.verify(options)
         if rules is not None:
             checks = kind.appraise(verified, rules)

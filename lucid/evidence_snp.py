@@ -53,19 +53,17 @@ class SnpEvidence:
         others = [der for data in options.every("chain") for der in split_certificates(data)]
         hosts = [contents[entry] for entry in (TableEntry.ICA, TableEntry.ARK) if entry in contents]
         others += [der for data in hosts for der in split_certificates(data)]
-        crls = [Crl.parse(data) for data in options.every("crl")]
-        if TableEntry.CRL in contents:
-            crls.append(Crl.parse(contents[TableEntry.CRL]))
         anchors, root = TrustAnchors.builtin(), options.simulated_root
         if root is not None:
-            anchors = anchors.with_simulated_root(read_file(str(root)))
+            anchors = anchors.with_simulated_root(read_file(root))
         return verify_report(
             self._report.raw,
             collect_chain(ek if given is None else given, others),
             roots=anchors.amd if root is None else anchors.simulated,
             now=options.now,
             expected_report_data=options.report_data,
-            crls=crls,
+            crls=[Crl.parse(data) for data in options.every("crl")],
+            carried_crl=contents.get(TableEntry.CRL, b""),
         )
 
     def checks(self, verified: VerifiedReport) -> tuple[Check, ...]:

@@ -57,7 +57,7 @@ class TdxEvidence:
     def verify(self, options: Options) -> VerifiedQuote:
         vendor = names.INTEL
         if options.simulated_root is not None:
-            root = read_file(str(options.simulated_root))
+            root = read_file(options.simulated_root)
             vendor = names.simulated(TrustAnchors.builtin().with_simulated_root(root).simulated)
         verified = verify_quote(
             self._data,

@@ -200,10 +200,10 @@ def _examine(
     try:
         anchors = TrustAnchors.builtin()
         if simulated_root is not None:
-            anchors = anchors.with_simulated_root(simulated_root.read_bytes())
+            anchors = anchors.with_simulated_root(read_file(simulated_root))
         elif allow_simulated:
             raise click.UsageError("--allow-simulated needs --simulated-root FILE")
-    except (AttestationError, ValueError, OSError) as error:
+    except (AttestationError, ValueError, SourceError) as error:
         raise click.UsageError(f"--simulated-root {simulated_root}: {error}") from None
     try:
         kind = Passport.parse(token).evidence.format
@@ -215,9 +215,9 @@ def _examine(
         policy = (
             None
             if hardware_policy is None
-            else read_hardware_policy(read_file(str(hardware_policy)), kind)
+            else read_hardware_policy(read_file(hardware_policy), kind)
         )
-        crls = tuple(Crl.parse(read_file(str(path))) for path in crl_files)
+        crls = tuple(Crl.parse(read_file(path)) for path in crl_files)
     except (MalformedError, SourceError) as error:
         raise click.UsageError(str(error)) from None
     return examine_passport(

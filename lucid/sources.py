@@ -1,17 +1,15 @@
-"""Where a thing to be checked comes from: a file, standard input, or a URL. All are hostile."""
+"""Where a thing to be read comes from: a file, standard input, or a URL. All may be hostile."""
 
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 from typing import Final
 
-import httpx
+from lucid.exchange import ExchangeError, exchange
 
 MAX_SIZE: Final = 1024 * 1024  # bytes; a passport is about 8 KiB
-TIMEOUT_SECONDS: Final = 15.0  # of silence
-FETCH_SECONDS: Final = 60.0  # altogether: a server may drip
+FETCH_SECONDS: Final = 60.0
 
 
 class SourceError(Exception):
@@ -25,50 +23,44 @@ def read_source(source: str) -> bytes:
         SourceError: missing, unreadable, too large, or an HTTP answer other than 200.
     """
     if source.startswith(("http://", "https://")):
-        data = _fetch(source)
-        if len(data) > MAX_SIZE:
-            raise SourceError(f"{source}: larger than {MAX_SIZE} bytes")
-        return data
+        return _fetch(source)
     return read_file(source)
 
 
-def read_file(source: str) -> bytes:
+def read_file(source: str | Path) -> bytes:
     """The bytes of `-` (standard input) or a file; never of a URL.
 
     Raises:
         SourceError: missing, unreadable or too large.
     """
-    if source == "-":
-        data = sys.stdin.buffer.read(MAX_SIZE + 1)
-    else:
-        try:
+    try:
+        if source != "-":
             with Path(source).open("rb") as file:
                 data = file.read(MAX_SIZE + 1)
-        except OSError as error:
-            raise SourceError(f"{source}: {error.strerror}") from None
+        elif sys.stdin is None:
+            raise SourceError("-: standard input is closed")
+        else:
+            data = sys.stdin.buffer.read(MAX_SIZE + 1)
+    except OSError as error:
+        raise SourceError(f"{source}: {error.strerror}") from None
     if len(data) > MAX_SIZE:
         raise SourceError(f"{source}: larger than {MAX_SIZE} bytes")
     return data
 
 
-def _fetch(url: str) -> bytes:
-    end = time.monotonic() + FETCH_SECONDS
+def read_text(source: str | Path) -> str:
+    """The same as UTF-8. Raises SourceError also where it is not."""
     try:
-        with (
-            httpx.Client(timeout=TIMEOUT_SECONDS, follow_redirects=False) as client,
-            client.stream("GET", url, headers={"accept-encoding": "identity"}) as answer,
-        ):
-            if answer.status_code != 200:
-                raise SourceError(f"{url}: answered {answer.status_code}, not 200")
-            if answer.headers.get("content-encoding", "identity") != "identity":
-                raise SourceError(f"{url}: answered compressed, which it was asked not to")
-            data = bytearray()
-            for chunk in answer.iter_bytes():
-                data += chunk
-                if len(data) > MAX_SIZE:
-                    break
-                if time.monotonic() > end:
-                    raise SourceError(f"{url}: no whole answer in {FETCH_SECONDS:.0f} s")
-            return bytes(data)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return read_file(source).decode()
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{source}: not UTF-8 at byte {error.start}") from None
+
+
+def _fetch(url: str) -> bytes:
+    try:
+        answer = exchange("GET", url, largest=MAX_SIZE, seconds=FETCH_SECONDS)
+    except ExchangeError as error:
         raise SourceError(f"{url}: {error}") from None
+    if answer.status != 200:
+        raise SourceError(f"{url}: answered {answer.status}, not 200")
+    return answer.body

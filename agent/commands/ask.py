@@ -9,6 +9,7 @@ import http.client
 import json
 import socket
 import sys
+import time
 from typing import Any, Final
 
 import click
@@ -17,6 +18,7 @@ from agent.commands.failing import fail
 
 DEFAULT_SOCKET: Final = "/run/lucid/agent.sock"
 SECONDS: Final = 5.0
+MAX_ANSWER: Final = 1024 * 1024  # bytes
 SILENT: Final = 3  # exit code where the running agent could not be asked
 
 _socket_option = click.option(
@@ -49,7 +51,7 @@ def _ask(socket_path: str, route: str) -> tuple[int, dict[str, Any]]:
     try:
         connection.request("GET", route)
         response = connection.getresponse()
-        return response.status, json.loads(response.read())
+        return response.status, json.loads(_whole(response))
     except (OSError, http.client.HTTPException, ValueError) as error:
         fail(
             SILENT,
@@ -58,6 +60,18 @@ def _ask(socket_path: str, route: str) -> tuple[int, dict[str, Any]]:
         )
     finally:
         connection.close()
+
+
+def _whole(response: http.client.HTTPResponse) -> bytes:
+    """The body, of a size and in a time that an agent's has."""
+    data, end = bytearray(), time.monotonic() + SECONDS
+    while piece := response.read1(MAX_ANSWER):
+        data += piece
+        if len(data) > MAX_ANSWER:
+            raise ValueError(f"the answer is larger than {MAX_ANSWER} bytes")
+        if time.monotonic() > end:
+            raise ValueError(f"no whole answer in {SECONDS:g} s")
+    return bytes(data)
 
 
 @click.command()

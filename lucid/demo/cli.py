@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 import time
@@ -11,17 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import click
-import httpx
 
 from attestation.anchors import TrustAnchors
 from attestation.verifier import examine_passport
 from lucid.demo.parts import AgentPart, DemoError, ObserverPart, wait_for
 from lucid.demo.scenario import STEPS, Done, run_step
 from lucid.demo.upstream import MODEL, DemoUpstream
+from lucid.exchange import ExchangeError, exchange
 from lucid.passport import exit_code, lines_of
 from lucid.terminal import printable
 
 DELIVERY_SECONDS = 20.0
+MAX_MODELS = 1024 * 1024  # bytes that a list of models may have
 
 _COLOURS = {"proceed": "green", "warn": "yellow", "redact": "cyan", "deny": "red"}
 
@@ -130,24 +132,23 @@ def _run(
 
 def _first_model(url: str) -> str:
     try:
-        models = httpx.get(f"{url}/v1/models", timeout=10).raise_for_status().json()
-        return str(models["data"][0]["id"])
-    except (httpx.HTTPError, KeyError, IndexError, ValueError) as error:
+        answer = exchange("GET", f"{url}/v1/models", largest=MAX_MODELS, seconds=10)
+        return str(json.loads(answer.body)["data"][0]["id"])
+    except (ExchangeError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise DemoError(f"the model server names no model ({error}); use --model") from None
 
 
 def _ask(url: str, model: str, *, exact: bool) -> list[Done]:
     done = []
-    with httpx.Client(base_url=url, timeout=120) as client:
-        for step in STEPS:
-            click.echo(f"  asking: {step.name} … ", nl=False)
-            try:
-                result = run_step(client, step, model=model, exact=exact)
-            except httpx.HTTPError as error:
-                raise DemoError(f"the gateway did not answer: {error}") from None
-            bad = bool(result.problems)
-            click.secho(f"HTTP {result.status}", dim=not bad, fg="red" if bad else None)
-            done.append(result)
+    for step in STEPS:
+        click.echo(f"  asking: {step.name} … ", nl=False)
+        try:
+            result = run_step(url, step, model=model, exact=exact)
+        except ExchangeError as error:
+            raise DemoError(f"the gateway did not answer: {error}") from None
+        bad = bool(result.problems)
+        click.secho(f"HTTP {result.status}", dim=not bad, fg="red" if bad else None)
+        done.append(result)
     return done
 
 

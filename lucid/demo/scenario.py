@@ -6,8 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final
 
-import httpx
+from lucid.exchange import Reply, exchange
 
+MAX_REPLY: Final = 8 * 1024 * 1024  # bytes
 # Looks like a key and is none; assembled so that no scanner takes this file for a leak.
 FAKE_KEY: Final = "sk-" + "aB3dE5fG7hJ9kL1mN2pQ4rS6" * 2
 
@@ -103,10 +104,10 @@ class Done:
     problems: tuple[str, ...]
 
 
-def text_of(reply: httpx.Response, *, stream: bool) -> str:
+def text_of(reply: Reply, *, stream: bool) -> str:
     """What a person reads: the reply's bytes, and for a stream its deltas joined."""
-    raw = reply.text
-    if not stream or reply.status_code != 200:
+    raw = reply.body.decode(errors="replace")
+    if not stream or reply.status != 200:
         return raw
     joined = []
     for line in raw.splitlines():
@@ -117,9 +118,12 @@ def text_of(reply: httpx.Response, *, stream: bool) -> str:
     return raw + "\n" + "".join(joined)
 
 
-def run_step(client: httpx.Client, step: Step, *, model: str, exact: bool) -> Done:
+def run_step(url: str, step: Step, *, model: str, exact: bool) -> Done:
     """Send one request and compare. Without `exact` (a real model) only the status, the hidden
     texts and the request's outcome are fixed.
+
+    Raises:
+        ExchangeError: the gateway gave no whole answer.
     """
     body: dict[str, Any] = {
         "model": model,
@@ -127,14 +131,21 @@ def run_step(client: httpx.Client, step: Step, *, model: str, exact: bool) -> Do
         "max_tokens": 64,
         "stream": step.stream,
     }
-    reply = client.post(step.path, json=body)
+    reply = exchange(
+        "POST",
+        f"{url}{step.path}",
+        largest=MAX_REPLY,
+        seconds=120,
+        body=json.dumps(body).encode(),
+        content_type="application/json",
+    )
     text = text_of(reply, stream=step.stream)
     problems = []
-    if reply.status_code != step.status:
-        problems.append(f"status {reply.status_code}, expected {step.status}")
+    if reply.status != step.status:
+        problems.append(f"status {reply.status}, expected {step.status}")
     if exact or step.status != 200:
         problems += [f"{word!r} is missing" for word in step.visible if word not in text]
     problems += ["a text that must be hidden is visible" for word in step.hidden if word in text]
     if step.header and step.header not in reply.headers:
         problems.append(f"no header {step.header}")
-    return Done(step=step, status=reply.status_code, problems=tuple(problems))
+    return Done(step=step, status=reply.status, problems=tuple(problems))

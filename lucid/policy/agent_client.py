@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-import httpx
 
 from attestation import cbor
 from attestation.errors import MalformedError
+from lucid.exchange import ExchangeError, exchange
 from lucid.exits import UNCHECKED
 from lucid.terminal import printable
 
-TIMEOUT_SECONDS: Final = 60.0  # a push waits for a quote
-MAX_ANSWER: Final = 64 * 1024 * 1024  # bytes
+SECONDS: Final = 60.0  # for a whole answer; a push waits half of it for its passport
+MAX_ANSWER: Final = 64 * 1024 * 1024  # bytes; ten thousand decisions have some 20 MB
 
 
 class AgentError(click.ClickException):
@@ -70,19 +70,24 @@ class AgentClient:
         """
         if self._socket is not None and not Path(self._socket).is_socket():
             raise self._silent("there is no such socket")
-        transport = httpx.HTTPTransport(uds=self._socket) if self._socket else None
         try:
-            with httpx.Client(transport=transport, timeout=TIMEOUT_SECONDS) as client:
-                answer = client.request(method, f"{self._base}{path}", content=body)
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            answer = exchange(
+                method,
+                f"{self._base}{path}",
+                largest=MAX_ANSWER,
+                seconds=SECONDS,
+                socket=self._socket,
+                body=body,
+            )
+        except ExchangeError as error:
             raise self._silent(str(error)) from None
         try:
             if answer.headers.get("content-type") == "application/cbor":
-                return Answer(answer.status_code, cbor.decode(answer.content, max_size=MAX_ANSWER))
-            value = answer.json(object_hook=_Object)
+                return Answer(answer.status, cbor.decode(answer.body, max_size=MAX_ANSWER))
+            value = json.loads(answer.body, object_hook=_Object)
             if isinstance(value, dict):
-                return Answer(answer.status_code, value)
-        except (MalformedError, json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+                return Answer(answer.status, value)
+        except (MalformedError, ValueError, RecursionError):
             pass
         raise AgentError(f"{self._target} does not answer like an agent; {_WHICH}")
 

@@ -18,6 +18,7 @@ from lucid.policy.cases import parse_cases
 from lucid.policy.common import agent_option, json_option, load_bundle, stop, stop_for
 from lucid.policy.reasons import Explained, Explanation, explain_request
 from lucid.policy.recorded import by_policy, request_of
+from lucid.sources import SourceError, read_file
 from lucid.terminal import printable
 
 
@@ -76,7 +77,11 @@ def explain(
 
 def _explain_cases(directory: Path, file: Path, part: str, *, as_json: bool) -> None:
     bundle = load_bundle(directory, as_json=as_json)
-    cases, problems = parse_cases(file.name, file.read_bytes(), bundle.vocabulary)
+    try:
+        content = read_file(file)
+    except SourceError as error:
+        stop(BAD_INPUT, str(error), as_json=as_json)
+    cases, problems = parse_cases(file.name, content, bundle.vocabulary)
     if problems:
         stop_for(problems, "the file of cases is broken", as_json=as_json)
     chosen = [case for case in cases if part in case.name]

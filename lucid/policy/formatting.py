@@ -15,6 +15,7 @@ from enforcement.policy.cedar_text import statements
 from enforcement.policy.policy_source import parse_policies
 from lucid.exits import BAD_INPUT, DONE, NOT_SO
 from lucid.policy.common import json_option, show_problems, stop
+from lucid.sources import SourceError, read_text
 
 
 @click.command("format")
@@ -36,7 +37,10 @@ def format_policies(path: Path, *, check: bool, show_diff: bool, as_json: bool) 
         stop(BAD_INPUT, f"{path} has no policies/*.cedar", as_json=as_json)
     changed: list[str] = []
     for file in files:
-        text = file.read_text(encoding="utf-8")
+        try:
+            text = read_text(file)
+        except SourceError as error:
+            stop(BAD_INPUT, str(error), as_json=as_json)
         _, problems = parse_policies(str(file), text)
         if problems:
             if as_json:

@@ -16,6 +16,7 @@ from lucid.policy.cases import read_cases
 from lucid.policy.cedar_tests import CedarTestsError, run_cedar_tests
 from lucid.policy.common import json_option, load_bundle, stop, stop_for
 from lucid.policy.running import Result, coverage, junit, run_cases
+from lucid.sources import SourceError, read_file, read_text
 from lucid.terminal import printable
 
 
@@ -107,14 +108,17 @@ def test(
 
 
 def _cedar(path: Path, bundle: Bundle | None, files: tuple[Path, ...]) -> list[Result]:
-    contents = {str(file): file.read_bytes() for file in files}
+    try:
+        contents = {str(file): read_file(file) for file in files}
+    except SourceError as error:
+        raise CedarTestsError(str(error)) from None
     sources: list[PolicySource] = []
     names: dict[int, str] = {}
     if bundle is None:
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise CedarTestsError(f"{path} cannot be read as UTF-8: {error}") from None
+            text = read_text(path)
+        except SourceError as error:
+            raise CedarTestsError(str(error)) from None
         sources, problems = parse_policies(path.name, text)
         if problems:
             raise CedarTestsError(str(problems[0]))

@@ -1,70 +1,22 @@
-"""Passports from a URL: whoever answers there is hostile."""
+"""Passports from a URL, and files: who answers is hostile, what lies there is too large."""
 
 from __future__ import annotations
 
-import gzip
-import itertools
-import threading
 import tracemalloc
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from pathlib import Path
 
 import pytest
 
 from lucid import sources
-from lucid.sources import MAX_SIZE, SourceError, read_source
-
-BOMB = gzip.compress(bytes(64 * 1024 * 1024))
-
-
-class Hostile(BaseHTTPRequestHandler):
-    """What it does is in the path."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        match self.path:
-            case "/plain":
-                self._answer([b"passport"])
-            case "/bomb":
-                self._answer([BOMB], **{"Content-Encoding": "gzip"})
-            case "/crumbs":
-                self._answer(itertools.repeat(b"x", MAX_SIZE + 1))
-            case "/endless":
-                self._answer(itertools.repeat(bytes(65_536)))
-            case "/redirect":
-                self.send_response(302)
-                self.send_header("Location", "/plain")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-    def _answer(self, pieces: Any, **headers: str) -> None:
-        self.send_response(200)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
-        try:
-            for piece in pieces:
-                self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
-            self.wfile.write(b"0\r\n\r\n")
-        except OSError:
-            self.close_connection = True  # the reader has had enough
-
-    def log_message(self, *_args: object) -> None:
-        pass
+from lucid.sources import SourceError, read_file, read_source, read_text
+from tests.lucid.hostile import hostile
 
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hostile) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with hostile() as where:
+        yield where
 
 
 def test_what_is_there_is_read(url: str) -> None:
@@ -88,11 +40,30 @@ def test_more_than_can_be_meant_is_not_read_to_its_end(url: str) -> None:
 
 
 def test_crumbs_end_with_the_time(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "FETCH_SECONDS", 0.05)
-    with pytest.raises(SourceError, match="no whole answer"):
-        read_source(f"{url}/crumbs")
+    monkeypatch.setattr(sources, "FETCH_SECONDS", 0.2)
+    for path in ("crumbs", "head", "silent"):
+        with pytest.raises(SourceError, match=r"no whole answer in 0\.2 s"):
+            read_source(f"{url}/{path}")
 
 
 def test_nobody_is_sent_elsewhere(url: str) -> None:
     with pytest.raises(SourceError, match="302"):
         read_source(f"{url}/redirect")
+
+
+def test_a_file_is_bounded_and_what_is_none_says_so(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="larger than"):
+        read_file("/dev/zero")
+    with pytest.raises(SourceError, match="Is a directory"):
+        read_file(tmp_path)
+    with pytest.raises(SourceError, match="No such file"):
+        read_file(tmp_path / "none")
+    (tmp_path / "text").write_bytes(b"abc\xff")
+    with pytest.raises(SourceError, match="not UTF-8 at byte 3"):
+        read_text(tmp_path / "text")
+
+
+def test_standard_input_that_is_closed_or_no_file_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(SourceError, match="closed"):
+        read_file("-")

@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,8 @@ def answering(path: Path, reply: bytes) -> Iterator[None]:
             peer, _ = listener.accept()
             with peer:
                 peer.recv(65_536)
-                peer.sendall(reply)
+                with suppress(BrokenPipeError):
+                    peer.sendall(reply)
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -47,6 +48,7 @@ def reply(code: int, body: str) -> bytes:
         (reply(200, "nonsense"), 3, "no agent answers"),
         (b"nonsense\r\n\r\n", 3, "no agent answers"),
         (b"", 3, "no agent answers"),
+        (reply(200, '"' + "x" * 2_000_000 + '"'), 3, "larger than"),
     ],
 )
 def test_a_probe_ends_with_what_it_was_told(
