@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Final
 
 from agent.attesting.attester import Attester, Issued, Stated
 from agent.journal import Journal
@@ -14,6 +15,8 @@ from attestation.errors import UncheckableError
 from enforcement.auditors.panel import AuditorService
 from enforcement.policy.rates import RateLimiter
 from enforcement.snapshot import BundleView, Snapshot
+
+OR_STOP: Final = "if the bundle in force must not decide any longer, stop the agent"
 
 
 class InForce:
@@ -129,6 +132,5 @@ class InForce:
             code="policy.waits",
             reason=f"bundle {newest.name} {newest.version} ({newest.digest.hex()[:16]}…) cannot"
             " come into force: no passport can state it",
-            next=f"{dead.remedy}; if the bundle in force must not decide any longer, stop the"
-            " agent",
+            next=f"{dead.remedy}; {OR_STOP}",
         )

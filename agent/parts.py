@@ -19,6 +19,7 @@ import trio
 from agent import setup
 from agent.announcing import Announcer
 from agent.api import health, local_api
+from agent.api.policy_api import Obstacle
 from agent.attesting.attester import Attester
 from agent.attesting.hardware_policy import hardware_policies
 from agent.attesting.measuring import KernelRegister, Measurer, this_boot
@@ -31,9 +32,9 @@ from agent.custody import Custody
 from agent.gateway.gate import gate_of
 from agent.gateway.gateway_tls import GatewayTls
 from agent.gateway.identities import Identities
-from agent.in_force import InForce
+from agent.in_force import OR_STOP, InForce
 from agent.journal import Journal
-from agent.life.lifecycle import Lifecycle
+from agent.life.lifecycle import Lifecycle, Part
 from agent.life.notify import Notifier
 from agent.life.pulse import Pulse
 from agent.life.supervise import Faults
@@ -290,6 +291,17 @@ class Parts:
     def snapshot(self) -> Snapshot | None:
         """What exchanges are decided with; None until the first passport."""
         return self.in_force.snapshot
+
+    def obstacle(self) -> Obstacle | None:
+        """What stands between a bundle and its passport now; None: nothing is known to."""
+        dead = self.attester.quotes.dead is not None
+        for trouble, _ in self.lifecycle.look().troubles:
+            if trouble.part is Part.PASSPORT:
+                following = f"{trouble.next}; {OR_STOP}" if dead else trouble.next
+                return Obstacle(
+                    reboot=dead, code=trouble.code, reason=trouble.reason, next=following
+                )
+        return None
 
     @property
     def gateway_metrics(self) -> GatewayMetrics:

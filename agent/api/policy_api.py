@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 from urllib.parse import parse_qs
 
 import msgspec
@@ -44,6 +44,20 @@ DEFAULT_LAST: Final = 100
 MAX_DIGITS: Final = 9
 
 
+class Obstacle(msgspec.Struct, frozen=True, kw_only=True):
+    """Why no passport comes that could put a bundle in force.
+
+    Attributes:
+        reboot: none will until the machine is rebooted.
+        code: stable; reason, next: for people.
+    """
+
+    reboot: bool
+    code: str
+    reason: str
+    next: str
+
+
 class Parts(Protocol):
     """What is asked and changed. `agent.parts` are."""
 
@@ -53,6 +67,9 @@ class Parts(Protocol):
     @property
     def snapshot(self) -> Snapshot | None:
         """What exchanges are decided with; None until the first passport."""
+
+    def obstacle(self) -> Obstacle | None:
+        """What stands between a bundle and its passport now; None: nothing is known to."""
 
 
 class RollbackBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -131,6 +148,7 @@ class PolicyApi:
                     "signer": None if newest.signer is None else newest.signer.hex(),
                     "in_force": newest.digest == in_force,
                 },
+                "waits_for": None if newest.digest == in_force else self._waits_for(),
                 "require_signature": trust.required,
                 "trusted_keys": [kid.hex() for kid in trust.keys],
                 "refused": policies.failures,
@@ -143,8 +161,15 @@ class PolicyApi:
 
     async def _history(self, _request: Request) -> Response:
         entries = [msgspec.to_builtins(entry) for entry in self._parts.policies.history()]
-        newest = self._parts.policies.newest.bundle.digest.hex()
-        return Response.json({"newest": newest, "entries": entries})
+        newest = self._parts.policies.newest
+        waiting = self._parts.policies.state_of(newest) == "waiting"
+        return Response.json(
+            {
+                "newest": newest.bundle.digest.hex(),
+                "waits_for": self._waits_for() if waiting else None,
+                "entries": entries,
+            }
+        )
 
     async def _bundle(self, request: Request) -> Response:
         digest = parse_qs(request.query).get("digest", [""])[0]
@@ -228,8 +253,14 @@ class PolicyApi:
             )
         return None
 
+    def _waits_for(self) -> dict[str, Any] | None:
+        obstacle = self._parts.obstacle()
+        return None if obstacle is None else msgspec.to_builtins(obstacle)
+
     async def _taken(self, loaded: Loaded) -> Response:
-        state = await self._parts.policies.in_force(loaded)
+        policies, obstacle = self._parts.policies, self._parts.obstacle()
+        hopeless = obstacle is not None and obstacle.reboot
+        state = policies.state_of(loaded) if hopeless else await policies.in_force(loaded)
         in_force = state == "in_force"
         bundle, snapshot = loaded.bundle, self._parts.snapshot
         value = {
@@ -240,6 +271,7 @@ class PolicyApi:
             "in_force": in_force,
             "state": state,
             "passport": snapshot.passport_id if in_force and snapshot is not None else None,
+            "waits_for": self._waits_for() if state == "waiting" else None,
         }
         # 202: kept, and it comes into force with the next passport, which is not there yet; or a
         # newer bundle did in its place.

@@ -213,20 +213,23 @@ class Policies:
             await self._take(loaded, by=by)
         return loaded
 
+    def state_of(self, loaded: Loaded) -> State:
+        """Whether a passport states the bundle, or a newer one instead, or neither yet."""
+        reached = self._reached
+        if reached is not None:
+            if reached.bundle.digest == loaded.bundle.digest:
+                return "in_force"
+            if reached.number > loaded.number:
+                return "superseded"
+        return "waiting"
+
     async def in_force(self, loaded: Loaded) -> State:
-        """Wait until a passport states the bundle, or a newer one instead; `waiting` if that took
-        too long."""
+        """The same, waiting for one of the two; `waiting` if that took too long."""
         with trio.move_on_after(IN_FORCE_SECONDS):
             async with self._in_force:
-                while True:
-                    reached = self._reached
-                    if reached is not None:
-                        if reached.bundle.digest == loaded.bundle.digest:
-                            return "in_force"
-                        if reached.number > loaded.number:
-                            return "superseded"
+                while self.state_of(loaded) == "waiting":
                     await self._in_force.wait()
-        return "waiting"
+        return self.state_of(loaded)
 
     async def came_into_force(self, loaded: Loaded) -> None:
         """Called when a passport states a bundle."""

@@ -55,7 +55,7 @@ def push(
     \b
     Exit codes: 0 in force; 1 the tests fail, the agent refuses it, or a newer bundle came into
     force in its place; 2 the bundle is not sound; 3 no agent answers, there are no tests, or it is
-    kept and not yet in force.
+    kept and not yet in force: what it waits for is said, a reboot perhaps.
     """
     bundle = load_bundle(directory, as_json=as_json)
     cases, problems = read_cases(bundle)
@@ -107,6 +107,11 @@ def history(*, agent: str, as_json: bool) -> None:
             f"{mark} {entry['at']}  {entry['digest'][:16]}  "
             + printable(f"{entry['name']} {entry['version']}  {entry['action']}{by}{signed}{state}")
         )
+    if isinstance(waits_for := value.get("waits_for"), dict):
+        kept, *why = _became("waiting", waits_for)
+        click.echo(f"the newest: {kept}")
+        for line in why:
+            click.echo(f"  {printable(line)}")
 
 
 @click.command("rollback")
@@ -154,11 +159,25 @@ def _report(answer: Answer, *, as_json: bool, **more: Any) -> NoReturn:
     if as_json:
         click.echo(json.dumps({"ok": value["in_force"], **value, **more}, indent=2))
     else:
-        click.echo(printable(f"{value['name']} {value['version']}: {_BECAME[value['state']]}"))
-        click.echo(f"digest {value['digest']}")
+        became, *why = _became(value["state"], value.get("waits_for"))
+        click.echo(printable(f"{value['name']} {value['version']}: {became}"))
+        click.echo(printable(f"digest {value['digest']}"))
+        for line in why:
+            click.echo(f"  {printable(line)}")
         if value["passport"]:
             click.echo(f"passport {printable(value['passport'])}")
     sys.exit({"in_force": DONE, "superseded": NOT_SO}.get(value["state"], UNCHECKED))
+
+
+def _became(state: str, waits_for: Any) -> list[str]:
+    """What became of a bundle, in a line for each: what, and where the agent knows it, why."""
+    if state != "waiting" or not isinstance(waits_for, dict):
+        return [_BECAME.get(state, state)]
+    if waits_for["reboot"]:
+        kept = "kept; NOT in force, and it will not be before the agent's machine is rebooted"
+    else:
+        kept = "kept; NOT in force before there is a passport again"
+    return [kept, f"why: {waits_for['reason']}", f"next: {waits_for['next']}"]
 
 
 def _refused(problems: list[dict[str, Any]], code: int, *, as_json: bool) -> NoReturn:

@@ -7,6 +7,7 @@ the tests there are. What no other module shows stands here, on the real daemon.
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import resource
 import shutil
@@ -21,9 +22,12 @@ import pytest
 import trio
 from click.testing import CliRunner
 
+from agent.api.local_api import Request
+from agent.api.policy_api import PolicyApi
 from agent.cli import main
 from agent.errors import EXIT_CODES
 from agent.life.lifecycle import State
+from attestation import cbor
 from attestation.errors import AttestationError, QuoteError, UncheckableError
 from attestation.evidence import Completed, Format
 from tests.agent.daemons import Inside, daemon_inside
@@ -233,6 +237,16 @@ async def test_a_dead_key_is_said_everywhere_and_asked_no_more(
         parts = {trouble["code"]: trouble for trouble in inside.api("/v1/status")[1]["troubles"]}
         assert "cannot come into force" in parts["policy.waits"]["reason"], parts
         assert "stop the agent" in parts["policy.waits"]["next"]
+        policy = PolicyApi(daemon.parts, may_push=True)
+        pushed = cbor.encode(daemon.parts.policies.newest.bundle.files)
+        with trio.fail_after(10):  # it does not wait for a passport in vain
+            answer = await policy(Request(method="POST", path="/v1/policy", body=pushed, uid=0))
+        waits_for = json.loads(answer.body)["waits_for"]
+        assert (answer.status, waits_for["reboot"]) == (202, True)
+        assert waits_for["code"] == "quote.key_disabled"
+        assert "the key is disabled" in waits_for["reason"]
+        assert "reboot this guest" in waits_for["next"]
+        assert "stop the agent" in waits_for["next"]
         daemon.parts.lifecycle.issued("pass-ended", daemon.parts.clock())
         said_alike(inside, State.EXPIRED, "the key is disabled [quote.key_disabled]")
         assert await inside.chat() == (503, "attestation_expired")

@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from enforcement.policy.bundle import Bundle
 from enforcement.policy.bundle_signature import Trust, read_public_key
 from lucid.cli import main
+from lucid.policy.agent_client import AgentClient, Answer
 from lucid.policy.cases import parse_cases
 from lucid.policy.cli import COMMANDS
 from tests.enforcement.bundles import CLAIMS, MANIFEST, PERMIT, write
@@ -481,6 +482,55 @@ def test_an_agent_that_does_not_answer_is_uncheckable(tmp_path: Path, arguments:
     assert "no agent answers" in result.stderr
 
 
+WAITING = {"name": "b", "version": "1", "digest": "ab" * 32, "in_force": False, "state": "waiting"}
+
+
+@pytest.mark.parametrize(
+    ("waits_for", "said", "not_said"),
+    [
+        (None, ["in force with the next passport"], ["reboot"]),
+        (
+            {"reboot": False, "code": "quote.busy", "reason": "it throttles", "next": "in 5 s"},
+            ["NOT in force before there is a passport again", "why: it throttles", "next: in 5 s"],
+            ["reboot", "next passport"],
+        ),
+        (
+            {"reboot": True, "code": "x", "reason": "the key is dead", "next": "reboot the guest"},
+            [
+                "will not be before the agent's machine is rebooted",
+                "why: the key is dead",
+                "next: reboot the guest",
+            ],
+            ["next passport"],
+        ),
+    ],
+)
+def test_a_push_that_is_not_in_force_says_what_it_waits_for(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    waits_for: dict[str, Any] | None,
+    said: list[str],
+    not_said: list[str],
+) -> None:
+    answers = {
+        "/v1/policy": Answer(202, {**WAITING, "passport": None, "waits_for": waits_for}),
+        "/v1/policy/rollback": Answer(202, {**WAITING, "passport": None, "waits_for": waits_for}),
+        "/v1/policy/history": Answer(200, {"entries": [], "waits_for": waits_for}),
+    }
+    monkeypatch.setattr(AgentClient, "ask", lambda _self, _method, path, _body=None: answers[path])
+    folder = bundle(tmp_path / "b")
+    for command in (("push", folder), ("rollback",)):
+        result = run(*command)
+        assert result.exit_code == 3
+        assert all(words in result.output for words in said), result.output
+        assert not any(words in result.output for words in not_said), result.output
+    assert report("push", folder, code=3)["waits_for"] == waits_for
+    history = run("history")
+    assert history.exit_code == 0
+    assert waits_for is None or all(words in history.output for words in said)
+
+
 def test_push_stops_before_the_agent_where_tests_fail_or_are_absent(tmp_path: Path) -> None:
     failing = CASES.replace("outcome: proceed", "outcome: deny")
     nobody = ("--agent", str(tmp_path / "no.sock"))
@@ -627,4 +677,4 @@ def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "bad.cedar").write_bytes(b"\xff")
     result = run("test", tmp_path / "bad.cedar")
     assert result.exit_code == 2
-    assert "cannot be read as UTF-8" in result.stderr
+    assert "not UTF-8 at byte 0" in result.stderr

@@ -152,8 +152,8 @@ async def test_a_fresh_list_meets_require_crl_and_goes_to_relying_parties_with_t
     policy.write_text("require_crl = true")
     tee = f'hardware_policy = "{policy}"'
     async with daemon_inside(tmp_path, simulated_state, monkeypatch, tee=tee) as inside:
-        await inside.until(lambda: inside.daemon.renewal.valid)
-        issued = inside.daemon.renewal.current
+        await inside.until(lambda: inside.daemon.parts.renewal.valid)
+        issued = inside.daemon.parts.renewal.current
         assert issued is not None
         assert issued.revocation.status is CheckStatus.PASSED
         assert '"status": "passed"' in json.dumps(inside.api("/v1/status"))
@@ -198,12 +198,12 @@ async def test_no_passport_comes_where_require_crl_is_not_met(
     tee = f'hardware_policy = "{policy}"'
     async with daemon_inside(tmp_path, simulated_state, monkeypatch, tee=tee) as inside:
         daemon = inside.daemon
-        await inside.until(lambda: daemon.renewal.valid)
-        before = daemon.renewal.current
-        daemon.attester.complete = completing(vendor, crl)
-        daemon.renewal.renew_now("test")
-        await inside.until(lambda: daemon.renewal.failures.get((code,), 0) > 0)
-        assert daemon.renewal.current is before, "the one that was there stays to its end"
+        await inside.until(lambda: daemon.parts.renewal.valid)
+        before = daemon.parts.renewal.current
+        daemon.parts.attester.complete = completing(vendor, crl)
+        daemon.parts.renewal.renew_now("test")
+        await inside.until(lambda: daemon.parts.renewal.failures.get((code,), 0) > 0)
+        assert daemon.parts.renewal.current is before, "the one that was there stays to its end"
         assert code in json.dumps(inside.api("/v1/status"))
 
 
@@ -215,12 +215,12 @@ async def test_without_a_way_to_a_list_and_without_require_crl_it_goes_on_and_sa
 ) -> None:
     async with daemon_inside(tmp_path, simulated_state, monkeypatch) as inside:
         daemon = inside.daemon
-        await inside.until(lambda: daemon.renewal.valid)
+        await inside.until(lambda: daemon.parts.renewal.valid)
         assert "lucid_revocation_checked 1" in inside.api("/metrics")[1]
-        daemon.attester.complete = completing(simulated_vendor, None, "nobody asks for one")
-        before = daemon.renewal.renewals
-        daemon.renewal.renew_now("test")
-        await inside.until(lambda: daemon.renewal.renewals > before)
+        daemon.parts.attester.complete = completing(simulated_vendor, None, "nobody asks for one")
+        before = daemon.parts.renewal.renewals
+        daemon.parts.renewal.renew_now("test")
+        await inside.until(lambda: daemon.parts.renewal.renewals > before)
         assert inside.api("/v1/status")[1]["passport"]["revocation"] == {
             "check": CRL_CHECK,
             "status": "skipped",
@@ -240,27 +240,27 @@ async def test_a_passport_ends_with_the_list_only_where_the_list_is_demanded(
 ) -> None:
     async with daemon_inside(tmp_path, simulated_state, monkeypatch) as inside:
         daemon = inside.daemon
-        await inside.until(lambda: daemon.renewal.valid)
-        issued = daemon.renewal.current
+        await inside.until(lambda: daemon.parts.renewal.valid)
+        issued = daemon.parts.renewal.current
         assert issued is not None
         assert issued.list_window is not None
         ends = issued.list_window[1]
         text = inside.api("/metrics")[1]
         assert "lucid_revocation_list_age_seconds" in text
         assert "lucid_revocation_list_time_left_seconds" in text
-        daemon.attester.complete = completing(
+        daemon.parts.attester.complete = completing(
             simulated_vendor, lambda _now: simulated_vendor.crl(ends - timedelta(days=30))
         )
         for demands, left in ((False, 5), (False, -5), (True, 5), (True, -5)):
-            daemon.attester.hardware_policies = {"sev-snp": SnpPolicy(require_crl=demands)}
+            daemon.parts.attester.hardware_policies = {"sev-snp": SnpPolicy(require_crl=demands)}
             now = int((ends - timedelta(seconds=left)).timestamp() * 1e9)
-            daemon.attester._wall = lambda now=now: now  # type: ignore[misc]
-            stated = daemon._stated(daemon._current_snapshot().bundle)
+            daemon.parts.attester._wall = lambda now=now: now  # type: ignore[misc]
+            stated = daemon.parts.in_force.stated(daemon.parts.in_force.current().bundle)
             if demands and left < 0:
                 with pytest.raises(UncheckableError, match="no longer good"):
-                    await daemon.attester.issue(stated)
+                    await daemon.parts.attester.issue(stated)
                 continue
-            made = await daemon.attester.issue(stated)
+            made = await daemon.parts.attester.issue(stated)
             assert made.cut_short is demands
             assert made.collateral_ends == ends if demands else made.collateral_ends > ends
 

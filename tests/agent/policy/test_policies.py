@@ -14,13 +14,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from agent.api.local_api import Request, Response
-from agent.api.policy_api import PolicyApi
+from agent.api.policy_api import Obstacle, PolicyApi
 from agent.config import PolicyTable
 from agent.errors import ExitCode, FatalError
 from agent.life.supervise import Faults, keep_alive
@@ -705,8 +706,14 @@ class Agent:
         self.policies = world.policies()
         self.journal: Any = SimpleNamespace(path=world.root / "journal.sqlite")
         self.snapshot: Snapshot | None = None
+        self.in_the_way: Obstacle | None = None
+
+    def obstacle(self) -> Obstacle | None:
+        return self.in_the_way
 
     async def passport(self) -> None:
+        if self.in_the_way is not None:
+            return
         loaded = self.policies.newest
         self.snapshot = Snapshot(
             engine=loaded.engine,
@@ -766,6 +773,35 @@ async def test_a_push_over_the_api_names_the_digest_in_force(client: Client, wor
     assert (status, old) == (200, read_files(world.directory))
     status, answer = await client("POST", "/v1/policy/rollback", b"{}")
     assert (status, answer["digest"]) == (200, first)
+
+
+DEAD = Obstacle(reboot=True, code="quote.key_disabled", reason="the key is dead", next="reboot")
+BUSY = Obstacle(reboot=False, code="quote.busy", reason="the host throttles", next="in 5 s")
+
+
+@pytest.mark.parametrize("obstacle", [DEAD, BUSY, None])
+async def test_a_push_that_no_passport_can_state_says_what_it_waits_for(
+    client: Client, world: World, monkeypatch: pytest.MonkeyPatch, obstacle: Obstacle | None
+) -> None:
+    # Where only a reboot helps nothing is waited for; this would be too long.
+    monkeypatch.setattr(policies_module, "IN_FORCE_SECONDS", 600.0 if obstacle is DEAD else 0.1)
+    await client.agent.passport()
+    client.agent.in_the_way = obstacle
+    if obstacle is None:
+        client.agent.passport = trio.lowlevel.checkpoint  # type: ignore[method-assign]
+    body = cbor.encode(world.files(PERMIT + FORBID))
+    with trio.fail_after(20):
+        status, answer = await client("POST", "/v1/policy", body)
+    assert (status, answer["state"], answer["in_force"]) == (202, "waiting", False)
+    assert answer["waits_for"] == (None if obstacle is None else msgspec.to_builtins(obstacle))
+    for path in ("/v1/policy", "/v1/policy/history"):
+        assert (await client("GET", path))[1]["waits_for"] == answer["waits_for"]
+    in_force = client.agent.snapshot
+    assert in_force is not None
+    files = read_files(world.directory)
+    status, answer = await client("POST", "/v1/policy", cbor.encode(files))
+    assert (status, answer["state"], answer["waits_for"]) == (200, "in_force", None)
+    assert (await client("GET", "/v1/policy"))[1]["waits_for"] is None
 
 
 async def test_a_refused_push_lists_every_problem(client: Client, world: World) -> None:
