@@ -6,6 +6,7 @@ from typing import Final
 
 import click
 
+from agent import standard_streams
 from agent.errors import exit_codes_text
 from agent.lazy import LazyGroup
 
@@ -43,6 +44,7 @@ def main() -> None:
     offline, decides every request and reply by Cedar policy, keeps a hash-chained journal of the
     decisions, and streams them to the Observer.
     """
+    standard_streams.keep()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from enum import IntEnum
 from typing import Final
 
@@ -28,6 +29,15 @@ EXIT_CODES: Final[dict[ExitCode, tuple[str, bool]]] = {
     ),
     ExitCode.STATE: ("the state directory or the journal cannot be used", False),
 }
+
+
+# A disk that is full now may not be when the agent is started again.
+_PASSING: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def state_code(error: OSError) -> ExitCode:
+    """The exit code where the state directory cannot be used because of this."""
+    return ExitCode.FAILED if error.errno in _PASSING else ExitCode.STATE
 
 
 def exit_codes_text() -> str:

@@ -26,6 +26,7 @@ from agent.attesting.measuring import KernelRegister, Measurer, this_boot
 from agent.attesting.platform import TeePlatform, find_platform
 from agent.attesting.renewal import LATE_SECONDS, TRY_SECONDS, Renewal
 from agent.boottime import ClockWatch, boot_ns
+from agent.claim import Claim
 from agent.code_pages import CodePages
 from agent.config import Config
 from agent.custody import Custody
@@ -112,6 +113,7 @@ class Parts:
         self.stream: ObserverStream | None = None
         self.gateway_address = ""
         self.opened = False
+        self._claim: Claim | None = None
         self._start = self.freshness.part("start")
 
     async def open(self) -> None:
@@ -122,6 +124,7 @@ class Parts:
         """
         config = self.config
         state_dir = setup.state_directory(Path(config.agent.state_dir))
+        self._claim = Claim.on(state_dir, agent_id=config.agent.id)
         await self._step(self.policies.start)
         now = datetime.now(UTC)
         self.platform = await self._step(functools.partial(find_platform, config, now=now))
@@ -155,8 +158,10 @@ class Parts:
     def close(self) -> None:
         """Close what the tasks did not."""
         if self.opened:
-            setup.remove_socket(Path(self.config.api.socket))
+            setup.remove_socket(Path(self.config.api.socket), self._socket)
             self.gateway_socket.close()
+        if self._claim is not None:
+            self._claim.close()
 
     # -- one part after the other -----------------------------------------------------------------
 
@@ -243,7 +248,9 @@ class Parts:
         self.gateway_socket = setup.listen(self.config.gateway.listen, table="gateway")
         self.gateway_address = "{}:{}".format(*self.gateway_socket.getsockname()[:2])
         try:
-            self.api_listener = local_api.bind(Path(self.config.api.socket))
+            path = Path(self.config.api.socket)
+            self.api_listener = local_api.bind(path)
+            self._socket = path.lstat()
         except BaseException:
             self.gateway_socket.close()
             raise

@@ -7,16 +7,17 @@ import os
 import socket
 import stat
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from agent import logs
 from agent.config import Config, parse_address
-from agent.errors import ExitCode, FatalError
+from agent.errors import ExitCode, FatalError, state_code
 from agent.gateway.gateway_tls import GatewayTls
 from agent.gateway.identities import Identities
-from agent.journal import Journal, JournalError
+from agent.journal import DiskFullError, Journal, JournalError
 from agent.stream.status import Target
 from agent.stream.target_files import check_files
 from enforcement.auditors.breaker import Rules
@@ -36,22 +37,29 @@ def state_directory(path: Path) -> Path:
     """Make the state directory (mode 0700) and prove that it can be written.
 
     Raises:
-        FatalError: it cannot be made or written, or others may write it.
+        FatalError: it cannot be made or written, is somebody else's, or others may write it.
     """
     remedy = "make it writable for the agent's user (mode 0700), or set agent.state_dir"
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        mode = stat.S_IMODE(path.stat().st_mode)
+        info = path.stat()
+        if info.st_uid != os.geteuid():  # who owns it may exchange what is in it
+            raise FatalError(
+                ExitCode.STATE,
+                f"the state directory {path} belongs to user {info.st_uid}, not to the agent's user"
+                f" {os.geteuid()}",
+                remedy="chown it, with all that is in it, to the agent's user",
+            )
         probe = path / f".write-test-{os.getpid()}"
         probe.touch(mode=0o600)
         probe.unlink()
     except OSError as error:
         raise FatalError(
-            ExitCode.STATE,
+            state_code(error),
             f"the state directory {path} cannot be used: {error.strerror}",
             remedy=remedy,
         ) from None
-    if mode & 0o022:
+    if stat.S_IMODE(info.st_mode) & 0o022:
         raise FatalError(
             ExitCode.STATE,
             f"others may write the state directory {path}",
@@ -151,9 +159,11 @@ def listen(address: str, *, table: str) -> socket.socket:
     return sock
 
 
-def remove_socket(path: Path) -> None:
-    """Remove the local API's socket at the end."""
-    path.unlink(missing_ok=True)
+def remove_socket(path: Path, made: os.stat_result) -> None:
+    """Remove the local API's socket at the end, unless another one has taken its place."""
+    with suppress(OSError):
+        if os.path.samestat(path.lstat(), made):
+            path.unlink()
 
 
 def gateway_config(config: Config) -> GatewayConfig:
@@ -256,4 +266,5 @@ def open_journal(
             still_there=still_there,
         )
     except JournalError as error:
-        raise FatalError(ExitCode.STATE, str(error)) from None
+        code = ExitCode.FAILED if isinstance(error, DiskFullError) else ExitCode.STATE
+        raise FatalError(code, str(error)) from None

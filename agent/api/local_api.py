@@ -21,7 +21,7 @@ from typing import Final
 import h11
 import trio
 
-from agent import unix_socket
+from agent import logs, unix_socket
 from agent.errors import ExitCode, FatalError
 from agent.life.supervise import Faults
 from attestation.panics import is_fault
@@ -38,6 +38,9 @@ MAX_CONNECTIONS: Final = 64
 NOBODY: Final = 65_534
 REQUEST_SECONDS: Final = 10.0  # to receive a request; answering may take longer (a quote)
 SEND_SECONDS: Final = 10.0  # to send an answer
+ACCEPT_SECONDS: Final = 0.1  # between two tries to accept where the system has nothing left for it
+TELL_SECONDS: Final = 60.0  # the log says so at most so often
+_LOG = logs.get("api")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +154,19 @@ async def serve(
             places.leave()
             await trio.aclose_forcefully(stream)
 
-    await trio.serve_listeners(connection, [listener], task_status=task_status)  # type: ignore[arg-type]  # it reports the listeners; the caller only waits for the start
+    told = -TELL_SECONDS
+    async with listener, trio.open_nursery() as nursery:
+        task_status.started()
+        while True:
+            try:
+                stream = await listener.accept()
+            except OSError as error:  # no descriptor is free: others must close first
+                if trio.current_time() - told >= TELL_SECONDS:
+                    told = trio.current_time()
+                    _LOG.error("api.out_of_resources", error=error.strerror)
+                await trio.sleep(ACCEPT_SECONDS)
+            else:
+                nursery.start_soon(connection, stream)
 
 
 class _Places:

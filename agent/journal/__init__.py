@@ -8,7 +8,7 @@ short. `reader` and `tail` are the stream's side. `file` has the schema and the 
 
 from __future__ import annotations
 
-from agent.journal.file import JournalError
+from agent.journal.file import DiskFullError, JournalError
 from agent.journal.journal import Journal
 
-__all__ = ["Journal", "JournalError"]
+__all__ = ["DiskFullError", "Journal", "JournalError"]

@@ -6,6 +6,7 @@ head stored beside each record makes any place of the chain checkable without th
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -63,6 +64,17 @@ Connect = Callable[[Path], sqlite3.Connection]
 
 class JournalError(Exception):
     """The journal's file cannot be used. The message names it and what to do."""
+
+
+class DiskFullError(JournalError):
+    """Nothing is wrong with the file: it may be used when there is room."""
+
+
+def no_room(path: Path) -> DiskFullError:
+    """The error for a disk, or a quota, that is full."""
+    return DiskFullError(
+        f"the journal {path} cannot be opened: no space is left on its disk; make room there"
+    )
 
 
 def unusable(path: Path, what: str) -> JournalError:
@@ -180,6 +192,8 @@ def take(path: Path) -> int:
                 f"the journal {path} is used by another agent; stop it, or give this one a state"
                 " directory of its own"
             ) from None
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise no_room(path) from None
         if isinstance(error, OSError):
             raise JournalError(
                 f"the journal {path} cannot be opened: {error.strerror}; make its directory"

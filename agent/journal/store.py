@@ -19,6 +19,7 @@ from agent.journal.file import (
     JournalError,
     connect,
     move_wal,
+    no_room,
     open_writer,
     prepare,
     take,
@@ -34,6 +35,14 @@ _MOST_ROWS: Final = 64  # in one statement; each size is a statement that SQLite
 @cache
 def _insert_of(rows: int) -> str:
     return "INSERT INTO records VALUES " + ",".join(["(?, ?, ?, ?)"] * rows)  # noqa: S608 - no input
+
+
+def _inode_of(path: Path) -> tuple[int, int] | None:
+    try:
+        info = path.stat()
+    except OSError:
+        return None
+    return info.st_dev, info.st_ino
 
 
 class JournalStore:
@@ -65,6 +74,7 @@ class JournalStore:
         self._suspect = False
         self._last = Mark(seq=0, head=chain.genesis(boot_seed))
         self._lock = take(path)
+        self._inode = _inode_of(path)
         try:
             self._db = open_writer(path, connect)
             try:
@@ -77,6 +87,8 @@ class JournalStore:
                 raise
         except sqlite3.Error as error:
             os.close(self._lock)
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+                raise no_room(path) from None
             raise unusable(path, str(error)) from None
         except BaseException:
             os.close(self._lock)
@@ -120,6 +132,8 @@ class JournalStore:
             JournalError: the file is no longer the one that was opened.
         """
         rows = turn.rows
+        if _inode_of(self.path) != self._inode:  # a file that was removed takes everything
+            raise self._another()
         if self._suspect and self._reconnect(rows):
             rows = ()
         db = self._db
@@ -198,14 +212,16 @@ class JournalStore:
             found = Mark(seq=boot[0], head=kept[0] if kept else self._last.head)
         after = self._end(rows) if rows else self._last
         if found not in (self._last, after):
-            raise JournalError(
-                f"the journal {self.path} is no longer the file that was opened; put it back, or"
-                " start the agent again"
-            )
+            raise self._another()
         self._suspect = False
         written = bool(rows) and found == after
         self._last = found
         return written
+
+    def _another(self) -> JournalError:
+        return JournalError(
+            "it is no longer the file that was opened; put it back, or start the agent again"
+        )
 
     def _rollback(self) -> None:
         try:

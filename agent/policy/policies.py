@@ -25,7 +25,7 @@ import trio
 
 from agent import logs
 from agent.config import PolicyTable
-from agent.errors import ExitCode, FatalError
+from agent.errors import ExitCode, FatalError, state_code
 from agent.life.lifecycle import Part, Trouble, Weight
 from agent.life.supervise import Faults
 from agent.life.ticks import next_tick
@@ -125,7 +125,7 @@ class Policies:
             self._note(self.newest, by="")
         except OSError as error:
             raise FatalError(
-                ExitCode.STATE, f"{self._state} cannot be written: {error.strerror}"
+                state_code(error), f"{self._state} cannot be written: {error.strerror}"
             ) from None
         self.candidate.start(self._trust)
 

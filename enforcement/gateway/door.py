@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import logging
 import socket
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -23,7 +24,9 @@ from enforcement.http.metrics import GatewayMetrics, count
 from enforcement.http.upstream import Address, Pool
 from enforcement.http.wire import Watch
 
+_LOG = logging.getLogger("lucid.gateway")
 _OUT_OF_RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_TELL_SECONDS: Final = 60.0  # the log says that nobody can be accepted at most so often
 _TURNED_AWAY: Final = 64  # connections over the limit that are told so at one moment
 
 
@@ -64,6 +67,7 @@ class Door:
             tls.changed = self._look_at_peers
         self._open: set[Connection] = set()
         self._turned_away = 0
+        self._told_out = -_TELL_SECONDS
         self._accepting = trio.CancelScope()
         self._empty = trio.Event()
 
@@ -128,7 +132,7 @@ class Door:
                 continue
             except OSError as error:
                 if error.errno in _OUT_OF_RESOURCES:
-                    count(self.metrics.refusals, "out_of_resources")
+                    self._out_of_resources(error)
                     await trio.sleep(0.1)  # others must close first
                 await trio.lowlevel.checkpoint()  # one that comes again and again stops nobody
                 continue
@@ -142,6 +146,14 @@ class Door:
             else:
                 sock.close()
                 await trio.lowlevel.checkpoint()
+
+    def _out_of_resources(self, error: OSError) -> None:
+        count(self.metrics.refusals, "out_of_resources")
+        now = trio.current_time()
+        if now - self._told_out >= _TELL_SECONDS:
+            self._told_out = now
+            values = {"error": error.strerror, "connections": self.metrics.connections}
+            _LOG.error("gateway.out_of_resources", extra={"values": values})
 
     async def _run(self, sock: socket.socket) -> None:
         with self._on_its_own(sock):

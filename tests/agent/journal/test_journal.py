@@ -18,7 +18,7 @@ import trio
 import trio.testing
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from agent.journal import Journal, JournalError
+from agent.journal import DiskFullError, Journal, JournalError
 from agent.journal import file as journal_file
 from agent.journal.reader import JournalReader
 from attestation import chain
@@ -374,6 +374,17 @@ async def test_what_is_pruned_is_not_missed(path: Path) -> None:
     db.close()
     async with running(path, b"n" * 32):
         pass
+
+
+def test_a_disk_that_is_full_at_a_start_is_no_damage(path: Path) -> None:
+    def cramped(path: Path) -> sqlite3.Connection:
+        db = journal_file.connect(path)
+        db.execute("PRAGMA max_page_count = 1").fetchall()
+        return db
+
+    with pytest.raises(DiskFullError, match="no space is left"):
+        opened(path, connect=cramped)
+    opened(path)._store.close()
 
 
 def test_two_agents_cannot_share_a_journal(path: Path) -> None:
