@@ -4,7 +4,9 @@ AuthZEN requests, auditors' answers.
 
 from __future__ import annotations
 
+import atexit
 import json
+import shutil
 import ssl
 import tempfile
 import time
@@ -137,19 +139,25 @@ def jwks(data: bytes) -> None:
 
 
 @cache
-def _certificates() -> tuple[Cert, Cert, Cert, Path]:
-    """An authority, a client, a gateway, and a folder of files that a gateway may begin with."""
+def _certificates() -> tuple[Cert, Cert, Cert]:
+    """An authority, a client and a gateway."""
     root = authority()
     client = make("chat", root, uris=(CHAT,), hosts=("a.example",))
-    gateway = make("gateway", root, hosts=("gateway.example",))
-    folder = Path(tempfile.mkdtemp(prefix="lucid-fuzz-"))
-    gateway.write(folder, "gateway")
-    return root, client, gateway, folder
+    return root, client, make("gateway", root, hosts=("gateway.example",))
+
+
+@cache
+def _folder(user: str) -> Path:
+    """The files that a gateway begins with, for one of the targets alone."""
+    folder = Path(tempfile.mkdtemp(prefix=f"lucid-fuzz-{user}-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    _certificates()[2].write(folder, "gateway")
+    return folder
 
 
 def certificate(data: bytes) -> None:
     """A certificate names a workload of its domain, or nobody."""
-    root, client, _, _ = _certificates()
+    root, client, _ = _certificates()
     der = Recipe(data).exchanged(client.der)
     trust = Trust(domains={DOMAIN: frozenset({digest_of(root.der)})})
     chain = chain_of([der, root.der])
@@ -163,7 +171,8 @@ def tls_files(data: bytes) -> None:
     """Files of the gateway are used or refused, and a refusal names one of them."""
     if not data:
         return
-    root, _, gateway, folder = _certificates()
+    root, _, gateway = _certificates()
+    folder = _folder("files")
     recipe = Recipe(data[1:])
     (folder / "gateway.pem").write_bytes(gateway.pem)
     (folder / "trust.pem").write_bytes(root.pem)
@@ -197,7 +206,7 @@ def tls_files(data: bytes) -> None:
 
 @cache
 def _list() -> bytes:
-    root, client, _, _ = _certificates()
+    root, client, _ = _certificates()
     return revoked(root, client)
 
 
@@ -208,7 +217,8 @@ _TEXT: Final = b"GET / HTTP/1.1\r\n\r\n" * 20
 
 @cache
 def _contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    root, client, gateway, folder = _certificates()
+    root, client, gateway = _certificates()
+    folder = _folder("tls")
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(folder / "gateway.pem", folder / "gateway.key")
     server.load_verify_locations(cadata=root.pem.decode())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import ssl
 import struct
 import sys
 from datetime import UTC, datetime
@@ -31,6 +32,8 @@ def snp(folder: Path, directory: Path) -> None:
         (directory / f"{case['report']}-{case['ek']}").write_bytes(b"\0" + report + table)
         (directory / f"table-{case['ek']}").write_bytes(b"\1" + table)
         (directory / f"cert-{case['ek']}").write_bytes(b"\2" + certs[entry])
+        loose = b"".join(ssl.DER_cert_to_PEM_cert(der).encode() for der in certs.values())
+        (directory / f"loose-{case['ek']}").write_bytes(b"\3" + loose)
     for crl in (folder / "crls").iterdir():
         (directory / f"crl-{crl.stem}").write_bytes(b"\4" + crl.read_bytes())
     (directory / "policy").write_bytes(b"\5vmpl = [0]\n[guest]\nallow_debug = true\n")

@@ -35,6 +35,8 @@ def _said() -> tuple[FakeTrust, tuple[pb.AgentMessage, ...]]:
     earlier.decide(3)
     fork = FakeBoot(seed=boot.seed, key=boot.key, passport=boot.passport)
     fork.decide(8, outcome="deny")
+    replayed = FakeBoot(seed=earlier.seed, key=earlier.key, passport=earlier.passport)
+    replayed.decide(3, outcome="deny")
     return trust, (
         boot.hello(earlier),
         boot.proof(CHALLENGE),
@@ -43,20 +45,24 @@ def _said() -> tuple[FakeTrust, tuple[pb.AgentMessage, ...]]:
         boot.batch(3, 6),
         earlier.batch(1, 3),
         fork.batch(3, 6),
+        replayed.batch(2, 3),
         boot.checkpoint(4),
         fork.checkpoint(8),
         earlier.checkpoint(3, key=boot.key, recovered_by=boot.boot_id),
+        replayed.checkpoint(3),
         pb.AgentMessage(heartbeat=pb.Heartbeat(durable_seq=8, state="serving")),
         pb.AgentMessage(passport=pb.Passport(boot_id=boot.boot_id, passport=b"renewed")),
     )
 
 
 def agent_messages(data: bytes) -> None:
-    """Nothing counts before the proof, an Ack follows its Commit, and nothing follows the end."""
+    """Nothing counts before the proof, an Ack follows its Commit, nothing of a boot that was set
+    aside is stored, and nothing follows the end.
+    """
     trust, messages = _said()
     world = World(trust)
     recipe = Recipe(data)
-    proven = False
+    proven, aside = False, set[bytes]()
     while recipe.left and not world.closed:
         kind = recipe.byte()
         if kind >= 250:
@@ -76,10 +82,18 @@ def agent_messages(data: bytes) -> None:
         for effect in done:
             if isinstance(effect, fx.Alarm):
                 assert len(effect.detail) < 5000
+            if isinstance(effect, fx.Commit | fx.SaveCheckpoint):
+                assert _boot_of(effect) not in aside
         nacks = [answer.nack for answer in sent if answer.HasField("nack")]
         ended = any(isinstance(effect, fx.Close) for effect in done)
-        assert ended or all(nack.code == pb.Nack.GAP for nack in nacks)
+        assert ended or all(nack.boot_only or nack.code == pb.Nack.GAP for nack in nacks)
+        aside |= {nack.boot_id for nack in nacks if nack.boot_only}
+        assert messages[0].hello.boot_id not in aside
         assert nacks or not ended
+
+
+def _boot_of(effect: fx.Commit | fx.SaveCheckpoint) -> bytes:
+    return effect.boot_id if isinstance(effect, fx.Commit) else effect.checkpoint.boot_id
 
 
 _BOOT: Final = bytes(16)
@@ -94,6 +108,7 @@ _ANSWERS: Final = (
     pb.ObserverMessage(nack=pb.Nack(code=pb.Nack.GAP, boot_id=_BOOT, want_seq=3)),
     pb.ObserverMessage(nack=pb.Nack(code=pb.Nack.RETRY_AFTER, retry_after_ms=100)),
     pb.ObserverMessage(nack=pb.Nack(code=pb.Nack.FORK, detail="x")),
+    pb.ObserverMessage(nack=pb.Nack(code=pb.Nack.FORK, boot_id=_BOOT, boot_only=True)),
 )
 
 

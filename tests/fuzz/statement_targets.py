@@ -18,7 +18,7 @@ import cbor2
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.quotes import wire
-from attestation import cbor, cose
+from attestation import cbor, cose, tsm
 from attestation.anchors import TrustAnchors
 from attestation.checkpoint import (
     CHECKPOINT,
@@ -32,10 +32,18 @@ from attestation.evidence import Evidence
 from attestation.passport import Passport
 from attestation.records import decode_record, encode_record
 from attestation.simulated.tdx import SimulatedIntel
-from attestation.tsm import Quote
+from attestation.simulated.tdx_documents import qe_identity, signed_document, tcb_info
+from attestation.simulated.tdx_quote import QeFields
+from attestation.tdx.abi import Quote
+from attestation.tdx.appraise import appraise_quote
+from attestation.tdx.collateral import TcbStatus
+from attestation.tdx.endorsements import Endorsements
+from attestation.tdx.pcs_judge import Machine, judge
+from attestation.tdx.policy import TdxPolicy
+from attestation.tdx.verify import verify_quote
 from attestation.verifier import examine_passport
 from tests.attestation.passports import NOW, Maker, anchors, payload_of, signed
-from tests.fuzz.recipes import SignedRecipe
+from tests.fuzz.recipes import Recipe, SignedRecipe
 from tests.observer.fake_agent import FakeBoot
 
 _WORDS: Final = (
@@ -212,9 +220,76 @@ def passport(data: bytes) -> None:
             assert theirs.expires_at > NOW.timestamp()
 
 
+_TCB_NAMES: Final = (
+    *("tcb", "tcbLevels", "tcbStatus", "tcbDate", "advisoryIDs", "sgxtcbcomponents", "pcesvn"),
+    *("tdxtcbcomponents", "svn", "isvsvn", "id", "version", "fmspc", "pceId", "tcbType", "x"),
+    *("tdxModule", "tdxModuleIdentities", "mrsigner", "attributes", "attributesMask", "issueDate"),
+    *("nextUpdate", "tcbEvaluationDataNumber", "miscselect", "miscselectMask", "isvprodid"),
+)
+_TCB_WORDS: Final = (
+    *(status.value for status in TcbStatus),
+    *("TDX", "TD_QE", "TDX_01", "TDX_02", "2026-01-01T00:00:00Z", "2036-01-01T00:00:00Z", "00" * 8),
+    *("FF" * 8, "00" * 48, "INTEL-SA-00001", "00000000", "5130CA1D0000", "0000", "\ud800", "é"),
+)
+
+
+def tdx_documents(data: bytes) -> None:
+    """Whatever Intel signs, a platform is called no better than any of its parts."""
+    maker, _, _ = _maker()
+    vendor = maker.vendor
+    assert isinstance(vendor, SimulatedIntel)
+    recipe = Recipe(data, keys=_TCB_NAMES, words=_TCB_WORDS)
+    svn = bytes((recipe.byte() % 9, recipe.byte() % 3, recipe.byte() % 5)) + bytes(13)
+    newer: dict[str, Any] = {}
+    if recipe.byte() % 2:
+        newer = {"tee_tcb_svn2": bytes((recipe.byte() % 9,)) + svn[1:], "mrservicetd": bytes(48)}
+    qe = QeFields(isvsvn=recipe.byte() % 12)
+    quote = vendor.quote(bytes(64), qe=qe, tee_tcb_svn=svn, **newer)
+    documents = {
+        name: signed_document(name, recipe.changed(value), vendor.signer_key)
+        for name, value in (("tcbInfo", tcb_info(NOW)), ("enclaveIdentity", qe_identity(NOW)))
+    }
+    chain = vendor.signing_chain()
+    with suppress(AttestationError):
+        packed = Endorsements.pack(
+            tcb_info=documents["tcbInfo"],
+            qe_identity=documents["enclaveIdentity"],
+            signing_chains=(chain, chain),
+            pck_crl=_lists()[0],
+            root_crl=_lists()[1],
+            pck_crl_issuers=vendor.pck_crl_issuers(),
+        )
+        with suppress(AttestationError):
+            judge(
+                packed, Machine.of(Quote.parse(quote), vendor.vendor), now=NOW, vendor=vendor.vendor
+            )
+        found = verify_quote(
+            quote,
+            Endorsements.parse(packed),
+            now=NOW,
+            expected_report_data=bytes(64),
+            vendor=vendor.vendor,
+        )
+        said = found.assessment
+        assert list(said.advisories) == sorted(set(said.advisories))
+        parts = [said.platform, said.enclave, *([said.module] if said.module else [])]
+        if said.status is TcbStatus.UP_TO_DATE:
+            assert all(part.status is TcbStatus.UP_TO_DATE for part in parts)
+        if any(part.status is TcbStatus.REVOKED for part in parts):
+            assert said.status is TcbStatus.REVOKED
+        appraise_quote(found, TdxPolicy())
+
+
+@cache
+def _lists() -> tuple[bytes, bytes]:
+    vendor = _maker()[0].vendor
+    assert isinstance(vendor, SimulatedIntel)
+    return vendor.pck_crl(NOW), vendor.root_crl(NOW)
+
+
 _WIRE: Final = (
     wire.encode_request(bytes(64), 1),
-    wire.encode_quote(Quote(provider="sev_guest", outblob=b"quote", auxblob=b"table")),
+    wire.encode_quote(tsm.Quote(provider="sev_guest", outblob=b"quote", auxblob=b"table")),
     wire.encode_error(QuoteError("quote.busy", "later", final=False, errno=16)),
 )
 
@@ -242,5 +317,6 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "record": record,
     "claims_buffer": claims_buffer,
     "passport": passport,
+    "tdx_documents": tdx_documents,
     "quote_wire": quote_wire,
 }
