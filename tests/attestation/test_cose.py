@@ -149,13 +149,37 @@ def test_an_algorithm_that_is_not_protected_does_not_count() -> None:
 
 
 @pytest.mark.parametrize(
-    "protected", [{1: -7, 2: [99], 99: 1}, {1: -35}, {1: -8}, {1: -999}, {1: "ES256"}]
+    ("alg", "code"),
+    [
+        (cose.ES384, "cose.key"),
+        (cose.EDDSA, "cose.unsupported"),
+        (cose.PS256, "cose.unsupported"),
+        (-999, "cose.unsupported"),
+        ("ES256", "cose.alg"),
+    ],
 )
-def test_headers_that_are_not_understood_are_refused(protected: dict[int, Any]) -> None:
+def test_an_algorithm_that_is_not_the_keys_is_refused(alg: object, code: str) -> None:
     signature = cose.Sign1.parse(cose.sign1(b"p", KEY, protected=HEADER)).signature
-    data = cbor.encode([cbor.encode(protected), {}, b"p", signature])
-    with pytest.raises(AttestationError):
+    data = cbor.encode([cbor.encode({cose.ALG: alg}), {}, b"p", signature])
+    with pytest.raises(AttestationError) as caught:
         cose.Sign1.parse(data).verify(KEY.public_key())
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize("where", ["protected", "unprotected"])
+def test_critical_headers_are_refused_wherever_they_stand_though_the_signature_is_good(
+    where: str,
+) -> None:
+    critical: dict[int, Any] = {cose.CRIT: [99], 99: 1}
+    data = cose.sign1(
+        b"p",
+        KEY,
+        protected=HEADER | (critical if where == "protected" else {}),
+        unprotected=critical if where == "unprotected" else {},
+    )
+    with pytest.raises(VerificationError) as caught:
+        cose.Sign1.parse(data).verify(KEY.public_key())
+    assert caught.value.code == "cose.crit"
 
 
 @pytest.mark.parametrize(

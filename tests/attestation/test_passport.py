@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -21,6 +22,7 @@ from attestation.errors import (
     UncheckableError,
     VerificationError,
 )
+from attestation.examination import QUESTIONS, Answer, AnswerStatus
 from attestation.passport import PROFILE, Passport
 from attestation.simulated.vendor import SimulatedVendor
 from attestation.verifier import examine_passport, verify_passport
@@ -325,10 +327,37 @@ def test_a_passport_of_a_hundred_thousand_items_is_not_read(maker: Maker, token:
 def test_a_claims_buffer_has_one_form(maker: Maker) -> None:
     buffer = maker.buffer()
     assert ClaimsBuffer.decode(buffer).encode() == buffer
-    other = buffer.replace(b"lucid.report-data\x01", b"lucid.report-data\xf5")  # true, not 1
-    assert other != buffer
-    with pytest.raises(MalformedError):
-        ClaimsBuffer.decode(other)
+    fields = cbor.decode(buffer)
+    assert isinstance(fields, list)
+    for other in (
+        [*fields, b""],
+        fields[:-1],
+        ["lucid.checkpoint", *fields[1:]],
+        [fields[0], True, *fields[2:]],
+        [fields[0], 2, *fields[2:]],
+        [*fields[:2], "anything", *fields[3:]],
+        [*fields[:3], fields[3][:-1], *fields[4:]],
+        [*fields[:4], b"short", *fields[5:]],
+    ):
+        with pytest.raises(MalformedError):
+            ClaimsBuffer.decode(cbor.encode(other))
+
+
+def test_hardware_is_attested_where_three_answers_hold_and_nothing_is_simulated(
+    maker: Maker, token: bytes
+) -> None:
+    found = verify(maker.vendor, token)
+    claims = replace(found.passport.claims, simulated=False)
+    passed = tuple(Answer(name=name, status=AnswerStatus.PASSED) for name in QUESTIONS)
+    real = replace(found, passport=replace(found.passport, claims=claims), answers=passed)
+    assert real.hardware_attested
+    assert not replace(real, passport=found.passport).hardware_attested
+    assert not replace(real, error=VerificationError("a", "b")).hardware_attested
+    for number in range(3):
+        for status in (AnswerStatus.FAILED, AnswerStatus.NOT_CHECKED):
+            answers = list(passed)
+            answers[number] = replace(answers[number], status=status)
+            assert not replace(real, answers=tuple(answers)).hardware_attested
 
 
 def test_a_time_without_a_zone_is_a_mistake_of_the_caller(maker: Maker, token: bytes) -> None:

@@ -201,8 +201,9 @@ WHERE: dict[str, Any] = {"boot_id": b"b" * 16, "seq": 9, "head": b"h" * 32, "wal
 def test_a_checkpoint_verifies_with_its_key_only() -> None:
     data = sign_checkpoint(KEY, **WHERE)
     assert verify_checkpoint(data, KEY.public_key()).seq == 9
-    with pytest.raises(VerificationError):
+    with pytest.raises(VerificationError) as caught:
         verify_checkpoint(data, OTHER.public_key())
+    assert caught.value.code == "checkpoint.key"
 
 
 def test_a_checkpoint_with_one_flipped_bit_is_refused() -> None:

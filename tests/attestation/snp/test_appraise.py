@@ -154,6 +154,8 @@ def test_levels_that_do_not_rise_are_refused(good: VerifiedReport) -> None:
     lower = replace(good.committed_tcb, tee=good.committed_tcb.tee, bootloader=0)
     bent = replace(good, committed_tcb=lower, current_tcb=lower)
     assert refused(bent, SnpPolicy()) == "snp.tcb.order"
+    bent = replace(good, current_tcb=lower)
+    assert refused(bent, SnpPolicy(allow_provisional_firmware=True)) == "snp.tcb.order"
 
 
 # --- what a policy can demand

@@ -28,7 +28,7 @@ from attestation.simulated.vendor import SimulatedVendor
 from attestation.snp.appraise import appraise_report
 from attestation.snp.certs import Chain
 from attestation.snp.chain import check_intermediate
-from attestation.snp.crl import Crl, check_crls
+from attestation.snp.crl import Crl, check_crls, check_list
 from attestation.snp.names import SIMULATED
 from attestation.snp.policy import SnpPolicy
 from attestation.snp.product import EndorsementKey, ProductLine
@@ -249,6 +249,26 @@ def test_a_delta_list_is_refused(simulated_vendor: SimulatedVendor, critical: bo
                 change=lambda builder: builder.add_extension(delta, critical=critical),
             )
         )
+
+
+def test_what_is_critical_is_not_understood(simulated_vendor: SimulatedVendor) -> None:
+    number = x509.CRLNumber(7)
+    with pytest.raises(MalformedError, match="not understood"):
+        Crl.parse(
+            make_crl(
+                simulated_vendor.root_key, change=lambda b: b.add_extension(number, critical=True)
+            )
+        )
+
+
+def test_a_list_by_the_roots_key_in_another_name_is_not_the_roots(
+    simulated_vendor: SimulatedVendor, evidence: Evidence
+) -> None:
+    other = make_crl(simulated_vendor.root_key, line=ProductLine.TURIN)
+    with pytest.raises(VerificationError, match="not signed by the root"):
+        check_list(Crl.parse(other), evidence.chain.ark)
+    with pytest.raises(UncheckableError, match="none of the 1"):
+        verify(evidence, other)
 
 
 def test_a_list_number_is_understood(simulated_vendor: SimulatedVendor, evidence: Evidence) -> None:

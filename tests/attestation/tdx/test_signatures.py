@@ -129,9 +129,11 @@ def test_another_attestation_key_is_not_the_one_that_was_vouched_for(
     vectors: Path, rows: list[dict[str, Any]]
 ) -> None:
     quote, other = read(vectors, rows[0]["h"]), read(vectors, rows[1]["h"])
+    more = quote.qe_report.report_data[:32] + bytes(31) + b"\1"
     for bent in (
         replace(quote, attestation_key=other.attestation_key),
         replace(quote, qe_auth_data=quote.qe_auth_data + b"\0"),
+        replace(quote, qe_report=replace(quote.qe_report, report_data=more)),
     ):
         with pytest.raises(VerificationError) as caught:
             check_qe_binding(bent)

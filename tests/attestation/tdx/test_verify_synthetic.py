@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
+from attestation.certificates import elements, header_size
 from attestation.checks import CheckStatus
 from attestation.errors import AttestationError, MalformedError, VerificationError
 from attestation.simulated import tdx_documents as documents
-from attestation.simulated.tdx import SimulatedIntel
+from attestation.simulated.tdx import SimulatedIntel, _issue
 from attestation.simulated.tdx_quote import TEE_TCB_SVN, QeFields
 from attestation.tdx.collateral import TcbStatus
 from attestation.tdx.endorsements import Endorsements
@@ -80,6 +86,34 @@ def test_a_revoked_intermediate_is_refused() -> None:
 def test_a_revoked_signer_of_documents_is_refused() -> None:
     crl = intel().root_crl(NOW, [intel().signer.serial_number])
     assert refused(given=endorsements(root_crl=crl)) == {"tdx.signer.not_revoked"}
+
+
+def test_a_list_by_the_right_key_in_another_name_is_refused() -> None:
+    crl = documents.revocation_list(intel().root.subject, intel().ca_key, NOW, ())
+    assert refused(given=endorsements(pck_crl=crl)) == {"tdx.pck_crl.signature"}
+
+
+def test_a_list_that_names_another_algorithm_than_it_is_signed_by_is_refused() -> None:
+    key = intel().ca_key
+    data = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(intel().ca.subject)
+        .last_update(NOW - DAY)
+        .next_update(NOW + DAY)
+        .sign(key, hashes.SHA384())
+        .public_bytes(Encoding.DER)
+    )
+    signed, algorithm, _ = elements(data, header_size(data), 3)
+    signature = b"\0" + key.sign(signed, ec.ECDSA(hashes.SHA256()))
+    body = signed + algorithm + b"\x03" + bytes((len(signature),)) + signature
+    crl = b"\x30\x81" + bytes((len(body),)) + body  # 128 to 255 bytes, with these names
+    assert refused(given=endorsements(pck_crl=crl)) == {"tdx.pck_crl.signature"}
+
+
+def test_a_certificate_that_names_another_issuer_is_refused_though_the_key_is_right() -> None:
+    of = intel()
+    ca = _issue("PCK Platform CA", of.ca_key, "TCB Signing", of.root_key, now=NOW, is_ca=True)
+    assert refused(vendor=replace(of, ca=ca)) == {"tdx.chain.names"}
 
 
 def test_a_list_with_others_on_it_refuses_nobody() -> None:

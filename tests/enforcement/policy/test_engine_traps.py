@@ -91,6 +91,18 @@ def test_a_soft_forbid_does_not_hide_that_another_policy_failed(
     assert_denied(machine.decide(ask(claims={"pii_found": True})), "policy_error:hard", "soft")
 
 
+@pytest.mark.parametrize("decision", ['@decision("warn")', '@decision("redact") @redact("email")'])
+def test_a_soft_forbid_does_not_hide_that_another_soft_one_failed(
+    tmp_path: Path, decision: str
+) -> None:
+    """Cedar is asked again without the soft ones: that answer knows of no failure."""
+    soft = f'@id("soft") @decision("warn") {FORBID} when {{ context.claims.pii_found }};'
+    failing = "context.claims.tokens + 9223372036854775807 > 0"
+    broken = f'@id("other") {decision} {FORBID} when {{ {failing} }};'
+    machine = engine(tmp_path, PERMIT + soft + broken)
+    assert_denied(machine.decide(ask(claims={"pii_found": True})), "policy_error:other", "soft")
+
+
 def test_a_soft_forbid_that_fails_denies(tmp_path: Path) -> None:
     soft = (
         f'@id("soft") @decision("warn") {FORBID} '
