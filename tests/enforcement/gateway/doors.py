@@ -372,8 +372,9 @@ async def house(
     upstream_url: str | None = None,
     tls: TlsServer | None = None,
     identify: Callable[[Sequence[Header], Shown | None], Caller | Stranger] | None = None,
+    also: Sequence[socket.socket] = (),
 ) -> AsyncIterator[House]:
-    """A gateway that serves on loopback until the block ends."""
+    """A gateway that serves on loopback (and on sockets `also` given) until the block ends."""
     if tls is None and over_tls:
         tls = TlsServer(Credentials(context=server_context()))
     log: list[str] = []
@@ -407,7 +408,7 @@ async def house(
         )
         listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         port = listener.getsockname()[1]
-        await nursery.start(gateway.serve, [listener])
+        await nursery.start(gateway.serve, [*also, listener])
         running = House(gateway, upstream, journal, engine, port, nursery, log, tls)
         virtual = isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock)
         with trio.fail_after(5000 if virtual else 60):

@@ -5,18 +5,15 @@ from __future__ import annotations
 import errno
 import json
 import socket
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import trio
 
 from attestation.records import DecisionRecord
-from enforcement.admission import Admission
 from enforcement.gateway.client import Client
-from enforcement.gateway.door import Door
 from enforcement.gateway.gateway import GateState, Gateway, GatewayConfig
 from enforcement.http.limits import Limits
-from enforcement.http.upstream import Address
 from enforcement.http.wire import Watch
 from enforcement.identity.callers import UNKNOWN
 from enforcement.outcome import Outcome, Phase, PolicyRequest, Verdict
@@ -530,12 +527,9 @@ class _Unwilling(socket.socket):
 
 
 async def test_a_socket_that_takes_nobody_stops_nobody_else() -> None:
-    limits, upstream = Limits(), Address(host="127.0.0.1", port=1)
-    door = Door(limits=limits, upstream=upstream, admission=cast("Admission", None))
-    with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(door.serve, [_Unwilling()])
-            nursery.cancel_scope.cancel()
+    async with house(also=[_Unwilling()]) as door:
+        for _ in range(3):
+            assert (await door.ask()).status == 200
 
 
 @pytest.mark.parametrize("fault", [RuntimeError, Panic])
