@@ -10,12 +10,12 @@ from pathlib import Path
 
 import trio
 
-from enforcement.auditing import Audit, Question
+from enforcement.auditing import Audit
 from enforcement.auditors.client import AuditorSettings
 from enforcement.auditors.panel import AuditorService
 from enforcement.outcome import Phase
 from enforcement.policy.vocabulary import Claim, ClaimType, Vocabulary
-from tests.enforcement.auditors.peers import FakeBundle
+from tests.enforcement.auditors.peers import FakeBundle, question
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "auditors"
 
@@ -38,19 +38,7 @@ class Asked:
     async def ask(self, *texts: str, output: tuple[str, ...] | None = None) -> Audit:
         auditors = self.service.for_bundle(self.bundle)
         assert auditors is not None
-        return await auditors.ask(
-            Question(
-                auditors=auditors,
-                phase=Phase.REQUEST if output is None else Phase.RESPONSE,
-                input=texts,
-                output=output,
-                model="m",
-                principal=("User", "alice"),
-                agent_id="agent",
-                trace_id="0" * 32,
-                request_id="req-1",
-            )
-        )
+        return await auditors.ask(question(auditors, *texts, output=output))
 
 
 @asynccontextmanager

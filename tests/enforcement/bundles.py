@@ -59,6 +59,7 @@ CLAIMS: dict[str, ClaimValue] = {
 PLATFORM = Platform(
     tee_type="sev-snp", hardware_attested=True, tcb_status="up_to_date", simulated=False
 )
+SIMULATED = Platform(tee_type="simulated", hardware_attested=False, tcb_status="", simulated=True)
 
 
 def write(

@@ -11,9 +11,10 @@ from attestation.records import ClaimValue
 from enforcement.apis.routes import Route, find_route
 from enforcement.auditing import Auditors
 from enforcement.exchange import Exchange
-from enforcement.outcome import Outcome, Phase, Platform, PolicyRequest, Verdict
+from enforcement.outcome import Outcome, Phase, PolicyRequest, Verdict
 from enforcement.snapshot import Snapshot
 from enforcement.stream_guard import StreamGuard
+from tests.enforcement.bundles import SIMULATED
 
 ALL = frozenset({"email", "card", "ssn", "iban", "api_key", "phone"})
 Policy = Callable[[PolicyRequest], Verdict]
@@ -93,9 +94,7 @@ def exchange(
         engine=engine,
         bundle=Bundle(stream=Rules(mode, hold_back), detectors=detectors, claims=claims),
         passport_id="pass-00",
-        platform=Platform(
-            tee_type="simulated", hardware_attested=False, tcb_status="", simulated=True
-        ),
+        platform=SIMULATED,
         agent_id="test-agent",
         auditors=auditors,
     )

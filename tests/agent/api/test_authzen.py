@@ -19,12 +19,11 @@ from agent.api.authzen_api import AuthzenApi
 from agent.api.local_api import Request, Response
 from attestation.records import DecisionRecord
 from enforcement.admission import GateState
-from enforcement.outcome import Platform
 from enforcement.policy.bundle import Bundle
 from enforcement.policy.engine import Engine
 from enforcement.recorder import RecordError
 from enforcement.snapshot import Snapshot
-from tests.enforcement.bundles import problems, write
+from tests.enforcement.bundles import SIMULATED, problems, write
 
 MANIFEST = """
 name = "todo"
@@ -171,9 +170,7 @@ async def pdp(
         engine=Engine(bundle),
         bundle=bundle,
         passport_id="pass-0",
-        platform=Platform(
-            tee_type="simulated", hardware_attested=False, tcb_status="", simulated=True
-        ),
+        platform=SIMULATED,
         agent_id="agent",
     )
     journal, gate = Journal(), [OPEN]

@@ -13,7 +13,7 @@ from typing import Any
 import h11
 import trio
 
-from enforcement.auditing import Question
+from enforcement.auditing import Auditors, Question
 from enforcement.auditors.client import AuditorSettings
 from enforcement.auditors.panel import AuditorService, BundleAuditors
 from enforcement.outcome import Phase
@@ -32,6 +32,21 @@ def success(*claims: Mapping[str, object]) -> dict[str, object]:
 
 def error(code: str = "INTERNAL_ERROR") -> dict[str, object]:
     return {"status": "error", "error": {"code": code, "message": "secret words of the request"}}
+
+
+def question(auditors: Auditors, *texts: str, output: tuple[str, ...] | None = None) -> Question:
+    """About a request, or about a reply with this `output`."""
+    return Question(
+        auditors=auditors,
+        phase=Phase.REQUEST if output is None else Phase.RESPONSE,
+        input=texts,
+        output=output,
+        model="m",
+        principal=("User", "alice"),
+        agent_id="agent",
+        trace_id="0" * 32,
+        request_id="req-1",
+    )
 
 
 @dataclass
@@ -127,23 +142,8 @@ class House:
         assert found is not None
         return found
 
-    def question(
-        self,
-        *texts: str,
-        output: tuple[str, ...] | None = None,
-        phase: Phase | None = None,
-    ) -> Question:
-        return Question(
-            auditors=self.auditors,
-            phase=phase or (Phase.REQUEST if output is None else Phase.RESPONSE),
-            input=texts or ("hello",),
-            output=output,
-            model="m",
-            principal=("User", "alice"),
-            agent_id="agent",
-            trace_id="0" * 32,
-            request_id="req-1",
-        )
+    def question(self, *texts: str, output: tuple[str, ...] | None = None) -> Question:
+        return question(self.auditors, *(texts or ("hello",)), output=output)
 
 
 @dataclass(frozen=True)

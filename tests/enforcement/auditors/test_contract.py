@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enforcement.auditing import Question
+from enforcement.auditing import Auditors, Question
 from enforcement.auditors import contract
 from enforcement.auditors.answer import Said, read_answer
 from enforcement.auditors.contract import AnswerError
@@ -18,6 +18,7 @@ from enforcement.auditors.question import outgoing
 from enforcement.detectors import Span
 from enforcement.outcome import Phase
 from enforcement.policy.vocabulary import Claim, ClaimType, Merge, Vocabulary
+from tests.enforcement.auditors import peers
 from tests.enforcement.auditors.peers import claim, error, success
 
 BOTH = frozenset(Phase)
@@ -28,18 +29,11 @@ WANTED = {one.name: one for one in CLAIMS}
 LABELS = frozenset({"person"})
 
 
+NOBODY = cast("Auditors", None)  # is asked here
+
+
 def question(*texts: str, output: tuple[str, ...] | None = None) -> Question:
-    return Question(
-        auditors=None,  # type: ignore[arg-type]  # nobody is asked here
-        phase=Phase.REQUEST if output is None else Phase.RESPONSE,
-        input=texts,
-        output=output,
-        model="gpt",
-        principal=("User", "alice"),
-        agent_id="agent",
-        trace_id="0" * 32,
-        request_id="req-1",
-    )
+    return peers.question(NOBODY, *texts, output=output)
 
 
 def read(answer: object, asked: Question | None = None) -> Said:
@@ -64,7 +58,7 @@ def test_a_question_has_the_shape_of_the_contract() -> None:
         "data": {
             "input": "one\ntwo",
             "output": "three",
-            "metadata": {"model_id": "gpt", "session_id": "req-1", "user_id": "User::alice"},
+            "metadata": {"model_id": "m", "session_id": "req-1", "user_id": "User::alice"},
         },
         "phase": "response",
         "lucid_context": {

@@ -24,9 +24,10 @@ from enforcement.gateway.gateway import GateState, Gateway, GatewayConfig
 from enforcement.gateway.tls_server import Credentials, TlsServer
 from enforcement.http.limits import Limits
 from enforcement.identity.callers import UNKNOWN, Caller, Header, Shown, Stranger
-from enforcement.outcome import Outcome, Platform
+from enforcement.outcome import Outcome
 from enforcement.recorder import RecordError
 from enforcement.snapshot import Snapshot
+from tests.enforcement.bundles import SIMULATED
 from tests.enforcement.exchanges import Bundle, Engine, Policy, Rules, always
 from tests.enforcement.gateway.secured import SecuredStream
 from tests.pki import Cert, make
@@ -178,6 +179,18 @@ def answering(*replies: bytes) -> Script:
         while await side.next() is not None:
             await side.send(replies[min(number, len(replies) - 1)])
             number += 1
+
+    return script
+
+
+def streaming_until(go_on: trio.Event, text: str) -> Script:
+    """Streams one text, and ends when it may go on."""
+
+    async def script(side: UpstreamSide) -> None:
+        await side.next()
+        await side.send(STREAM_HEAD + chunk(event(text)))
+        await go_on.wait()
+        await side.send(chunk(event("", finish="stop") + DONE) + LAST)
 
     return script
 
@@ -385,9 +398,7 @@ async def house(
         engine=engine,
         bundle=Bundle(stream=Rules(mode, hold_back)),
         passport_id="pass-00",
-        platform=Platform(
-            tee_type="simulated", hardware_attested=False, tcb_status="", simulated=True
-        ),
+        platform=SIMULATED,
         agent_id="test-agent",
     )
     async with trio.open_nursery() as nursery:

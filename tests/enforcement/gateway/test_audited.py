@@ -18,12 +18,11 @@ from enforcement.auditors.client import AuditorSettings
 from enforcement.auditors.panel import AuditorService
 from enforcement.gateway.gateway import Gateway, GatewayConfig
 from enforcement.identity.callers import Caller
-from enforcement.outcome import Platform
 from enforcement.policy.bundle import Bundle
 from enforcement.policy.engine import Engine
 from enforcement.snapshot import Snapshot
 from tests.enforcement.auditors.peers import Peer, claim, error, nowhere, start, success
-from tests.enforcement.bundles import write
+from tests.enforcement.bundles import SIMULATED, write
 from tests.enforcement.gateway.doors import (
     DONE,
     LAST,
@@ -124,9 +123,7 @@ async def audited(
             engine=Engine(bundle),
             bundle=bundle,
             passport_id="pass-0",
-            platform=Platform(
-                tee_type="simulated", hardware_attested=False, tcb_status="", simulated=True
-            ),
+            platform=SIMULATED,
             agent_id="agent",
             auditors=service.for_bundle(bundle),
         )

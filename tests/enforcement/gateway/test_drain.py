@@ -8,15 +8,11 @@ import trio
 from enforcement.outcome import Outcome
 from tests.enforcement.exchanges import always, events
 from tests.enforcement.gateway.doors import (
-    DONE,
-    LAST,
-    STREAM_HEAD,
     UpstreamSide,
-    chunk,
-    event,
     house,
     http_reply,
     request,
+    streaming_until,
 )
 
 
@@ -79,13 +75,7 @@ async def test_an_open_exchange_is_finished_and_its_reply_says_close() -> None:
 async def test_an_open_stream_is_finished() -> None:
     go_on = trio.Event()
 
-    async def script(side: UpstreamSide) -> None:
-        await side.next()
-        await side.send(STREAM_HEAD + chunk(event("many words " * 50)))
-        await go_on.wait()
-        await side.send(chunk(event("", finish="stop") + DONE) + LAST)
-
-    async with house(script) as door:
+    async with house(streaming_until(go_on, "many words " * 50)) as door:
         client = await door.connect()
         await client.send(request())
         await client.more()

@@ -23,6 +23,7 @@ from tests.enforcement.gateway.doors import (
     house,
     http_reply,
     request,
+    streaming_until,
 )
 
 # Longer than what the window holds back, so that a part of it leaves early.
@@ -69,13 +70,7 @@ async def test_a_stream_goes_through_and_ends_as_it_should() -> None:
 async def test_text_comes_while_the_model_still_speaks() -> None:
     go_on = trio.Event()
 
-    async def script(side: UpstreamSide) -> None:
-        await side.next()
-        await side.send(STREAM_HEAD + chunk(event(TEXT)))
-        await go_on.wait()
-        await side.send(chunk(event("", finish="stop") + DONE) + LAST)
-
-    async with house(script) as door:
+    async with house(streaming_until(go_on, TEXT)) as door:
         client = await door.connect()
         await client.send(request())
         with trio.fail_after(5):
@@ -300,13 +295,7 @@ async def test_a_stream_that_cannot_be_recorded_is_not_begun() -> None:
 async def test_a_stream_whose_end_cannot_be_recorded_is_cut() -> None:
     gate = trio.Event()
 
-    async def script(side: UpstreamSide) -> None:
-        await side.next()
-        await side.send(STREAM_HEAD + chunk(event(TEXT)))
-        await gate.wait()
-        await side.send(chunk(event("", finish="stop") + DONE) + LAST)
-
-    async with house(script) as door:
+    async with house(streaming_until(gate, TEXT)) as door:
         client = await door.connect()
         await client.send(request())
         await client.more()
