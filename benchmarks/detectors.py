@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from benchmarks.timing import microseconds
 from enforcement.content.redact import mask
 from enforcement.detectors import DETECTORS, scan
 from enforcement.detectors.fold import Folded
@@ -61,13 +62,7 @@ def text_of(name: str) -> str:
 def best(call: Callable[[], object]) -> float:
     """Microseconds of CPU for one call."""
     call()
-    least = float("inf")
-    for _ in range(ROUNDS):
-        start = time.thread_time()
-        for _ in range(CALLS):
-            call()
-        least = min(least, (time.thread_time() - start) / CALLS)
-    return least * 1e6
+    return min(microseconds(call, rounds=ROUNDS, calls=CALLS, clock=time.thread_time))
 
 
 def main() -> int:

@@ -9,25 +9,21 @@ import json
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / ".venv-policy" / "opa"))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / ".venv-policy" / "opa"), str(ROOT)]
+
+from benchmarks.timing import microseconds  # noqa: E402  # a script, in another environment
 
 ROUNDS, CALLS = 15, 300
 
 
-def microseconds(call: Callable[[], object]) -> float:
-    """Median over rounds of the mean of some calls."""
-    taken = []
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
-        for _ in range(CALLS):
-            call()
-        taken.append((time.perf_counter() - start) / CALLS * 1e6)
-    return statistics.median(taken)
+def typical(call: Callable[[], object]) -> float:
+    """Microseconds: the median over the rounds."""
+    return statistics.median(microseconds(call, rounds=ROUNDS, calls=CALLS))
 
 
 def cedarling(case: dict[str, Any]) -> float:
@@ -70,7 +66,7 @@ def cedarling(case: dict[str, Any]) -> float:
             return engine.authorize_unsigned(request)
 
         assert decide().is_allowed() == case["allowed"]
-        return microseconds(decide)
+        return typical(decide)
 
 
 def opa(case: dict[str, Any]) -> float:
@@ -88,7 +84,7 @@ def opa(case: dict[str, Any]) -> float:
             return engine.eval_document("bench.allow", given)
 
         assert decide() == case["allowed"], decide()
-        return microseconds(decide)
+        return typical(decide)
 
 
 def main() -> None:

@@ -8,7 +8,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from benchmarks.timing import microseconds
 from enforcement.outcome import Phase, Platform, PolicyRequest
 from enforcement.policy.bundle import Bundle
 from enforcement.policy.engine import Engine
@@ -75,15 +75,9 @@ schema. The engine's first table has the bundle's own two actions, for ten actio
 index."""
 
 
-def microseconds(call: Callable[[], object]) -> float:
-    """Median over rounds of the mean of some calls."""
-    taken = []
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
-        for _ in range(CALLS):
-            call()
-        taken.append((time.perf_counter() - start) / CALLS * 1e6)
-    return statistics.median(taken)
+def typical(call: Callable[[], object]) -> float:
+    """Microseconds: the median over the rounds."""
+    return statistics.median(microseconds(call, rounds=ROUNDS, calls=CALLS))
 
 
 # -- the engine -----------------------------------------------------------------------------------
@@ -125,9 +119,9 @@ def engine_rows() -> dict[str, float]:
     requests = [msgspec.structs.replace(request, trace_id=f"{number:032}") for number in range(4)]
     assert fresh.decide(request).reasons == kept.decide(request).reasons == ("allow",)
     return {
-        "the engine": microseconds(lambda: fresh.decide(request)),
-        "the engine, remembered": microseconds(lambda: [kept.decide(r) for r in requests]) / 4,
-        "plain Cedar, whole context, schema": microseconds(
+        "the engine": typical(lambda: fresh.decide(request)),
+        "the engine, remembered": typical(lambda: [kept.decide(r) for r in requests]) / 4,
+        "plain Cedar, whole context, schema": typical(
             lambda: plain.evaluate(
                 principal=("Lucid::User", "alice"),
                 action=("Lucid::Action", "invoke"),
@@ -200,9 +194,9 @@ def ours(given: dict[str, Any]) -> dict[str, float]:
         assert answer.allowed == given["allowed"]
 
     return {
-        "our index": microseconds(lambda: ask(fresh)),
-        "our index, remembered": microseconds(lambda: ask(kept)),
-        "plain Cedar with schema": microseconds(lambda: ask(plain)),
+        "our index": typical(lambda: ask(fresh)),
+        "our index, remembered": typical(lambda: ask(kept)),
+        "plain Cedar with schema": typical(lambda: ask(plain)),
     }
 
 

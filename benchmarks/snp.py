@@ -12,7 +12,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +28,7 @@ from attestation.snp.certs import Chain
 from attestation.snp.policy import GuestRules, SnpPolicy
 from attestation.snp.verify import VerifiedReport, verify_report
 from benchmarks.table import spread
+from benchmarks.timing import microseconds
 
 ROOT = Path(__file__).resolve().parents[1]
 PEER = ROOT / ".venv-peers" / "bin" / "python"
@@ -91,13 +91,7 @@ class Case:
 def best(call: Callable[[], object]) -> float:
     """Microseconds for one call: the least of some rounds, because noise only adds."""
     call()
-    least = float("inf")
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
-        for _ in range(CALLS):
-            call()
-        least = min(least, (time.perf_counter() - start) / CALLS)
-    return least * 1e6
+    return min(microseconds(call, rounds=ROUNDS, calls=CALLS))
 
 
 def peer(cases: list[Case]) -> list[float | None]:
