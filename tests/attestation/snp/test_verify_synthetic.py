@@ -294,6 +294,23 @@ def test_a_certificate_under_another_name_is_refused(
     assert code_of(_issue(simulated_vendor, evidence, part, subject=subject)) == code
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        SIMULATED.ica(GENOA, VLEK),
+        SIMULATED.ica(TURIN, EndorsementKey.VCEK),
+        SIMULATED.ark(GENOA),
+        "another",
+    ],
+)
+def test_an_intermediate_for_other_keys_is_refused_though_its_keys_name_it(
+    simulated_vendor: SimulatedVendor, name: str
+) -> None:
+    renamed = _issue(simulated_vendor, make(simulated_vendor), "ica", subject=name)
+    issuer = ca.Issuer(common_name=name, key=simulated_vendor.intermediate_key)
+    assert code_of(_issue(simulated_vendor, renamed, "ek", issuer=issuer)) == "snp.chain.names"
+
+
 @pytest.mark.parametrize("part", ["ark", "ica", "ek"])
 def test_a_certificate_that_names_another_issuer_is_refused(
     simulated_vendor: SimulatedVendor, part: str

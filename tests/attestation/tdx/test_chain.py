@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from attestation.errors import AttestationError, MalformedError, VerificationError
 from attestation.simulated.tdx import SimulatedIntel
@@ -18,7 +20,8 @@ from attestation.tdx import chain as chains
 from attestation.tdx.abi import Quote
 from attestation.tdx.certs import Certificate
 from attestation.tdx.chain import Chain
-from attestation.tdx.names import simulated
+from attestation.tdx.names import INTEL, simulated
+from tests.attestation.tdx.synthetic import intel
 
 SECOND = timedelta(seconds=1)
 
@@ -98,6 +101,16 @@ def test_certificates_in_another_order_or_number_are_refused(
     for number in ((), (leaf,), (leaf, ica), (leaf, ica, root, root)):
         with pytest.raises(MalformedError):
             Chain.parse(pem(*number))
+
+
+def test_the_right_common_names_of_another_organization_are_refused() -> None:
+    of = intel()
+    chain = Chain.parse(b"".join(c.public_bytes(Encoding.PEM) for c in (of.pck, of.ca, of.root)))
+    chains.check_names(chain, of.vendor)
+    for organization in ({NameOID.ORGANIZATION_NAME: "Somebody"}, INTEL.organization):
+        with pytest.raises(VerificationError) as caught:
+            chains.check_names(chain, replace(of.vendor, organization=organization))
+        assert caught.value.code == "tdx.chain.names"
 
 
 def test_a_leaf_under_an_intermediate_of_the_same_name_is_refused() -> None:
