@@ -30,7 +30,7 @@ export function answerList(answers) {
         { class: `answer-${status}`, title: explain(answer) },
         h("span", { class: "mark", "aria-hidden": "true" }, MARKS[status]),
         `${title}: ${WORDS[status]}`,
-        status !== "passed" && answer.detail && h("span", { class: "why" }, answer.detail),
+        answer.detail && h("span", { class: "why" }, answer.detail),
       );
     }),
   );

@@ -11,8 +11,8 @@ from tests.observer.fake_agent import FakeBoot
 
 ANSWERS: dict[str, object] = {
     name: {"status": "passed", "detail": "", "checks": []}
-    for name in ("genuine_hardware", "chain_and_tcb", "binding_and_freshness")
-}
+    for name in ("genuine_hardware", "binding_and_freshness")
+} | {"chain_and_tcb": {"status": "passed", "detail": "not checked: no list", "checks": []}}
 
 
 def attested(boot: FakeBoot, **changes: object) -> Attested:

@@ -169,6 +169,8 @@ def test_what_no_hardware_attests_is_marked_in_every_row_and_in_the_details(
         details = "document.getElementById('details')"
         await do(page.run, "document.querySelector('#rows tr:last-child .open').click()")
         await do(page.until, f"!{details}.hidden && {details}.querySelector('.lead .simulated')")
+        answers = f"{details}.querySelector('.answers').innerText"
+        assert "Chain and TCB: passed\nnot checked: no list" in await do(page.run, answers)
 
     visit(scenario)
 
