@@ -102,8 +102,9 @@ def main() -> None:
     "proxies",
     multiple=True,
     metavar="ADDRESS",
-    help="IP address of a proxy before the page or before the agents' port. Everybody behind it"
-    " comes from there: the bounds on one address do not hold for it, those on all do. Repeatable.",
+    help="IP address or network (10.0.0.0/8) of a proxy before the page or before the agents' port."
+    " Everybody behind it comes from there: the bounds on one address do not hold for it, those on"
+    " all do. Repeatable.",
 )
 @click.option("--grpc-certificate", type=_FILE, help="TLS certificate chain (PEM) shown to agents.")
 @click.option("--grpc-key", type=_FILE, help="Private key (PEM) of --grpc-certificate.")

@@ -96,7 +96,7 @@ class ObserverConfig:
     allow_simulated: bool = False
     simulated_roots: tuple[Path, ...] = ()
     allowed_hosts: tuple[str, ...] = ()  # names the page may be asked for under, beside loopback
-    proxies: tuple[str, ...] = ()  # addresses that many people's requests come from
+    proxies: tuple[str, ...] = ()  # addresses or networks that many people's requests come from
     grpc_certificate: Path | None = None
     grpc_key: Path | None = None
     limits: Limits = field(default_factory=Limits)
@@ -104,9 +104,11 @@ class ObserverConfig:
     def __post_init__(self) -> None:
         for text in self.proxies:
             try:
-                ipaddress.ip_address(text)
+                ipaddress.ip_network(text)
             except ValueError:
-                raise ConfigError(f"--proxy {text!r} is not an IP address") from None
+                raise ConfigError(
+                    f"--proxy {text!r} is no IP address or network, such as 10.0.0.0/8"
+                ) from None
         if self.simulated_roots and not self.allow_simulated:
             raise ConfigError("--simulated-root has no effect without --allow-simulated")
         if (self.grpc_certificate is None) != (self.grpc_key is None):

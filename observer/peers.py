@@ -63,13 +63,14 @@ class Places:
     """So many places in all, and so many for one peer.
 
     Args:
-        shared: addresses that many people come from (a proxy): only `total` holds for them.
+        shared: addresses or networks of proxies, which many people come from: only `total` holds
+            for them.
     """
 
     def __init__(self, total: int, per_peer: int, *, shared: Iterable[str] = ()) -> None:
         self._total = total
         self._per_peer = per_peer
-        self._shared = frozenset(map(peer, shared))
+        self._shared = tuple(map(ipaddress.ip_network, shared))
         self._taken: Counter[str] = Counter()
 
     @property
@@ -83,11 +84,21 @@ class Places:
         Raises:
             Full: there is none.
         """
-        if self._taken[name] >= self._per_peer and name not in self._shared:
+        if self._taken[name] >= self._per_peer and not self._is_shared(name):
             raise Full("address")
         if self.taken >= self._total:
             raise Full("all")
         self._taken[name] += 1
+
+    def _is_shared(self, name: str) -> bool:
+        try:
+            network = ipaddress.ip_network(name)
+        except ValueError:
+            return False
+        return any(
+            network.version == shared.version and network.overlaps(shared)
+            for shared in self._shared
+        )
 
     def leave(self, name: str) -> None:
         """Give a place back."""

@@ -13,7 +13,7 @@ import pytest
 
 from attestation.wire import observer_pb2 as pb
 from observer import cli
-from observer.config import Limits
+from observer.config import Address, ConfigError, Limits, ObserverConfig
 from observer.grpc_service import _host
 from observer.hello import MAX_PASSPORT
 from observer.peers import Rate
@@ -197,14 +197,40 @@ def test_a_rate_comes_back_with_time() -> None:
     assert [rate.allows() for _ in range(3)] == [True, True, False]
 
 
-def test_a_proxy_brings_many_agents() -> None:
+@pytest.mark.parametrize(
+    ("shared", "peer"),
+    [
+        ("192.0.2.9", "192.0.2.9"),
+        ("192.0.2.0/24", "192.0.2.9"),
+        ("2001:db8::9", "2001:db8::/64"),
+        ("2001:db8::/32", "2001:db8:0:7::/64"),
+        ("::1", "::1"),
+    ],
+)
+def test_a_proxy_brings_many_agents(shared: str, peer: str) -> None:
     limits = Limits(streams=3, streams_per_peer=1, unproven_per_peer=1)
-    registry = Registry(limits, shared=("192.0.2.9",))
+    registry = Registry(limits, shared=(shared,))
     with contextlib.ExitStack() as stack:
         for _ in range(3):
-            stack.enter_context(registry.admit("192.0.2.9"))
+            stack.enter_context(registry.admit(peer))
         with pytest.raises(Busy, match="as many streams as it takes"):
-            stack.enter_context(registry.admit("192.0.2.9"))
+            stack.enter_context(registry.admit(peer))
+
+
+@pytest.mark.parametrize("peer", ["192.0.3.9", "2001:db8::/64", "unix:", ""])
+def test_who_is_no_proxy_has_his_own_places(peer: str) -> None:
+    registry = Registry(Limits(streams_per_peer=1), shared=("192.0.2.0/24", "2001:db8:1::/48"))
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(registry.admit(peer))
+        with pytest.raises(Busy, match="from this address"):
+            stack.enter_context(registry.admit(peer))
+
+
+@pytest.mark.parametrize("text", ["proxy.example", "10.0.0.1/8", ""])
+def test_a_proxy_is_an_address_or_a_network(text: str) -> None:
+    nowhere = Address(host="127.0.0.1", port=0)
+    with pytest.raises(ConfigError, match="is no IP address or network"):
+        ObserverConfig(listen_grpc=nowhere, listen_http=nowhere, database="", proxies=(text,))
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,9 @@ one pod, because the simulated root is a file of that agent. */}}
     {{- range .allowedHosts }}
     - --allowed-host={{ . }}
     {{- end }}
+    {{- range .proxies }}
+    - --proxy={{ . }}
+    {{- end }}
     {{- if .tlsSecret }}
     - --grpc-certificate=/etc/lucid/secrets/tls/tls.crt
     - --grpc-key=/etc/lucid/secrets/tls/tls.key
