@@ -10,9 +10,13 @@ from observer.boots import Attested
 from tests.observer.fake_agent import FakeBoot
 
 ANSWERS: dict[str, object] = {
-    name: {"status": "passed", "detail": "", "checks": []}
-    for name in ("genuine_hardware", "binding_and_freshness")
-} | {"chain_and_tcb": {"status": "passed", "detail": "not checked: no list", "checks": []}}
+    name: {"status": "passed", "detail": detail, "checks": []}
+    for name, detail in (
+        ("genuine_hardware", ""),
+        ("chain_and_tcb", "not checked: no list"),
+        ("binding_and_freshness", ""),
+    )
+}
 
 
 def attested(boot: FakeBoot, **changes: object) -> Attested:
