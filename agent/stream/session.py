@@ -186,6 +186,7 @@ class Session:
         self._aside.add(boot_id)
         # What made the Observer refuse may have been a checkpoint: none of it counts as delivered.
         self._unconfirmed = deque(sent for sent in self._unconfirmed if sent[0] != boot_id)
+        self._sent_heads = {at: head for at, head in self._sent_heads.items() if at[0] != boot_id}
         self._measure_older()
         owner.status.set_aside = len(self._aside)
         if boot_id not in owner.aside:
@@ -247,6 +248,8 @@ class Session:
         sent = False
         for boot_id, first in self._protocol.wanted:
             segment = await self._segment(boot_id, first)
+            if boot_id in self._aside:  # meanwhile: nothing would ever answer it
+                return True
             if segment is not None:
                 self._bidi.send(self._protocol.batch(segment))
                 self._sent_heads[boot_id, segment.last_seq] = segment.head
@@ -277,7 +280,7 @@ class Session:
                 partial(self._reader.checkpoints_since, boot_id, after, limit=64)
             )
             for made in found:
-                if made.seq > through:
+                if made.seq > through or boot_id in self._aside:
                     break
                 message = pb.AgentMessage(
                     checkpoint=pb.Checkpoint(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -281,6 +282,44 @@ async def test_an_earlier_boot_that_is_not_taken_keeps_nothing_up(path: Path, ho
                 assert old.hex() in owner.status.alarm
                 nursery.cancel_scope.cancel()
         assert old in unacked(journal), "the journal keeps it"
+        owner.finish.set()
+        with trio.fail_after(10):
+            await stream(owner, observer)
+        assert owner.finished.is_set()
+
+
+async def test_a_boot_that_is_refused_while_it_is_read_is_not_sent(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing would ever answer it."""
+    async with running(path, seed(0)) as journal:
+        for number in range(3):
+            await journal.durable(journal.append(record(number)))
+    old, observer = chain.boot_id(seed(0)), Observer()
+    observer.refused = {old}
+    monkeypatch.setattr(session, "BATCH_RECORDS", 1)
+    plain, reads = JournalReader.read, []
+
+    async with running(path) as journal:
+        journal.set_signer(KEY, b"passport")
+        owner = Owner(journal)
+
+        def read(self: JournalReader, boot_id: bytes, *args: int, **kwargs: int) -> object:
+            reads.append(boot_id)
+            if reads.count(old) == 2:
+                end = time.monotonic() + 10
+                while not owner.aside and time.monotonic() < end:
+                    time.sleep(0.005)
+            return plain(self, boot_id, *args, **kwargs)
+
+        monkeypatch.setattr(JournalReader, "read", read)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream, owner, observer)
+            await eventually(lambda: reads.count(old) == 2 and bool(owner.aside))
+            await journal.durable(journal.append(record(7)))
+            await eventually(lambda: owner.status.acked_seq == journal.durable_seq)
+            nursery.cancel_scope.cancel()
+        assert observer.told == [old]
         owner.finish.set()
         with trio.fail_after(10):
             await stream(owner, observer)
