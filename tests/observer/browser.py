@@ -100,6 +100,19 @@ class Browser:
             mobile=False,
         )
 
+    def press(self, key: str) -> None:
+        """A key goes down and up: `Tab`, `Enter`, `Escape`."""
+        code, text = {"Tab": (9, ""), "Enter": (13, "\r"), "Escape": (27, "")}[key]
+        for kind in ("keyDown", "keyUp"):
+            self._ask(
+                "Input.dispatchKeyEvent",
+                type=kind,
+                key=key,
+                code=key,
+                windowsVirtualKeyCode=code,
+                **({"text": text} if text and kind == "keyDown" else {}),
+            )
+
     def run(self, script: str) -> Any:
         """The value of an expression in the page."""
         answer = self._ask("Runtime.evaluate", expression=script, returnByValue=True)

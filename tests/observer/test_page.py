@@ -198,6 +198,32 @@ def test_a_card_that_is_drawn_again_keeps_focus_and_selection(
     visit(scenario)
 
 
+def test_a_decision_is_reached_read_and_left_by_the_keyboard_alone(
+    visit: Callable[[Visit], None],
+) -> None:
+    focused, details = "document.activeElement", "document.getElementById('details')"
+
+    async def scenario(_running: Running, page: Browser, _stream: FakeStream, do: Do) -> None:
+        await do(page.until, f"{ROWS} === 10 && document.querySelector('.card')")
+        await do(page.press, "Tab")
+        assert await do(page.run, f"{focused}.className") == "skip"
+        assert await do(page.run, f"{focused}.getBoundingClientRect().left >= 0")
+        await do(page.press, "Enter")
+        for _ in range(20):
+            await do(page.press, "Tab")
+            ring = f"getComputedStyle({focused}).outlineStyle"
+            assert await do(page.run, ring) != "none", "where the focus is can be seen"
+            if await do(page.run, f"{focused}.className") == "open":
+                break
+        await do(page.run, "window.was = document.activeElement")
+        await do(page.press, "Enter")
+        await do(page.until, f"!{details}.hidden && {focused}.id === 'details-title'")
+        await do(page.press, "Escape")
+        await do(page.until, f"{details}.hidden && {focused} === window.was")
+
+    visit(scenario)
+
+
 def test_a_passport_that_ended_says_nothing_about_now(
     visit: Callable[[Visit], None], trust: FakeTrust
 ) -> None:
