@@ -34,7 +34,7 @@ WAIT_SECONDS: Final = 2.0
 cast("Any", importlib.import_module("grpc._common")).MAXIMUM_WAIT_TIMEOUT = WAIT_SECONDS
 
 INBOUND: Final = 64  # messages between the receiving thread and trio
-MAX_MESSAGE: Final = 4 * 1024 * 1024  # bytes
+MAX_MESSAGE: Final = 1024 * 1024  # bytes; what the Observer takes (observer.proto)
 MAX_ANSWER: Final = (
     64 * 1024
 )  # bytes; a Welcome has 2 kB. Parsed, a message takes 50 times its size
