@@ -75,7 +75,7 @@ class Limits:
     pending_checkpoints: int = 32  # per boot, waiting for the records they cover
     gaps_in_a_row: int = 64  # batches already in flight behind a gap are refused one by one
     event_clients: int = 64
-    event_clients_per_address: int = 16
+    event_clients_per_address: int = 32
     event_queue: int = 2000  # decisions waiting for one slow browser
     retry_after_ms: int = 2000
     http_connections: int = 256

@@ -18,7 +18,7 @@ from observer.metrics import Metrics
 from observer.peers import Full, Places, peer
 
 _REASONS: Final = {
-    "address": b"there are too many connections from this address\n",
+    "address": b"there are too many connections from this address (of a proxy? See --proxy)\n",
     "all": b"the Observer has as many connections as it takes\n",
 }
 _COMING: Final = (h11.IDLE, h11.SEND_BODY)  # states of a peer that has not said all yet

@@ -214,8 +214,12 @@ class Web:
         try:
             client = self._hub.join(wanted, peer(request.client.host if request.client else ""))
         except Full as full:
-            whose = " from this address" if full.why == "address" else ""
-            text = f"too many pages{whose} are watching; close one or try again later"
+            text = "too many pages are watching; close one or try again later"
+            if full.why == "address":
+                text = (
+                    "too many pages from this address are watching; close one. If many people come"
+                    " from there, name the address to the Observer: --proxy"
+                )
             return _problem(503, "too_many_pages", text)
 
         async def replay() -> tuple[int, list[queries.Row]]:
