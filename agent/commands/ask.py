@@ -118,18 +118,22 @@ def _print_status(data: dict[str, Any]) -> None:
         ("Journal", f"{journal['durable_seq']} decisions durable, head {journal['head'][:16]}…")
     )
     if observer is not None:
-        rows.append(
-            (
-                "Observer",
-                f"{'connected' if observer['connected'] else 'away'}, {observer['lag']} behind",
-            )
-        )
+        rows.append(("Observer", _observer(observer)))
+        if observer["alarm"]:
+            rows.append(("Alarm", f"{observer['alarm']} ({observer['alarms']} in all)"))
     custody = data["custody"]
     if custody is not None and custody["problems"]:
         swap = "and there is swap" if custody["swap"] else "but there is no swap"
         rows.append(("Keys", f"{'; '.join(custody['problems'])} ({swap})"))
     for name, value in rows:
         click.echo(f"{name + ':':<10} {value}")
+
+
+def _observer(data: dict[str, Any]) -> str:
+    aside = data.get("set_aside", 0)  # an older agent does not say
+    return f"{'connected' if data['connected'] else 'away'}, {data['lag']} behind" + (
+        f", {aside} earlier {'boot' if aside == 1 else 'boots'} set aside" if aside else ""
+    )
 
 
 def _shadow(data: dict[str, Any]) -> str:

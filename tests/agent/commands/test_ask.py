@@ -39,6 +39,15 @@ def reply(code: int, body: str) -> bytes:
     return f"HTTP/1.1 {code} X\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
 
 
+def status(**parts: object) -> dict[str, object]:
+    """What the agent answers, with these parts."""
+    return {
+        "state": "serving", "since": "x", "since_seconds": 1, "reason": "r", "next": "n",
+        "ready": True, "tls": None, "gateway": "g", "passport": None, "observer": None,
+        "custody": None, "journal": {"durable_seq": 0, "head": "ab"}, "policy": None,
+    } | parts  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("answer", "code", "words"),
     [
@@ -75,18 +84,37 @@ def test_a_probe_ends_with_what_it_was_told(
 def test_the_status_says_what_is_asked_beside_the_bundle(
     tmp_path: Path, shadow: dict[str, object] | None, line: str | None
 ) -> None:
-    told = {
-        "state": "serving", "since": "x", "since_seconds": 1, "reason": "r", "next": "n",
-        "ready": True, "tls": None, "gateway": "g", "passport": None, "observer": None,
-        "custody": None, "journal": {"durable_seq": 0, "head": "ab"},
-        "policy": {"name": "p", "version": "1", "digest": "cd" * 32, "shadow": shadow},
-    }  # fmt: skip
+    told = status(policy={"name": "p", "version": "1", "digest": "cd" * 32, "shadow": shadow})
     path = tmp_path / "agent.sock"
     with answering(path, reply(200, json.dumps(told))):
         done = CliRunner().invoke(main, ["status", "--socket", str(path)])
     assert done.exit_code == 0, done.output
     shown = [text for text in done.stdout.splitlines() if text.startswith("Shadow")]
     assert shown == ([] if line is None else [line])
+
+
+@pytest.mark.parametrize(
+    ("observer", "lines"),
+    [
+        ({}, ["Observer:  connected, 7 behind"]),
+        (
+            {"set_aside": 1, "alarms": 3, "alarm": "fork: boot ab is set aside: two histories"},
+            [
+                "Observer:  connected, 7 behind, 1 earlier boot set aside",
+                "Alarm:     fork: boot ab is set aside: two histories (3 in all)",
+            ],
+        ),
+    ],
+)
+def test_the_status_says_what_the_observer_does_not_take(
+    tmp_path: Path, observer: dict[str, object], lines: list[str]
+) -> None:
+    told = status(observer={"connected": True, "lag": 7, "alarms": 0, "alarm": ""} | observer)
+    path = tmp_path / "agent.sock"
+    with answering(path, reply(200, json.dumps(told))):
+        done = CliRunner().invoke(main, ["status", "--socket", str(path)])
+    shown = done.stdout.splitlines()
+    assert [text for text in shown if text.startswith(("Observer", "Alarm"))] == lines
 
 
 @pytest.mark.parametrize("command", ["healthcheck", "status"])
