@@ -97,6 +97,13 @@ ROWS: Final[dict[str, tuple[str, ...]]] = {
         "tests.agent.stream.test_stream:test_an_observer_that_stays_away_is_a_concern_and_one_that_restarts_is_none",
         "tests.crash.test_nothing_is_lost:test_an_observer_that_is_away_under_load_gets_everything_when_it_returns",
     ),
+    "the files of `[observer]` cannot be used at a start": (
+        "tests.agent.commands.test_check_config:test_a_file_that_cannot_be_used_stops_the_start_and_is_named",
+    ),
+    "the Observer refuses an earlier boot (a fork, damage) or does not accept it": (
+        "tests.agent.stream.test_session:test_an_earlier_boot_that_is_not_taken_keeps_nothing_up",
+        "tests.end_to_end.test_set_aside:test_a_disputed_old_boot_does_not_keep_the_living_one_from_being_heard",
+    ),
     "the stream's task has a fault of its own": (
         "tests.agent.stream.test_stream:test_no_fault_of_the_stream_ends_the_daemon",
     ),
