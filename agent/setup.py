@@ -219,15 +219,16 @@ def identities(config: Config) -> Identities:
     """Who may ask. Blocking: reads the file of keys.
 
     Raises:
-        FatalError: that file cannot be used.
+        FatalError: that file cannot be used, or keys cannot be meant.
     """
     try:
         return Identities(config.identity, config.gateway.tls.caller)
     except ValueError as error:
         raise FatalError(
             ExitCode.USAGE,
-            f"identity.keys_file: {error}",
-            remedy="one key a line: a name, a space, and the output of: printf %s KEY | sha256sum",
+            f"identity.keys, keys_file: {error}",
+            remedy="each key has a name, and the output of: printf %s KEY | sha256sum; in the file"
+            " one a line",
         ) from None
 
 

@@ -26,7 +26,7 @@ class Identities:
         """Blocking: reads the file of keys. `certificates`: what one means beside a key or token.
 
         Raises:
-            ValueError: that file cannot be used.
+            ValueError: that file cannot be used, or keys cannot be meant.
         """
         keys = [
             Key(

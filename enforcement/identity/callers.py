@@ -23,6 +23,7 @@ from typing import Final, Literal, Protocol
 import msgspec
 
 MAX_KEYS_FILE: Final = 4 * 1024 * 1024  # bytes: some 40,000 keys
+_NOTHING: Final = hashlib.sha256(b"").digest()
 _LINE: Final = re.compile(r"(?P<name>\S.{0,127}?)[ \t]+(?P<sha256>[0-9a-f]{64})")
 
 Kind = Literal["User", "Agent", "APIKey"]
@@ -103,6 +104,9 @@ class Identifier:
     Args:
         anonymous: a client that shows nothing is `User::"anonymous"`; the bundle must say so, too.
         certificates: what a client certificate means beside a key or token.
+
+    Raises:
+        ValueError: keys that cannot be meant (`check_keys`).
     """
 
     def __init__(
@@ -114,7 +118,8 @@ class Identifier:
         certificates: Certificates = "certificate",
     ) -> None:
         self._keys: Mapping[bytes, Caller] = {
-            key.sha256: Caller((key.kind, key.name), tuple(sorted(key.groups))) for key in keys
+            key.sha256: Caller((key.kind, key.name), tuple(sorted(key.groups)))
+            for key in check_keys(keys)
         }
         self._tokens = tokens
         self._fallback = ANONYMOUS if anonymous else UNKNOWN
@@ -162,6 +167,27 @@ class Identifier:
         return fallback
 
 
+def check_keys(keys: Iterable[Key]) -> list[Key]:
+    """The keys, if each names one caller.
+
+    Raises:
+        ValueError: two have one digest, so that their order would say who is meant; one is the
+            digest of nothing (of a variable that was not set), which every client can show; or one
+            that is not a user's has groups, with which the engine would deny every request.
+    """
+    listed = list(keys)
+    first: dict[bytes, str] = {}
+    for key in listed:
+        if key.sha256 == _NOTHING:
+            raise ValueError(f"{key.name!r}: this is the SHA-256 of nothing, so no key at all")
+        if key.sha256 in first:
+            raise ValueError(f"{first[key.sha256]!r} and {key.name!r} have the same key")
+        if key.groups and key.kind != "User":
+            raise ValueError(f"{key.name!r}: only users have groups")
+        first[key.sha256] = key.name
+    return listed
+
+
 def read_keys(path: Path) -> list[Key]:
     """The keys of a file: `NAME SHA256` a line, the digest as 64 lower-case hex digits, `#` begins
     a comment. Blocking.
@@ -173,7 +199,7 @@ def read_keys(path: Path) -> list[Key]:
     try:
         if path.stat().st_size > MAX_KEYS_FILE:
             raise ValueError(f"{path}: larger than {MAX_KEYS_FILE} bytes")
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -56,6 +56,35 @@ def test_what_is_no_list_of_keys_is_refused_and_not_shown(
     assert "secret" not in str(caught.value)
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
+    [key] = read_keys(keys(tmp_path, f"\ufeffalice {DIGEST}"))
+    assert key.name == "alice"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"""keys_file = "keys"
+        [[identity.keys]]
+        name = "eve"
+        sha256 = "{DIGEST}"
+        """,
+        f"""[[identity.keys]]
+        name = "unset"
+        sha256 = "{hashlib.sha256(b"").hexdigest()}"
+        """,
+    ],
+)
+def test_keys_that_cannot_be_meant_end_the_start(tmp_path: Path, text: str) -> None:
+    keys(tmp_path, f"alice {DIGEST}")
+    config = tmp_path / "agent.toml"
+    config.write_text(f"[identity]\n{text}")
+    with pytest.raises(
+        FatalError, match=r"'eve' and 'alice' have the same key|'unset': .* of nothing"
+    ):
+        identities(load_config(config, {}))
+
+
 def test_a_file_that_is_not_there_ends_the_start(tmp_path: Path) -> None:
     config = tmp_path / "agent.toml"
     config.write_text('[identity]\nkeys_file = "keys"\n')

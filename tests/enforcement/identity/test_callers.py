@@ -21,6 +21,7 @@ from enforcement.identity.callers import (
     Identifier,
     Key,
     Stranger,
+    check_keys,
 )
 from enforcement.identity.spiffe import SpiffeError, caller_of
 
@@ -37,6 +38,22 @@ class Scripted:
     def caller(self, token: bytes, /) -> Caller | None:
         self.seen.append(token)
         return Caller(("User", "bob"), ("staff",)) if token == b"a.b.c" else None
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ([ALICE, Key(name="eve", sha256=ALICE.sha256)], "'alice' and 'eve' have the same key"),
+        ([ALICE, ALICE], "the same key"),
+        ([Key(name="unset", sha256=hashlib.sha256(b"").digest())], "'unset': .* of nothing"),
+        ([Key(name="r", sha256=bytes(32), kind="APIKey", groups=("g",))], "only users have groups"),
+    ],
+)
+def test_keys_that_cannot_be_meant_are_refused(keys: list[Key], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        check_keys(keys)
+    with pytest.raises(ValueError, match=words):
+        Identifier(keys)
 
 
 def bearer(value: bytes) -> Header:
