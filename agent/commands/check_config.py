@@ -16,7 +16,7 @@ from agent.credentials import DIRECTORY
 from agent.errors import ExitCode, FatalError
 from agent.gateway.gateway_tls import GatewayTls
 from agent.gateway.tls_files import paths, utc
-from agent.policy.policies import trust_of
+from agent.policy.policy_trust import trust_of
 from agent.setup import identities, known_auditors, load_bundle, observer_target
 from attestation.evidence import Format
 from attestation.hardware import HardwarePolicy

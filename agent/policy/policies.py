@@ -16,7 +16,7 @@ import functools
 import itertools
 import math
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -31,11 +31,12 @@ from agent.life.supervise import Faults
 from agent.life.ticks import next_tick
 from agent.policy.bundle_folder import BundleFolder
 from agent.policy.candidate import Candidate
+from agent.policy.policy_trust import trust_of
 from agent.policy.policy_vault import Action, Entry, PolicyVault, State, VaultError
 from attestation.panics import is_fault
 from enforcement.policy.bundle import Bundle, BundleError, Problem
-from enforcement.policy.bundle_files import bundle_digest, check_files
-from enforcement.policy.bundle_signature import KeyFileError, Trust, read_public_key
+from enforcement.policy.bundle_files import SIGNATURE, bundle_digest, check_files
+from enforcement.policy.bundle_signature import Trust, check_signature
 from enforcement.policy.engine import Engine
 
 _LOG = logs.get("policy")
@@ -330,8 +331,7 @@ class Policies:
                 return
             base = bundle_digest(files).hex()
             if base == self._base:
-                self.problem = ""
-                _LOG.info("policy.unchanged", digest=base)
+                await self._unchanged(files, base)
                 return
             loaded = await self._read(lambda: files, "directory")
         except BundleError as error:
@@ -351,10 +351,38 @@ class Policies:
             _LOG.error("policy.history_failed", error=str(error))
             self._use(loaded)
 
+    async def _unchanged(self, files: Mapping[str, bytes], digest: str) -> None:
+        """The directory holds what it held; its signature may be another one.
+
+        Raises:
+            BundleError: it is not good, so the next start would refuse the bundle.
+        """
+        signer = check_signature(files, self._trust)
+        self.problem = ""
+        _LOG.info("policy.unchanged", digest=digest)
+        newest = self.newest.bundle
+        if newest.digest.hex() == digest:
+            try:
+                await self._sign_again(replace(newest, files=files, signer=signer))
+            except OSError as error:  # the directory itself keeps it
+                _LOG.error("policy.history_failed", error=str(error))
+
     async def _take(self, loaded: Loaded, *, by: str) -> None:
         if loaded.bundle.digest != self.newest.bundle.digest:
             await trio.to_thread.run_sync(functools.partial(self._note, loaded, by=by))
             self._use(loaded)
+        else:
+            await self._sign_again(loaded.bundle)
+
+    async def _sign_again(self, bundle: Bundle) -> None:
+        """The newest bundle, with the signature of a key that is trusted now: what is kept must be
+        good at the next start, when an older key may be gone."""
+        newest = self.newest.bundle
+        if bundle.signer is None or bundle.files.get(SIGNATURE) == newest.files.get(SIGNATURE):
+            return
+        await trio.to_thread.run_sync(self._vault.keep, bundle.files, bundle.digest.hex())
+        self.newest = replace(self.newest, bundle=bundle)
+        _LOG.info("policy.signed_again", digest=bundle.digest.hex(), signer=bundle.signer.hex())
 
     def _use(self, loaded: Loaded) -> None:
         bundle = loaded.bundle
@@ -396,23 +424,6 @@ class Policies:
         newest = getattr(self, "newest", None)
         kept = "" if newest is None else newest.bundle.digest.hex()
         _LOG.error("policy.reload_refused", error=str(error), kept=kept)
-
-
-def trust_of(table: PolicyTable) -> Trust:
-    """Whose signatures count, by the configuration.
-
-    Raises:
-        FatalError: a key cannot be read, or signatures are required and no key is trusted.
-    """
-    try:
-        keys = [read_public_key(Path(path)) for path in table.trusted_keys]
-        return Trust.of(keys, required=table.require_signature)
-    except (KeyFileError, ValueError) as error:
-        raise FatalError(
-            ExitCode.USAGE,
-            f"policy.trusted_keys: {error}",
-            remedy="name PEM files with public keys on P-256, P-384 or P-521",
-        ) from None
 
 
 def _now() -> str:

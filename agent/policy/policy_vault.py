@@ -28,6 +28,8 @@ from enforcement.policy.problems import BundleError
 
 MAX_ENTRIES: Final = 200
 MAX_BUNDLES: Final = 20
+_NEW: Final = ".new-"
+_OLD: Final = ".old-"
 
 Action = Literal["directory", "push", "rollback"]
 # Empty: an older agent's entry, which does not say. Superseded: a newer one came into force first.
@@ -84,8 +86,7 @@ class PolicyVault:
         self._lock = threading.Lock()
         try:
             self._bundles.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for stale in self._bundles.glob(".new-*"):
-                shutil.rmtree(stale)
+            self._sweep()
             content = self._file.read_bytes() if self._file.exists() else b"{}"
             self._history = msgspec.json.decode(content, type=_History)
         except (OSError, msgspec.MsgspecError) as error:
@@ -164,19 +165,46 @@ class PolicyVault:
             raise VaultError(f"{path} is damaged: its digest is another one")
         return files
 
+    def keep(self, files: Mapping[str, bytes], digest: str) -> None:
+        """Keep a bundle that was taken already with the signature that it has now.
+
+        Raises:
+            OSError: it cannot be written; nothing has changed then.
+        """
+        with self._lock:
+            self._keep(files, digest, durable=True)
+
     def _keep(self, files: Mapping[str, bytes], digest: str, *, durable: bool) -> None:
-        target, fresh = self._bundles / digest, self._bundles / f".new-{digest}"
+        target = self._bundles / digest
+        fresh, stale = (self._bundles / f"{mark}{digest}" for mark in (_NEW, _OLD))
         if target.exists():
-            # The same content under the same name; the signature may be a new one.
-            shutil.rmtree(target)
+            with contextlib.suppress(BundleError):  # damaged: it is written anew
+                if read_files(target) == files:
+                    return
         try:
+            shutil.rmtree(fresh, ignore_errors=True)
             write_files(fresh, files, durable=durable)
+            if target.exists():  # the same content; the signature is a new one
+                target.rename(stale)
             fresh.rename(target)
             if durable:
                 sync_folder(self._bundles)
         except OSError:
             shutil.rmtree(fresh, ignore_errors=True)
+            self._sweep()
             raise
+        shutil.rmtree(stale, ignore_errors=True)
+
+    def _sweep(self) -> None:
+        """Undo what was left half done."""
+        for path in self._bundles.glob(f"{_NEW}*"):
+            shutil.rmtree(path)
+        for path in self._bundles.glob(f"{_OLD}*"):
+            target = self._bundles / path.name.removeprefix(_OLD)
+            if target.exists():
+                shutil.rmtree(path)
+            else:
+                path.rename(target)
 
     def _write(self, history: _History, *, durable: bool) -> None:
         fresh = self._file.with_suffix(".new")

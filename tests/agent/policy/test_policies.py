@@ -30,9 +30,10 @@ from agent.policy import policies as policies_module
 from agent.policy.policies import Loaded, Policies
 from agent.policy.policy_vault import MAX_BUNDLES, Entry, PolicyVault, VaultError
 from attestation import cbor
+from attestation.cose import thumbprint
 from enforcement.outcome import Outcome
 from enforcement.policy.bundle import Bundle, BundleError, Problem
-from enforcement.policy.bundle_files import read_files
+from enforcement.policy.bundle_files import bundle_digest, read_files
 from enforcement.policy.bundle_signature import sign_bundle
 from enforcement.policy.engine import Engine
 from enforcement.shadow import Shadow
@@ -512,6 +513,31 @@ def test_what_a_crash_left_half_written_is_swept(tmp_path: Path) -> None:
     assert not list((tmp_path / "bundles").iterdir())
 
 
+@pytest.mark.parametrize("crash", [False, True])
+def test_a_bundle_that_is_kept_again_is_never_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, crash: bool
+) -> None:
+    """It was taken away before the new one was written, and a full disk left neither."""
+    vault = PolicyVault(tmp_path)
+    files = read_files(write(tmp_path / "source"))
+    digest = bundle_digest(files).hex()
+    entry = Entry(at="", digest=digest, name="", version="", action="push")
+    vault.add(files, entry)
+    if crash:
+        (tmp_path / "bundles" / digest).rename(tmp_path / "bundles" / f".old-{digest}")
+        vault = PolicyVault(tmp_path)
+    else:
+
+        def full(*_: object, **__: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("agent.policy.policy_vault.write_files", full)
+        with pytest.raises(OSError, match="No space left"):
+            vault.add(files | {"bundle.sig": b"new"}, entry)
+    assert vault.read(digest) == files
+    assert len(list((tmp_path / "bundles").iterdir())) == 1
+
+
 def test_a_store_that_is_not_a_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(VaultError, match="move it away"):
@@ -554,6 +580,72 @@ async def test_signatures_are_demanded_on_every_way_in(demanding: World) -> None
     sign(other)
     loaded = await found.push(read_files(other), by="uid 0")
     assert demanding.policies().newest.bundle.digest == loaded.bundle.digest  # kept with it
+
+
+def trust(world: World, *keys: ec.EllipticCurvePrivateKey) -> None:
+    paths = []
+    for number, key in enumerate(keys):
+        path = world.root / f"key-{number}.pem"
+        public = key.public_key()
+        path.write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+        paths.append(str(path))
+    world.options = {"trusted_keys": tuple(paths), "require_signature": True}
+
+
+@pytest.mark.parametrize("way", ["push", "directory"])
+async def test_a_bundle_is_signed_again_before_its_key_goes(world: World, way: str) -> None:
+    """The bundle is the same, so nothing seemed to change: the old signature was kept, and the
+    agent did not start any more without the old key."""
+    new = ec.generate_private_key(ec.SECP256R1())
+    trust(world, KEY, new)
+    sign(world.directory)
+    found = world.policies()
+    wanted = read_files(write(world.root / "other", PERMIT + FORBID))
+    if way == "push":
+        await found.push(wanted | {"bundle.sig": sign_bundle(wanted, KEY)}, by="uid 0")
+        again = wanted | {"bundle.sig": sign_bundle(wanted, new)}
+        loaded = await found.push(again, by="uid 0")
+        assert loaded.bundle.digest == found.newest.bundle.digest
+        sig = sign_bundle(read_files(world.directory), new)
+        (world.directory / "bundle.sig").write_bytes(sig)
+    else:
+        again = read_files(world.directory)
+        again["bundle.sig"] = sign_bundle(again, new)
+        (world.directory / "bundle.sig").write_bytes(again["bundle.sig"])
+        await found.reload()
+    assert found.newest.bundle.signer == thumbprint(new.public_key())
+    trust(world, new)
+    assert world.policies().newest.bundle.files == again
+
+
+async def test_a_copy_without_a_signature_takes_none_away(world: World) -> None:
+    trust(world, KEY)
+    world.options["require_signature"] = False
+    found = world.policies()
+    wanted = world.files(PERMIT + FORBID)
+    await found.push(wanted | {"bundle.sig": sign_bundle(wanted, KEY)}, by="uid 0")
+    await found.push(wanted, by="uid 0")
+    trust(world, KEY)
+    sign(world.directory)
+    assert world.policies().newest.bundle.signer == thumbprint(KEY.public_key())
+
+
+async def test_a_signature_that_is_lost_is_a_problem_before_the_next_start(
+    demanding: World,
+) -> None:
+    sign(demanding.directory)
+    found = demanding.policies()
+    good = (demanding.directory / "bundle.sig").read_bytes()
+    (demanding.directory / "bundle.sig").write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    await found.reload()
+    assert found.failures == 1
+    assert "signature" in found.problem
+    (demanding.directory / "bundle.sig").unlink()
+    await found.reload()
+    assert (found.failures, "not signed" in found.problem) == (2, True)
+    (demanding.directory / "bundle.sig").write_bytes(good)
+    await found.reload()
+    assert (found.failures, found.problem) == (2, "")
 
 
 async def test_what_came_before_signatures_were_demanded_is_checked_again(world: World) -> None:
