@@ -49,12 +49,14 @@ def verify_evidence(
     anchors: TrustAnchors,
     now: datetime,
     crls: Sequence[Crl] = (),
+    crls_at: datetime | None = None,
 ) -> Verified:
     """Verify evidence with one of the two sets of roots.
 
     Args:
         crls: AMD's revocation lists, beside the one that evidence may carry; where any is given,
             one of this root's must be fresh. TDX evidence brings its own.
+        crls_at: the moment at which a list of `crls` must be fresh; None: `now`.
 
     Raises:
         MalformedError, VerificationError: it does not prove what it claims.
@@ -84,6 +86,7 @@ def verify_evidence(
         expected_report_data=expected,
         crls=crls,
         carried_crl=table.contents.get(TableEntry.CRL, b""),
+        crls_at=crls_at,
     )
 
 

@@ -44,6 +44,7 @@ class Expectations(TypedDict, total=False):
         nonce, audience: what the caller challenged with, and as whom.
         measurement: the launch measurement (48 bytes) that is expected.
         bundle_digest: the policy bundle's digest (32 bytes) that is expected.
+        crls_at: the moment at which a list of `crls` must be fresh; None: the same as all else.
     """
 
     anchors: Required[TrustAnchors]
@@ -54,6 +55,7 @@ class Expectations(TypedDict, total=False):
     bundle_digest: bytes | None
     hardware_policy: HardwarePolicy | None
     crls: Sequence[Crl]
+    crls_at: datetime | None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -75,6 +77,7 @@ class Steps:
     bundle_digest: bytes | None = None
     hardware_policy: HardwarePolicy | None = None
     crls: Sequence[Crl] = ()
+    crls_at: datetime | None = None
     verified: Verified | None = None
     checks: dict[str, list[Check]] = field(default_factory=dict)
 
@@ -114,6 +117,7 @@ class Steps:
             anchors=self.anchors,
             now=self.now,
             crls=self.crls,
+            crls_at=self.crls_at,
         )
         for check in verified.checks:
             chain = is_about_chain_and_tcb(check.name)

@@ -13,11 +13,11 @@ from typing import Final
 
 from attestation import chain
 from attestation.errors import AttestationError
-from attestation.records import Placed, decode_record
+from attestation.history import MAX_INTEGER, decode_placed
+from attestation.records import Placed
 from observer.boots import Position
 
 HEAD_SIZE: Final = 32
-MAX_INTEGER: Final = 2**63 - 1  # what the columns of a database hold
 
 
 class BatchInvalid(Exception):  # noqa: N818 - a ruling about a batch, named after its Nack
@@ -107,20 +107,9 @@ def _heads(batch: RawBatch) -> list[bytes]:
 
 def _decode(data: bytes, *, agent_id: str, boot_id: bytes, seq: int) -> Placed:
     try:
-        placed = decode_record(data)
+        return decode_placed(data, agent_id=agent_id, boot_id=boot_id, seq=seq)
     except AttestationError as error:
-        raise BatchInvalid(error.code, f"record {seq}: {error}", seq=seq) from error
-    if placed.agent != agent_id:
-        raise BatchInvalid("record.agent", f"record {seq} names another agent", seq=seq)
-    if placed.boot != boot_id:
-        raise BatchInvalid("record.boot", f"record {seq} names another boot", seq=seq)
-    if placed.seq != seq:
-        raise BatchInvalid(
-            "record.seq", f"record {seq} says it is record {placed.seq}"[:200], seq=seq
-        )
-    if not 0 <= placed.wall_ns <= MAX_INTEGER:
-        raise BatchInvalid("record.time", f"record {seq} has an impossible time", seq=seq)
-    return placed
+        raise BatchInvalid(error.code, f"record {seq}: {error}"[:200], seq=seq) from error
 
 
 def check_batch(

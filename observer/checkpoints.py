@@ -10,10 +10,9 @@ from collections.abc import Generator
 from typing import Any, TypeVar
 
 from attestation import chain
-from attestation.checkpoint import Checkpoint, verify_checkpoint
 from attestation.errors import AttestationError
+from attestation.history import verify_head
 from attestation.wire import observer_pb2 as pb
-from observer.batches import MAX_INTEGER
 from observer.boots import OfferedBoot, Position, StoredBoot
 from observer.effects import AlarmCode, Effect, LoadBoots, LoadHeads, SaveCheckpoint
 from observer.hello import Refusal
@@ -42,10 +41,9 @@ class Checkpoints:
         if by is None or by.key is None or by.agent_id != agent_id:
             raise _bad(raw, "checkpoint.signer", "its signer is no verified boot of this agent")
         try:
-            checkpoint = verify_checkpoint(raw.cose, by.key)
+            checkpoint = verify_head(raw.cose, by.key, boot_id=boot.boot_id)
         except AttestationError as error:
             raise _bad(raw, error.code, str(error)) from error
-        _check_content(raw, checkpoint, boot)
         waiting = self._waiting.setdefault(boot.boot_id, deque(maxlen=self._limit))
         waiting.append(
             SaveCheckpoint(
@@ -80,13 +78,6 @@ class Checkpoints:
                     have_head=head,
                 )
             yield save
-
-
-def _check_content(raw: pb.Checkpoint, checkpoint: Checkpoint, boot: OfferedBoot) -> None:
-    if checkpoint.boot_id != boot.boot_id:
-        raise _bad(raw, "checkpoint.boot", "it names another boot")
-    if not (0 <= checkpoint.seq <= MAX_INTEGER and 0 <= checkpoint.wall_ns <= MAX_INTEGER):
-        raise _bad(raw, "checkpoint.range", "its seq or time is out of range")
 
 
 def head_at(boot: OfferedBoot, position: Position, seq: int) -> Asking[bytes]:

@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from attestation import chain
 from attestation.errors import AttestationError
+from attestation.history import MAX_INTEGER
 from attestation.wire import observer_pb2 as pb
-from observer.batches import MAX_INTEGER
 from observer.boots import Attested, OfferedBoot, Position, StoredBoot
 from observer.config import Limits
 from observer.effects import Alarm, AlarmCode

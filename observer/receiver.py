@@ -26,9 +26,9 @@ from google.protobuf.message import DecodeError
 from attestation import chain
 from attestation.checkpoint import verify_stream_proof
 from attestation.errors import AttestationError
+from attestation.history import MAX_INTEGER
 from attestation.wire import observer_pb2 as pb
 from observer.batches import (
-    MAX_INTEGER,
     BatchFork,
     BatchGap,
     BatchInvalid,

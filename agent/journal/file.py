@@ -1,7 +1,6 @@
-"""The journal's file: its schema, who may see it, and that only one agent has it.
+"""The journal's file: opened and prepared, who may see it, and that only one agent has it.
 
-A record's row id, its *place*, is (boot number << 40) + seq, so that inserts always append. The
-head stored beside each record makes any place of the chain checkable without the records before it.
+What is in it is `attestation.journal_format`: others read it, too.
 """
 
 from __future__ import annotations
@@ -9,55 +8,23 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import re
 import sqlite3
 import stat
 from collections.abc import Callable
-from contextlib import closing
-from functools import cache
 from pathlib import Path
 from typing import Final
 
-APPLICATION_ID: Final = 0x4C756369  # "Luci", in the header of the file
-SCHEMA_VERSION: Final = 1
-BOOT_SPAN: Final = 1 << 40  # places of one boot
+from attestation.journal_format import (
+    APPLICATION_ID,
+    SCHEMA,
+    SCHEMA_VERSION,
+    journal_parts,
+    parts_of,
+)
+
 WAL_LIMIT: Final = 64 * 1024 * 1024  # bytes the WAL keeps on disk after it was emptied
 WAL_PAGES: Final = 4_000  # 4 KiB each; above this the WAL is begun anew
 _WAL_PAGES_AT_WORST: Final = 4 * WAL_PAGES  # above this a commit does it, however long it takes
-
-_SCHEMA: Final = """
-CREATE TABLE boots (
-  number INTEGER PRIMARY KEY AUTOINCREMENT,
-  base INTEGER NOT NULL GENERATED ALWAYS AS (number << 40) VIRTUAL,
-  boot_id BLOB NOT NULL UNIQUE,
-  seed BLOB NOT NULL,
-  started_ns INTEGER NOT NULL,
-  passport BLOB NOT NULL DEFAULT x'',
-  acked_seq INTEGER NOT NULL DEFAULT 0,   -- the Observer has committed everything up to here
-  acked_head BLOB NOT NULL,
-  pruned_seq INTEGER NOT NULL DEFAULT 0,  -- everything up to here is no longer kept
-  signed_seq INTEGER NOT NULL DEFAULT 0   -- the Observer has a checkpoint at this seq
-) STRICT;
-CREATE TABLE records (
-  place INTEGER PRIMARY KEY,
-  wall_ns INTEGER NOT NULL,
-  head BLOB NOT NULL,
-  record BLOB NOT NULL
-) STRICT;
-CREATE TABLE checkpoints (
-  place INTEGER PRIMARY KEY,
-  cose BLOB NOT NULL,
-  recovered_by BLOB NOT NULL  -- empty: signed by the boot's own key
-) STRICT;
-CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
-INSERT INTO counters VALUES ('epoch', 0), ('unrecorded', 0);
-CREATE VIEW ends AS SELECT *, coalesce(
-  (SELECT max(place) FROM records
-    WHERE place > boots.base AND place < boots.base + (1 << 40)) - base, pruned_seq) AS last_seq
-  FROM boots;
-"""
-
-_COMMENT: Final = re.compile(r"--[^\n]*")
 
 Connect = Callable[[Path], sqlite3.Connection]
 
@@ -138,7 +105,7 @@ def prepare(db: sqlite3.Connection, path: Path) -> None:
     (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if (version, application, tables) == (0, 0, 0):
         db.executescript(
-            f"BEGIN; {_SCHEMA} PRAGMA application_id={APPLICATION_ID};"
+            f"BEGIN; {SCHEMA} PRAGMA application_id={APPLICATION_ID};"
             f" PRAGMA user_version={SCHEMA_VERSION}; COMMIT;"
         )
     elif application != APPLICATION_ID:
@@ -148,24 +115,8 @@ def prepare(db: sqlite3.Connection, path: Path) -> None:
             f"the journal {path} has version {version}, this agent knows version {SCHEMA_VERSION};"
             " use the agent that made it, or move the file aside"
         )
-    elif _made_of(db) != _own_schema():
-        # A trigger can drop what an INSERT said it wrote.
+    elif parts_of(db) != journal_parts():
         raise unusable(path, "it has other tables, views or triggers than the agent made")
-
-
-def _made_of(db: sqlite3.Connection) -> set[tuple[str, str, str]]:
-    """What a database consists of, without comments and white space."""
-    return {
-        (kind, name, " ".join(_COMMENT.sub("", sql or "").split()))
-        for kind, name, sql in db.execute("SELECT type, name, sql FROM sqlite_schema")
-    }
-
-
-@cache
-def _own_schema() -> set[tuple[str, str, str]]:
-    with closing(sqlite3.connect(":memory:")) as db:
-        db.executescript(_SCHEMA)
-        return _made_of(db)
 
 
 def take(path: Path) -> int:

@@ -6,6 +6,12 @@ The last record of what may go stays: its head is where the chain goes on.
 from __future__ import annotations
 
 import sqlite3
+from typing import Final
+
+# The boots that signed the end of an earlier one. What they signed is always of its last record.
+SIGNERS: Final = (
+    "SELECT c.recovered_by FROM ends e JOIN checkpoints c ON c.place = e.base + e.last_seq"
+)
 
 
 def prune(
@@ -68,10 +74,11 @@ def _delete(
 def _forget_delivered(db: sqlite3.Connection, running: bytes, before_ns: int) -> None:
     """Earlier boots of which nothing but the old, delivered end is left."""
     for number, base, last in db.execute(
-        "SELECT e.number, e.base, e.last_seq FROM ends e"
+        "SELECT e.number, e.base, e.last_seq FROM ends e"  # noqa: S608 - no input
         " JOIN records r ON r.place = e.base + e.last_seq"
         " WHERE e.pruned_seq = e.last_seq - 1 AND e.acked_seq = e.last_seq"
-        " AND e.signed_seq >= e.last_seq AND r.wall_ns < ? AND e.boot_id <> ?",
+        " AND e.signed_seq >= e.last_seq AND r.wall_ns < ? AND e.boot_id <> ?"
+        f" AND e.boot_id NOT IN ({SIGNERS})",
         (before_ns, running),
     ).fetchall():
         _delete(db, number, base, last, boot_too=True)

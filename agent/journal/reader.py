@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.journal.file import BOOT_SPAN
 from agent.journal.turn import Checkpoint
 from attestation import chain
+from attestation.journal_format import BOOT_SPAN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -89,6 +89,7 @@ def verify_report(
     expected_report_data: bytes | None,
     crls: Sequence[Crl] = (),
     carried_crl: bytes = b"",
+    crls_at: datetime | None = None,
 ) -> VerifiedReport:
     """Verify one report with the certificates that came with it.
 
@@ -100,6 +101,8 @@ def verify_report(
         crls: revocation lists; where any is given, one must be the root's, genuine and fresh.
         carried_crl: the list that came with the report: refuses what it revokes, or where it is
             forged; where it cannot be used, the check is skipped.
+        crls_at: the moment at which one of `crls` must be fresh, where that is another one: of
+            evidence from before, a list of today says more than one of then.
 
     Raises:
         MalformedError: the report is not a report, `snp.report.*`; its `checks` are empty.
@@ -129,7 +132,8 @@ def verify_report(
         ledger.skip("snp.report_data.matches", "no expected report data were given")
     else:
         run("snp.report_data.matches", lambda: _check_report_data(parsed, expected_report_data))
-    crl = check_revocation(ledger, crls, carried_crl, chain, now)
+    at = crls_at if crls and crls_at else now
+    crl = check_revocation(ledger, crls, carried_crl, chain, at)
     checks = ledger.settle()
 
     assert line is not None  # or `settle` had raised

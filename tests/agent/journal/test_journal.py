@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -325,6 +325,80 @@ def test_a_checkpoint_of_another_key_is_none(path: Path) -> None:
     db.close()
     with pytest.raises(JournalError, match="broken at record 6"):
         opened(path, b"n" * 32)
+
+
+# -- a boot that crashed, whose end the next one signed ----------------------------------------
+
+NEXT = b"n" * 32
+
+
+def recovered(path: Path) -> None:
+    """A boot that crashed at record 8 and was signed to record 6; the next one signed its end and
+    decided nothing itself."""
+    crashed(path, states=0)
+    other = Maker(MAKER.vendor)
+
+    async def recover() -> None:
+        async with running(path, NEXT) as journal:
+            journal.set_signer(other.key, other.token(boot_seed=NEXT))
+            await journal.checkpoint()
+
+    trio.run(recover)
+
+
+def execute(path: Path, *statements: tuple[str, tuple[Any, ...]]) -> None:
+    with closing(sqlite3.connect(path / "journal.sqlite")) as db, db:
+        for sql, values in statements:
+            db.execute(sql, values)
+
+
+def test_what_the_next_boot_signed_opens_again_and_its_signer_stays(path: Path) -> None:
+    recovered(path)
+    for seed in (b"k" * 32, b"m" * 32, b"o" * 32):
+        trio.run(opened(path, seed).close)
+    with closing(sqlite3.connect(path / "journal.sqlite")) as db:
+        seeds = [seed for (seed,) in db.execute("SELECT seed FROM boots ORDER BY number")]
+    assert seeds == [SEED, NEXT, b"o" * 32], "empty boots go, but for the one that signed"
+
+
+@pytest.mark.parametrize(
+    ("start", "drop", "says"),
+    [
+        (7, False, "broken at record 8"),
+        (8, False, "broken at record 8"),
+        (8, True, f"ends at record 7, and boot {chain.boot_id(NEXT).hex()} signed it to record 8"),
+    ],
+)
+def test_a_crashed_boot_is_held_against_the_end_that_the_next_one_signed(
+    path: Path, start: int, drop: bool, says: str
+) -> None:
+    """Its own checkpoint, at record 6, says nothing of these."""
+    recovered(path)
+    rewrite(path, start, drop=drop)
+    with pytest.raises(JournalError, match=says):
+        opened(path, b"k" * 32)
+
+
+def test_a_boot_that_is_over_cannot_go_on(path: Path) -> None:
+    recovered(path)
+    with closing(sqlite3.connect(path / "journal.sqlite")) as db:
+        place, head, data = db.execute(
+            "SELECT place, head, record FROM records ORDER BY place DESC"
+        ).fetchone()
+    row = (place + 1, 0, chain.advance(head, data), data)
+    execute(path, ("INSERT INTO records VALUES (?, ?, ?, ?)", row))
+    with pytest.raises(JournalError, match="goes on to record 9, and boot"):
+        opened(path, b"k" * 32)
+
+
+def test_the_end_of_a_crashed_boot_signed_by_nobody_known_is_refused(path: Path) -> None:
+    recovered(path)
+    key = ec.generate_private_key(ec.SECP256R1())
+    said = {"boot_id": chain.boot_id(SEED), "seq": 8, "head": bytes(32), "wall_ns": 1}
+    other = sign_checkpoint(key, **said)  # type: ignore[arg-type]
+    execute(path, ("UPDATE checkpoints SET cose = ? WHERE recovered_by <> x''", (other,)))
+    with pytest.raises(JournalError, match="broken at record 8"):
+        opened(path, b"k" * 32)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from agent.journal import Journal
-from agent.journal.file import BOOT_SPAN
+from attestation.journal_format import BOOT_SPAN
 from enforcement.recorder import RecordError
 from tests.agent.journal.test_journal import record, running
 
