@@ -18,6 +18,10 @@ COMMANDS: Final = {
         "lucid.evidence:evidence",
         "Look at SEV-SNP reports and TDX quotes; verify and appraise them.",
     ),
+    "journal": (
+        "lucid.journal.cli:journal",
+        "Check an agent's journal offline: is every decision there, and unchanged?",
+    ),
     "policy": (
         "lucid.policy.cli:policy",
         "Develop, test, sign, ship and roll back policy bundles.",

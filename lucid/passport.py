@@ -10,12 +10,10 @@ import json
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
-from attestation.anchors import TrustAnchors
 from attestation.errors import (
     AttestationError,
     MalformedError,
@@ -23,13 +21,19 @@ from attestation.errors import (
     VerificationError,
 )
 from attestation.examination import Examination
-from attestation.hardware import read_hardware_policy
 from attestation.passport import Passport
-from attestation.snp.crl import Crl
 from attestation.verifier import examine_passport
 from lucid.exits import BAD_INPUT, DONE, NOT_SO, UNCHECKED
 from lucid.options import Hex, Moment
-from lucid.sources import SourceError, read_file, read_source
+from lucid.passport_terms import (
+    ALLOW_SIMULATED,
+    CRL,
+    HARDWARE_POLICY,
+    MEASUREMENT,
+    SIMULATED_ROOT,
+    read_terms,
+)
+from lucid.sources import SourceError, read_source
 from lucid.terminal import printable
 
 
@@ -37,43 +41,18 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(
         (
             click.argument("source"),
-            click.option(
-                "--allow-simulated",
-                is_flag=True,
-                help="Accept a passport of a simulated TEE. It proves nothing about hardware.",
-            ),
-            click.option(
-                "--simulated-root",
-                type=click.Path(path_type=Path, dir_okay=False, exists=True),
-                help="Root certificate of the simulated TEE (PEM or DER), from its state"
-                " directory: simulated-tee/root.pem, or simulated-tdx/root.pem.",
-            ),
+            ALLOW_SIMULATED,
+            SIMULATED_ROOT,
             click.option("--nonce", type=Hex(8, 64), help="The nonce that you challenged with."),
             click.option("--audience", help="Yourself, as named in the challenge."),
-            click.option(
-                "--measurement",
-                type=Hex(48, 48),
-                help="The launch measurement that you expect (TDX: MRTD, the firmware alone)."
-                " Without it the answer to 'code measured as expected' is 'not checked'.",
-            ),
+            MEASUREMENT,
             click.option(
                 "--bundle-digest",
                 type=Hex(32, 32),
                 help="The policy bundle's digest that you expect.",
             ),
-            click.option(
-                "--hardware-policy",
-                type=click.Path(path_type=Path, dir_okay=False, exists=True),
-                help="Appraise the hardware by this policy (TOML, see docs/checks.md). Without it"
-                " no TCB or platform setting is demanded.",
-            ),
-            click.option(
-                "--crl",
-                "crl_files",
-                type=click.Path(path_type=Path, dir_okay=False, exists=True),
-                multiple=True,
-                help="SEV-SNP: revocation list of AMD's root (PEM or DER). May be repeated.",
-            ),
+            HARDWARE_POLICY,
+            CRL,
             click.option(
                 "--at", "now", type=Moment(), help="Verify as of this time instead of now."
             ),
@@ -186,49 +165,25 @@ def _examine(
     source: str,
     *,
     as_json: bool,
-    allow_simulated: bool,
-    simulated_root: Path | None,
     now: datetime | None,
-    hardware_policy: Path | None,
-    crl_files: tuple[Path, ...],
-    **expected: Any,
+    nonce: bytes | None,
+    audience: str | None,
+    bundle_digest: bytes | None,
+    **given: Any,
 ) -> Examination:
     try:
         token = read_source(source)
     except SourceError as error:
         _stop(UNCHECKED, "source", str(error), as_json=as_json)
-    try:
-        anchors = TrustAnchors.builtin()
-        if simulated_root is not None:
-            anchors = anchors.with_simulated_root(read_file(simulated_root))
-        elif allow_simulated:
-            raise click.UsageError("--allow-simulated needs --simulated-root FILE")
-    except (AttestationError, ValueError, SourceError) as error:
-        raise click.UsageError(f"--simulated-root {simulated_root}: {error}") from None
+    terms = read_terms(**given)
     try:
         kind = Passport.parse(token).evidence.format
     except MalformedError as error:
         _stop(BAD_INPUT, error.code, f"{source}: not a passport: {error}", as_json=as_json)
-    if crl_files and kind == "tdx":
-        raise click.UsageError("--crl: a passport of TDX brings its revocation lists with it")
-    try:
-        policy = (
-            None
-            if hardware_policy is None
-            else read_hardware_policy(read_file(hardware_policy), kind)
-        )
-        crls = tuple(Crl.parse(read_file(path)) for path in crl_files)
-    except (MalformedError, SourceError) as error:
-        raise click.UsageError(str(error)) from None
-    return examine_passport(
-        token,
-        now=now if now is not None else datetime.now(UTC),
-        anchors=anchors,
-        allow_simulated=allow_simulated,
-        hardware_policy=policy,
-        crls=crls,
-        **expected,
-    )
+    expected = terms.expectations(kind)
+    expected["nonce"], expected["audience"] = nonce, audience
+    expected["bundle_digest"] = bundle_digest
+    return examine_passport(token, now=now if now is not None else datetime.now(UTC), **expected)
 
 
 def _stop(code: int, name: str, message: str, *, as_json: bool) -> NoReturn:

@@ -49,15 +49,18 @@ class Maker:
     audience: str | None = None
     lifetime: int = 900
     issued_at: int = int(NOW.timestamp())
+    seed: bytes = SEED
+    digest: bytes = DIGEST
+    head: bytes = HEAD
 
     def buffer(self) -> bytes:
         return ClaimsBuffer(
             purpose=self.purpose if self.nonce is None else "challenge",
             key_thumbprint=cose.thumbprint((self.bound_key or self.key).public_key()),
             nonce=self.nonce or b"",
-            boot_seed=SEED,
-            bundle_digest=DIGEST,
-            journal_head=HEAD,
+            boot_seed=self.seed,
+            bundle_digest=self.digest,
+            journal_head=self.head,
         ).encode()
 
     def evidence(self, **td: Any) -> Evidence:
@@ -89,12 +92,12 @@ class Maker:
             issued_at=self.issued_at,
             expires_at=self.issued_at + self.lifetime,
             passport_id=b"p" * 16,
-            boot_seed=SEED,
+            boot_seed=self.seed,
             hardware=HardwareClaims.of(verified, salt),
             swname="lucid-agent",
             swversion="1",
-            bundle=("test", "1", DIGEST),
-            journal_head=HEAD,
+            bundle=("test", "1", self.digest),
+            journal_head=self.head,
             journal_seq=7,
             tenant_salt=salt,
             counters={"deny": 1},
