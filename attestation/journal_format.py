@@ -55,8 +55,15 @@ Part = tuple[str, str, str]  # kind, name, SQL
 
 
 def parts_of(db: sqlite3.Connection) -> set[Part]:
-    """What a database consists of, without comments and white space."""
-    return _without_comments(db.execute("SELECT type, name, sql FROM sqlite_schema"))
+    """What a database consists of, without comments and white space.
+
+    Raises:
+        sqlite3.Error: it cannot be read.
+    """
+    try:
+        return _without_comments(db.execute("SELECT type, name, sql FROM sqlite_schema"))
+    except UnicodeDecodeError:  # also where SQLite quotes such text in an error
+        raise sqlite3.DatabaseError("its schema is not text") from None
 
 
 def _without_comments(rows: Iterable[tuple[str, str, str | None]]) -> set[Part]:

@@ -185,7 +185,7 @@ def verify(
 
 def _kept(path: Path, terms: Terms, now: datetime) -> Vouched:
     try:
-        return vouch(read_file(str(path)), terms=terms, now=now)
+        return vouch(read_file(path), terms=terms, now=now)
     except SourceError as error:
         raise click.UsageError(f"--expect-passport: {error}") from None
     except AttestationError as error:

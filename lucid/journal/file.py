@@ -114,6 +114,8 @@ class JournalFile:
                 yield row
         except sqlite3.Error as error:
             raise _meaning(error) from None
+        except UnicodeDecodeError:  # also where SQLite quotes what is no text in an error
+            raise _damaged("bytes that are not text") from None
 
     def boots(self) -> Iterator[BootRow]:
         """All boots, oldest first."""

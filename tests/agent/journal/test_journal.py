@@ -461,6 +461,14 @@ def test_a_disk_that_is_full_at_a_start_is_no_damage(path: Path) -> None:
     opened(path)._store.close()
 
 
+def test_a_schema_that_is_no_text_is_damage(path: Path) -> None:
+    trio.run(opened(path).close)
+    file = path / "journal.sqlite"
+    file.write_bytes(file.read_bytes().replace(b"CREATE TABLE records", b"CREATE TABLE recor\x80s"))
+    with pytest.raises(JournalError, match="evidence"):
+        opened(path, b"n" * 32)
+
+
 def test_two_agents_cannot_share_a_journal(path: Path) -> None:
     first = opened(path)
     with pytest.raises(JournalError):
