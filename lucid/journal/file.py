@@ -208,6 +208,8 @@ def open_journal(path: Path) -> Iterator[JournalFile]:
             db = stack.enter_context(closing(_connect(path, wal=wal)))
         except OSError as error:
             raise _unreadable(path, error.strerror or str(error)) from None
+        except RuntimeError as error:  # links that go round in a circle
+            raise _unreadable(path, str(error)) from None
         except sqlite3.Error as error:
             raise _meaning(error) from None
         try:

@@ -14,6 +14,7 @@ from attestation.records import Placed, decode_record
 from lucid.journal.boots import Boot, Vouched
 
 MAX_POLICIES: Final = 64  # that are told apart in one boot
+MAX_TEXT: Final = 256  # characters of a policy's name
 
 
 @dataclass(slots=True, kw_only=True)
@@ -155,7 +156,7 @@ class History:
             )
         if digest in found.policies or len(found.policies) < MAX_POLICIES:
             count = found.policies.get(digest, ("", "", 0))[2]
-            found.policies[digest] = (name, version, count + 1)
+            found.policies[digest] = (name[:MAX_TEXT], version[:MAX_TEXT], count + 1)
         else:
             found.other_policies += 1
         if (vouched := self._passports.get(record.passport)) is not None:

@@ -669,6 +669,9 @@ def test_what_cannot_be_read_could_not_be_checked(file: File) -> None:
     missing = CliRunner().invoke(journal, ["verify", str(file.path) + ".none"])
     assert missing.exit_code == 3
     assert "No such file" in missing.stderr
+    circle = file.path.with_name("circle")
+    circle.symlink_to(circle)
+    assert CliRunner().invoke(journal, ["verify", str(circle)]).exit_code == 3
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
