@@ -67,7 +67,7 @@ def journal() -> None:
 
 
 @journal.command(short_help="Verify a journal file offline, record by record.")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path, readable=False))
 @ALLOW_SIMULATED
 @SIMULATED_ROOT
 @MEASUREMENT
