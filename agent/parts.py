@@ -123,6 +123,7 @@ class Parts:
             FatalError: one cannot be opened; says which, and what to do.
         """
         config = self.config
+        setup.descriptors(config)
         state_dir = setup.state_directory(Path(config.agent.state_dir))
         self._claim = Claim.on(state_dir, agent_id=config.agent.id)
         await self._step(self.policies.start)

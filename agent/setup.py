@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import resource
 import socket
 import stat
 from collections.abc import Callable, Collection
@@ -30,6 +31,7 @@ from enforcement.policy.engine import Engine
 
 _LOG = logs.get("setup")
 LOOPBACK = ("localhost", "::1")
+OTHER_FILES = 256  # journal, stream, auditors, local API, files that are read (a guess)
 BACKLOG = 1024  # connections the kernel may queue for the gateway
 
 
@@ -133,6 +135,23 @@ async def check_auditors(service: AuditorService, bundle: Bundle, *, wait: bool)
             ExitCode.FAILED,  # an auditor may be there when the agent is started again
             f"the policy bundle {bundle.name} cannot be used:\n{error}",
         ) from None
+
+
+def descriptors(config: Config) -> None:
+    """Raise the limit of open files as far as the system lets us, and say where that is too little
+    for what the gateway may hold: each exchange has two connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    needed = 2 * config.gateway.limits.connections + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        _LOG.warning(
+            "setup.few_descriptors",
+            limit=soft,
+            needed=needed,
+            next="raise LimitNOFILE= (ulimit -n), or lower gateway.limits.connections",
+        )
 
 
 def listen(address: str, *, table: str) -> socket.socket:

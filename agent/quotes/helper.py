@@ -31,6 +31,7 @@ from attestation.tsm import Quote, TsmTree
 TALK_SECONDS: Final = 2.0  # to receive a request; and again to send the reply
 QUOTE_SECONDS: Final = 60.0  # the line of those who wait included
 BACKLOG: Final = 8
+ACCEPT_SECONDS: Final = 0.1  # between two tries to accept after one that failed
 _FIRST_PASSED: Final = 3  # sd_listen_fds(3)
 Bound = Callable[[float], AbstractContextManager[None]]
 
@@ -58,7 +59,12 @@ class Helper:
     def serve(self, listener: socket.socket) -> None:
         """Answer until the process ends."""
         while True:
-            connection, _address = listener.accept()
+            try:
+                connection, _address = listener.accept()
+            except OSError as error:  # who came is gone again, or no descriptor is free
+                _log(f"nobody could be accepted: {error}")
+                time.sleep(ACCEPT_SECONDS)
+                continue
             with connection:
                 self.answer(connection)
 

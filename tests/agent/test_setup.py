@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import socket
 from pathlib import Path
 
 import pytest
 
 from agent import setup
+from agent.config import Config
 from agent.errors import ExitCode, FatalError
 
 
@@ -59,3 +61,15 @@ def test_a_socket_that_took_the_place_of_ours_is_left(tmp_path: Path) -> None:
         setup.remove_socket(path, made)
         assert not path.exists()
         setup.remove_socket(path, made)
+
+
+@pytest.mark.parametrize(("hard", "said"), [(1024, True), (65_536, False)])
+def test_the_limit_of_open_files_is_raised_and_said_where_it_is_too_low(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, hard: int, said: bool
+) -> None:
+    raised: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: raised.append(limits))
+    setup.descriptors(Config())
+    assert raised == [(hard, hard)]
+    assert ("setup.few_descriptors" in caplog.text) is said

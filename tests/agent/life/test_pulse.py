@@ -171,3 +171,27 @@ async def test_a_loop_that_is_held_up_shows_in_the_lag(
 def test_the_clocks_are_those_of_the_machine() -> None:
     watch = ClockWatch()
     assert watch.look() == {}
+
+
+async def test_a_start_that_hangs_is_not_given_more_time(
+    autojump_clock: trio.testing.MockClock, tmp_path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(str(tmp_path / "s"))
+        listening.setblocking(False)
+        bench = Bench(Notifier(str(tmp_path / "s")))
+        bench.pulse._started = lambda: False
+        bench.pulse._late = lambda: {"start": 1.0} if trio.current_time() > 100 else {}
+        times: list[float] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bench.pulse.run)
+            for _ in range(600):
+                await trio.sleep(0.5)
+                with suppress(BlockingIOError):
+                    while True:
+                        if b"EXTEND" in listening.recv(65_536):
+                            times.append(trio.current_time())
+            nursery.cancel_scope.cancel()
+        bench.notifier.close()
+    assert len(times) in (9, 10, 11)
+    assert max(times) <= 101

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import ClassVar, cast
 
 import pytest
 
@@ -517,3 +519,23 @@ def test_an_agent_whose_helper_has_no_tee_ends_with_3_and_says_so(
     assert done.returncode == 3, done.stderr
     assert "no TEE" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_who_cannot_be_accepted_does_not_end_the_helper(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Door:
+        left: ClassVar[list[BaseException]] = [
+            OSError(errno.ECONNABORTED, "gone again"),
+            KeyboardInterrupt(),
+        ]
+
+        def accept(self) -> None:
+            raise self.left.pop(0)
+
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    with pytest.raises(KeyboardInterrupt):
+        helper(cast("SimulatedTree", None)).serve(cast("socket.socket", Door()))
+    assert slept, "nobody spins"
+    assert "gone again" in capsys.readouterr().err
