@@ -24,7 +24,7 @@ import trio
 from agent import logs, unix_socket
 from agent.errors import ExitCode, FatalError
 from agent.life.supervise import Faults
-from attestation.panics import is_fault
+from attestation.panics import FaultsEndHere
 
 MAX_BODY: Final = 16 * 1024  # bytes: a challenge is small
 # Bytes that some routes may receive instead; a policy bundle has up to 8 MiB.
@@ -132,24 +132,27 @@ async def serve(
     """Answer until cancelled. One connection's failure is its own.
 
     Args:
+        faults: counts what an answer must not end the daemon with; None: it ends the caller.
         anybody: the listener is TCP: answer whoever asks, as user NOBODY. For `api.Probes` only.
     """
     places = _Places()
+
+    def note(error: BaseException) -> None:
+        if isinstance(error, trio.BrokenResourceError | trio.TooSlowError | h11.ProtocolError):
+            return  # the peer is gone, silent or not speaking HTTP; there is nobody to tell
+        if faults is None:
+            raise error
+        faults.note("api", error)
 
     async def connection(stream: trio.SocketStream) -> None:
         if not places.take():
             await stream.aclose()
             return
         try:
-            uid, gid = (NOBODY, NOBODY) if anybody else _peer(stream.socket)
-            if anybody or uid in (0, os.geteuid()) or gid == os.getegid():
-                await _talk(stream, handler, uid, places)
-        except (trio.BrokenResourceError, trio.TooSlowError, h11.ProtocolError):
-            pass  # the peer is gone, silent or not speaking HTTP; there is nobody to tell
-        except BaseException as error:
-            if faults is None or not is_fault(error):
-                raise
-            faults.note("api", error)  # an answer that fails must not end the daemon
+            with FaultsEndHere(note):  # an answer that fails must not end the daemon
+                uid, gid = (NOBODY, NOBODY) if anybody else _peer(stream.socket)
+                if anybody or uid in (0, os.geteuid()) or gid == os.getegid():
+                    await _talk(stream, handler, uid, places)
         finally:
             places.leave()
             await trio.aclose_forcefully(stream)
