@@ -92,6 +92,21 @@ ROWS: Final[dict[str, tuple[str, ...]]] = {
     "the disk is full or fails": (
         "tests.agent.test_failure_table:test_a_disk_that_takes_nothing_blocks_and_recovers_by_itself",
     ),
+    "the disk is full at a start": (
+        "tests.agent.test_setup:test_a_full_disk_may_pass_and_another_one_does_not",
+        "tests.agent.journal.test_journal:test_a_disk_that_is_full_at_a_start_is_no_damage",
+    ),
+    "the journal's file is removed or exchanged while it is in use": (
+        "tests.end_to_end.test_adversity:test_a_journal_that_was_taken_away_refuses_until_it_is_back",
+    ),
+    "no descriptor is left (`LimitNOFILE=`)": (
+        "tests.end_to_end.test_adversity:test_without_descriptors_nobody_spins_or_dies_and_it_is_said_once",
+        "tests.agent.test_setup:test_the_limit_of_open_files_is_raised_and_said_where_it_is_too_low",
+    ),
+    "another agent has the state directory": (
+        "tests.end_to_end.test_adversity:test_the_second_agent_on_a_state_directory_is_refused_and_disturbs_nothing",
+        "tests.agent.test_claim:test_whoever_comes_second_is_told_who_has_it",
+    ),
     "the Observer is away": (
         "tests.end_to_end.test_bad_input:test_an_observer_that_is_down_closes_nothing_and_gets_all_later",
         "tests.agent.stream.test_stream:test_an_observer_that_stays_away_is_a_concern_and_one_that_restarts_is_none",
@@ -119,10 +134,24 @@ ROWS: Final[dict[str, tuple[str, ...]]] = {
         "tests.agent.life.test_pulse:test_a_clock_that_jumps_renews_at_once",
         "tests.agent.life.test_pulse:test_an_ordinary_clock_is_no_jump",
     ),
-    "SIGTERM": (
+    "SIGTERM, SIGINT": (
         "tests.crash.test_nothing_is_lost:test_a_clean_stop_delivers_everything_before_the_process_ends",
         "tests.enforcement.gateway.test_drain:test_an_open_exchange_is_finished_and_its_reply_says_close",
         "tests.agent.test_failure_table:test_a_stop_is_said_and_ends_with_code_0",
+        "tests.end_to_end.test_stop:test_with_nothing_left_to_deliver_a_stop_waits_for_no_observer",
+        "tests.end_to_end.test_stop:test_what_is_left_is_tried_for_half_of_the_time_said_and_delivered_by_the_next_start",
+    ),
+    "SIGTERM before everything has begun": (
+        "tests.end_to_end.test_signals:test_a_stop_at_any_moment_of_a_start_leaves_what_the_next_start_can_use",
+        "tests.end_to_end.test_signals:test_a_stop_while_it_waits_for_an_auditor_closes_what_had_begun",
+    ),
+    "SIGTERM again, SIGHUP during a stop": (
+        "tests.end_to_end.test_signals:test_a_stop_that_comes_again_and_again_takes_its_course",
+        "tests.end_to_end.test_signals:test_a_storm_of_reloads_disturbs_nobody_and_a_stop_does_not_wait_for_it",
+    ),
+    "a start takes long (a journal of millions of decisions to check)": (
+        "tests.agent.life.test_pulse:test_what_the_service_manager_is_told",
+        "tests.agent.life.test_pulse:test_a_start_that_hangs_is_not_given_more_time",
     ),
 }
 
