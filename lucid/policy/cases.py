@@ -103,6 +103,10 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:  # noqa: FBT001, FBT002 - PyYAML's own
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(
+                    problem="a key is no plain text", problem_mark=key.start_mark
+                )
             if key.value in seen:
                 raise yaml.MarkedYAMLError(
                     problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark
@@ -176,8 +180,11 @@ def _parse(content: bytes) -> tuple[Any, list[int]]:
         mark = error.problem_mark or error.context_mark
         place = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         raise _BrokenError(str(error.problem or error.context), *place) from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise _BrokenError(f"not YAML: {type(error).__name__}") from None
+    # PyYAML looks into values by what their tags promise, and trips where they do not keep it.
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError, LookupError, AttributeError):
+        raise _BrokenError(
+            "not YAML: a value is not what its tag says, or nested too deeply"
+        ) from None
     if isinstance(node, yaml.MappingNode):
         node = next((item for key, item in node.value if key.value == "cases"), None)
     items = node.value if isinstance(node, yaml.SequenceNode) else []

@@ -288,6 +288,12 @@ def test_a_bundle_without_tests_was_not_checked(tmp_path: Path) -> None:
         ("case: []", "unknown key"),
         ("cases: []\ndefaults: {expect: 1}", "expect"),
         ("\x00", "not YAML"),
+        ("? [a]\n: b", "no plain text"),
+        ("- {name: x, ? {a: b} : 2}", "no plain text"),
+        ("- name: !!bool foo", "not YAML"),
+        ("- name: !!int ''", "not YAML"),
+        ("- name: !!timestamp foo", "not YAML"),
+        ("[" * 5000, "not YAML"),
     ],
 )
 def test_a_broken_test_file_is_named_with_its_line(tmp_path: Path, text: str, words: str) -> None:
