@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import os
 import re
 import stat
@@ -63,7 +64,7 @@ def read_files(root: Path) -> dict[str, bytes]:
     """
     try:
         root = root.resolve(strict=True)
-        names = sorted(_walk(root))
+        names = _names(root)
     except OSError as error:
         why = f"{error.filename or root} cannot be read: {_why(error)}"
         problem = Problem(file="", message=why, fix="check the path", rule="file.unreadable")
@@ -154,7 +155,7 @@ def fingerprint(root: Path) -> tuple[object, ...]:
     times. Cheap enough to ask for often; never raises: what cannot be read is part of it."""
     try:
         root = root.resolve(strict=True)
-        names = sorted(_walk(root))[: LIMITS.files]
+        names = _names(root)
     except OSError as error:
         return ("unreadable", error.errno)
     found: list[object] = [str(root)]
@@ -213,6 +214,11 @@ def bundle_digest(files: Mapping[str, bytes]) -> bytes:
         if name != SIGNATURE
     )
     return hashlib.sha256(lines.encode("ascii")).digest()
+
+
+def _names(root: Path) -> list[str]:
+    """Paths of everything in it, sorted; one more than may be there says: too many."""
+    return sorted(itertools.islice(_walk(root), LIMITS.files + 1))
 
 
 def _walk(root: Path) -> Iterator[str]:

@@ -10,6 +10,8 @@ import trio
 
 from agent.policy import bundle_folder
 from agent.policy.bundle_folder import SETTLE_TRIES, BundleFolder
+from enforcement.policy import bundle_files
+from enforcement.policy.bundle_files import read_files
 from enforcement.policy.problems import BundleError
 from tests.enforcement.bundles import PERMIT, write
 
@@ -99,3 +101,29 @@ async def test_a_folder_that_settles_is_read_by_whoever_asks(
     seen_as(monkeypatch, iter([1, 2, 3, 4, 5, 5]))
     assert await folder.read_now() is not None
     await trio.lowlevel.checkpoint()
+
+
+def test_of_a_folder_of_very_many_files_no_more_is_read_than_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundle_files, "LIMITS", bundle_files.BundleLimits(files=10))
+    path = write(tmp_path / "bundle")
+    for number in range(9):
+        (path / "policies" / f"p{number}.cedar").touch()
+    walked = []
+    walk = bundle_files._walk
+
+    def counted(root: Path) -> Iterator[str]:
+        for name in walk(root):
+            walked.append(name)
+            yield name
+
+    monkeypatch.setattr(bundle_files, "_walk", counted)
+    folder = BundleFolder(path)
+    with pytest.raises(BundleError, match="more than 10 files"):
+        folder.begin()
+    assert len(walked) == 22  # a look and a reading
+    before = bundle_files.fingerprint(path)
+    (path / "policies" / "p8.cedar").unlink()
+    assert bundle_files.fingerprint(path) != before
+    assert len(read_files(path)) == 10
