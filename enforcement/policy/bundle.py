@@ -23,7 +23,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from enforcement.detectors import DETECTORS
 from enforcement.outcome import Phase
@@ -39,7 +39,14 @@ from enforcement.policy.policies import Schema
 from enforcement.policy.policy_source import PolicySource, PolicyTooDeepError, parse_policies
 from enforcement.policy.problems import BundleError, Problem
 from enforcement.policy.reads import named
-from enforcement.policy.schema import ATTRIBUTES, FRAME, NAMESPACE, validation_schema
+from enforcement.policy.schema import (
+    ENTITY_TYPES,
+    FRAME,
+    NAMESPACE,
+    PRINCIPALS,
+    RESOURCES,
+    validation_schema,
+)
 from enforcement.policy.vocabulary import Vocabulary
 
 __all__ = ["Bundle", "BundleError", "Problem"]
@@ -261,6 +268,10 @@ class _Validator:
         """Names that nothing has. Cedar's validator takes `has` of such a name for false and does
         not look at what stands behind it, so a misspelt forbid would be valid and never apply."""
         reads, claims = policy.reads, frozenset(self._vocabulary.names())
+        attributes = [
+            ("attribute.unknown", "attribute", frozenset({name}), _attributes(policy.est, whom), "")
+            for whom, name in sorted(reads.asked)
+        ]
         declared = "claims are declared in bundle.toml"
         return [
             source.problem(
@@ -272,7 +283,7 @@ class _Validator:
             for rule, what, names, known, hint in (
                 ("claim.unknown", "claim", reads.claims, claims, f"{declared}; "),
                 ("context.unknown", "context attribute", reads.frame, FRAME, ""),
-                ("attribute.unknown", "attribute", reads.asked, ATTRIBUTES, ""),
+                *attributes,
             )
             for name in sorted(names - known)
         ]
@@ -284,6 +295,22 @@ class _Validator:
         if 'unrecognized action `Action::"' in message:
             fix, rule = f'write {NAMESPACE}::Action::"…"', "namespace"
         return source.problem(f"{policy.id}: {message}", fix, mention=message, rule=rule)
+
+
+def _attributes(est: Mapping[str, Any], whom: str) -> frozenset[str]:
+    """The attributes of whom a policy asks: a variable, as far as its scope says of which type it
+    is, or an entity of that type."""
+    match est.get(whom), whom:
+        case (({"entity_type": str(kind)} | {"op": "==", "entity": {"type": str(kind)}}), _):
+            kinds = {kind}
+        case _, "principal":
+            kinds = {f"{NAMESPACE}::{name}" for name in PRINCIPALS}
+        case _, "resource":
+            kinds = {f"{NAMESPACE}::{name}" for name in RESOURCES}
+        case _:
+            kinds = {whom}
+    found = [ENTITY_TYPES.get(kind.removeprefix(f"{NAMESPACE}::")) for kind in kinds]
+    return frozenset(name for kind in found if kind for name in kind.attributes)
 
 
 def _entities(files: Mapping[str, bytes], manifest: Manifest | None) -> tuple[str, list[Problem]]:

@@ -27,7 +27,8 @@ class Reads:
         frame: top-level attributes beside the claims that are read (`phase`, `trace_id`,
             `platform`), and `platform.<field>`; a bare `platform` is the record as a whole.
         whole: the context itself is a value, or asked what it has: everything must be there.
-        asked: attributes that principal or resource are asked for with `has`, and `action.<name>`.
+        asked: what is asked for with `has`: of whom (`principal`, `resource`, `action`, or the type
+            of an entity that is named), and the attribute; `hasTag` for any tag.
     """
 
     claims: frozenset[str]
@@ -35,7 +36,7 @@ class Reads:
     trace_id: bool
     frame: frozenset[str] = frozenset()
     whole: bool = False
-    asked: frozenset[str] = frozenset()
+    asked: frozenset[tuple[str, str]] = frozenset()
 
     def of(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Those of `names` that are read, in their order."""
@@ -46,7 +47,7 @@ def reads_of(policy: Est) -> Reads:
     """Walk the conditions of a policy. (Its scope cannot mention the context.)"""
     claims: set[str] = set()
     frame: set[str] = set()
-    asked: set[str] = set()
+    asked: set[tuple[str, str]] = set()
     everything = trace = whole = False
     stack: list[Any] = [condition["body"] for condition in policy.get("conditions", ())]
     while stack:
@@ -55,10 +56,10 @@ def reads_of(policy: Est) -> Reads:
         if path is None:
             stack.extend(_operands(node))
             match node:
-                case {"has": {"left": {"Var": "action"}, "attr": str(name)}}:
-                    asked.add(f"action.{name}")
-                case {"has": {"left": {"Var": _}, "attr": str(name)}}:
-                    asked.add(name)
+                case {"has": {"left": left, "attr": str(name)}}:
+                    asked |= {(whom, name) for whom in _whom(left)}
+                case {"hasTag": {"left": left}}:
+                    asked |= {(whom, "hasTag") for whom in _whom(left)}
         elif not path:
             everything = trace = whole = True
         elif len(path) == 1 and "has" in node:
@@ -104,6 +105,15 @@ def mentioned(part: Any) -> frozenset[tuple[str, str]]:
             case list() as nodes:
                 stack.extend(nodes)
     return frozenset(found)
+
+
+def _whom(node: Any) -> tuple[str, ...]:
+    """Who is asked, where that can be said: a variable, or the type of an entity."""
+    match node:
+        case {"Var": str(name)} | {"Value": {"__entity": {"type": str(name)}}}:
+            return (name,)
+        case _:
+            return ()
 
 
 def _context_path(node: Any) -> tuple[str, ...] | None:

@@ -69,7 +69,6 @@ ENTITY_TYPES: Final[Mapping[str, EntityType]] = {
     "APIKey": EntityType(("Workspace", "Organization"), {"purpose": _STRING}),
     "Service": EntityType(("Workspace", "Organization"), {"name": _STRING}),
 }
-ATTRIBUTES: Final = frozenset(name for kind in ENTITY_TYPES.values() for name in kind.attributes)
 # What the context has beside the claims.
 FRAME: Final = frozenset(
     {"claims", "phase", "trace_id", "platform"} | {f"platform.{name}" for name in PLATFORM_FIELDS}

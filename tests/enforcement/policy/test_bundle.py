@@ -505,6 +505,14 @@ def test_the_place_of_a_validation_error_is_what_it_speaks_of(tmp_path: Path) ->
         ("principal has emial", "attribute.unknown", "did you mean email?"),
         ("!(resource has pii_authorised)", "attribute.unknown", "did you mean pii_authorized?"),
         ("action has name", "attribute.unknown", "name"),
+        # known, and yet nobody who could be meant has it
+        ("principal has allowed_region", "attribute.unknown", "did you mean allowed_regions?"),
+        ("resource has email", "attribute.unknown", "email"),
+        ("resource has purpose", "attribute.unknown", "purpose"),
+        ('Lucid::User::"u" has purpose', "attribute.unknown", "purpose"),
+        ('Lucid::Group::"g" has name', "attribute.unknown", "name"),
+        ('principal.hasTag("x")', "attribute.unknown", "hasTag"),
+        ('resource.hasTag("x") && true', "attribute.unknown", "hasTag"),
     ],
 )
 def test_a_name_that_nothing_has_is_refused_even_where_cedar_would_call_it_false(
@@ -517,6 +525,27 @@ def test_a_name_that_nothing_has_is_refused_even_where_cedar_would_call_it_false
     assert all(problem.file == "policies/main.cedar" and problem.line == 4 for problem in found)
     assert any(words in str(problem) for problem in found), found
     assert not rule or {problem.rule for problem in found} == {rule}
+
+
+@pytest.mark.parametrize(
+    ("scope", "attribute", "sound"),
+    [
+        ("principal is Lucid::User", "email", True),
+        ("principal is Lucid::User", "purpose", False),
+        ('principal is Lucid::User in Lucid::Group::"g"', "purpose", False),
+        ("principal is Lucid::APIKey", "purpose", True),
+        ('principal == Lucid::Agent::"a"', "purpose", False),
+        ('principal in Lucid::Organization::"o"', "purpose", True),
+        ("principal", "purpose", True),
+    ],
+)
+def test_an_attribute_must_be_one_of_whoever_the_scope_leaves(
+    tmp_path: Path, scope: str, attribute: str, *, sound: bool
+) -> None:
+    text = f'@id("x") forbid ({scope}, action, resource) when {{ principal has {attribute} }};'
+    assert [problem.rule for problem in problems(write(tmp_path, PERMIT + text))] == (
+        [] if sound else ["attribute.unknown"]
+    )
 
 
 def test_names_that_exist_may_be_asked_for(tmp_path: Path) -> None:
