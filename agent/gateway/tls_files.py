@@ -230,15 +230,21 @@ def _trust(table: TlsTable, authorities: dict[str, list[x509.Certificate]], now:
     if not table.client_crl_file:
         return Trust(domains=domains)
     path = Path(table.client_crl_file)
+    data = _read(path, MAX_CRL_FILE)
     try:
-        lists = [x509.load_pem_x509_crl(pem) for pem in _CRL.findall(_read(path, MAX_CRL_FILE))]
+        lists = [x509.load_pem_x509_crl(pem) for pem in _CRL.findall(data)]
         revoked = frozenset(
             (one.issuer.public_bytes(), entry.serial_number) for one in lists for entry in one
         )
     except UNREADABLE:
         raise TlsFilesError(f"{path}: has a PEM list that cannot be read") from None
+    if len(lists) != data.count(b"-----BEGIN X509 CRL-----"):
+        raise TlsFilesError(f"{path}: has a PEM list that cannot be read")
     if not lists:
         raise TlsFilesError(f"{path}: has no PEM list of revoked certificates (X509 CRL)")
+    if b"CERTIFICATE-----" in data:
+        # OpenSSL reads the file for itself, and would take the certificate for an authority.
+        raise TlsFilesError(f"{path}: has a certificate beside its lists: leave it out")
     ends = min(
         (one.next_update_utc.timestamp() for one in lists if one.next_update_utc), default=math.inf
     )

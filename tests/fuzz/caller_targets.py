@@ -187,7 +187,8 @@ def tls_files(data: bytes) -> None:
             (folder / "crl.pem").write_bytes(as_pem(recipe.exchanged(lists), "X509 CRL"))
         case _:
             name = ("gateway.pem", "trust.pem", "crl.pem")[data[0] // 4 % 3]
-            (folder / name).write_bytes(recipe.exchanged((folder / name).read_bytes()))
+            given = (folder / name).read_bytes() + (root.pem if data[0] >= 128 else b"")
+            (folder / name).write_bytes(recipe.exchanged(given))
     table = TlsTable(
         certificate_file=f"{folder}/gateway.pem",
         key_file=f"{folder}/gateway.key",
@@ -199,6 +200,7 @@ def tls_files(data: bytes) -> None:
     try:
         loaded = load(table, now=time.time())
         assert loaded.begins <= time.time() < loaded.ends
+        assert loaded.credentials.context.cert_store_stats()["x509"] <= loaded.authorities
     except TlsFilesError as error:
         refusal = str(error)
     assert refusal.startswith(str(folder) if refusal else "")

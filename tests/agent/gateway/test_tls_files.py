@@ -113,6 +113,8 @@ LIST_OF_NOBODY = LIST_OF_NOBODY.replace(b"\x0c\x09authority", b"\x03\x09authorit
         ("trust.pem", ROOT.pem * (MAX_AUTHORITIES + 1), "more than"),
         ("crl.pem", None, "crl.pem: cannot be read"),
         ("crl.pem", ROOT.pem, "no PEM list of revoked certificates"),
+        ("crl.pem", revoked(ROOT) + revoked(ROOT)[:-9], "a PEM list that cannot be read"),
+        ("crl.pem", revoked(ROOT) + authority("other").pem, "has a certificate beside its lists"),
         ("crl.pem", BROKEN.replace(b"CERTIFICATE", b"X509 CRL"), "a PEM list that cannot be read"),
         ("crl.pem", as_pem(named_by_bits(LIST, "authority"), "X509 CRL"), "PEM list that cannot"),
         ("crl.pem", as_pem(LIST_OF_NOBODY, "X509 CRL"), "crl.pem: OpenSSL refuses it"),
