@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -218,3 +219,17 @@ def test_keys_and_thumbprints_follow_the_rfcs() -> None:
 def test_other_keys_are_malformed(change: dict[int, Any]) -> None:
     with pytest.raises(MalformedError):
         cose.public_key_from_cose(cose.cose_key(KEY.public_key()) | change)
+
+
+def test_numbers_have_one_length() -> None:
+    """A zero before a number changes nothing but its bytes, which then have another hash."""
+    message = cose.Sign1.parse(cose.sign1(b"p", KEY, protected=HEADER))
+    r, s = message.signature[:32], message.signature[32:]
+    for signature in (r + b"\0" + s, b"\0" + r + b"\0" + s, r + s + b"\0", r + s[:-1], b""):
+        with pytest.raises(VerificationError) as caught:
+            replace(message, signature=signature).verify(KEY.public_key())
+        assert caught.value.code == "cose.signature"
+    key: dict[int, Any] = cose.cose_key(KEY.public_key())
+    for label in (-2, -3):
+        with pytest.raises(MalformedError, match="coordinates"):
+            cose.public_key_from_cose(key | {label: b"\0" + key[label]})

@@ -23,7 +23,7 @@ from attestation.errors import (
     VerificationError,
 )
 from attestation.examination import QUESTIONS, Answer, AnswerStatus
-from attestation.passport import PROFILE, Passport
+from attestation.passport import MEDIA_TYPE, PROFILE, Passport
 from attestation.simulated.vendor import SimulatedVendor
 from attestation.verifier import examine_passport, verify_passport
 from tests.attestation.passports import (
@@ -164,6 +164,13 @@ def test_a_challenge_is_answered_with_its_nonce_for_its_audience(maker: Maker) -
     assert refused(maker.vendor, token, nonce=b"n" * 16).code == "passport.audience"
 
 
+def test_a_nonce_that_the_quote_is_not_over_cannot_be_stated(maker: Maker) -> None:
+    challenged = Maker(maker.vendor, nonce=b"n" * 16)
+    other = forged(challenged.token(), challenged.key, {10: b"x" * 16})
+    assert refused(maker.vendor, other).code == "passport.nonce"
+    assert refused(maker.vendor, other, nonce=b"x" * 16).code == "passport.nonce"
+
+
 def test_a_passport_without_a_nonce_answers_no_challenge(maker: Maker, token: bytes) -> None:
     assert refused(maker.vendor, token, nonce=b"n" * 16).code == "passport.asked_nonce"
 
@@ -280,6 +287,26 @@ def test_the_second_form_of_a_signature_is_refused(maker: Maker, token: bytes) -
         parts[3] = r + (order - s).to_bytes(32, "big")
 
     assert refused(maker.vendor, reencoded(token, high)).code == "passport.signature"
+
+
+def test_the_protected_header_has_one_form(token: bytes) -> None:
+    payload = cose.Sign1.parse(token).payload
+    assert payload is not None
+    key = ec.generate_private_key(ec.SECP256R1())
+    larger = ec.generate_private_key(ec.SECP384R1())
+    kid = cose.thumbprint(key.public_key())
+    good = {cose.ALG: cose.ES256, cose.KID: kid, cose.TYP: MEDIA_TYPE}
+    Passport.parse(cose.sign1(payload, key, protected=good))
+    for signer, protected in (
+        (key, good | {cose.TYP: "application/cwt"}),
+        (key, good | {99: 1}),
+        (key, {cose.ALG: cose.ES256, cose.KID: kid}),
+        (key, {cose.ALG: cose.ES256, cose.TYP: MEDIA_TYPE}),
+        (larger, good | {cose.ALG: cose.ES384}),
+    ):
+        with pytest.raises(MalformedError) as caught:
+            Passport.parse(cose.sign1(payload, signer, protected=protected))
+        assert caught.value.code == "passport.header"
 
 
 def test_nothing_may_stand_in_the_unprotected_header(token: bytes) -> None:

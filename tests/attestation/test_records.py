@@ -238,6 +238,8 @@ def other_forms() -> dict[str, bytes]:
         "negative": signed(cbor.encode([*statement[:3], -1, *statement[4:]])),
         "longer": signed(cbor.encode([*statement, 0])),
         "unprotected": cose.sign1(payload, KEY, protected=header, unprotected={99: 1}),
+        "another label": signed(cbor.encode(["lucid.something", *statement[1:]])),
+        "another version": signed(cbor.encode([statement[0], 2, *statement[2:]])),
         "untagged": cose.sign1(payload, KEY, protected=header, tagged=False),
     }
 

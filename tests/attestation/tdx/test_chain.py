@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
@@ -111,6 +112,74 @@ def test_the_right_common_names_of_another_organization_are_refused() -> None:
         with pytest.raises(VerificationError) as caught:
             chains.check_names(chain, replace(of.vendor, organization=organization))
         assert caught.value.code == "tdx.chain.names"
+
+
+def reissued(
+    of: SimulatedIntel,
+    which: str,
+    *,
+    is_ca: bool | None = None,
+    certifies: bool | None = None,
+    more: tuple[x509.ExtensionType, ...] = (),
+) -> Chain:
+    """The chain with one certificate issued anew, with other rights or more that is critical."""
+    old = {"pck": of.pck, "ca": of.ca}[which]
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(old.subject)
+        .issuer_name(old.issuer)
+        .public_key(old.public_key())
+        .serial_number(old.serial_number)
+        .not_valid_before(old.not_valid_before_utc)
+        .not_valid_after(old.not_valid_after_utc)
+    )
+    for extension in old.extensions:
+        value = extension.value
+        if isinstance(value, x509.BasicConstraints) and is_ca is not None:
+            value = x509.BasicConstraints(ca=is_ca, path_length=None)
+        if isinstance(value, x509.KeyUsage) and certifies is not None:
+            value = x509.KeyUsage(
+                digital_signature=True, content_commitment=False, key_encipherment=False,
+                data_encipherment=False, key_agreement=False, key_cert_sign=certifies,
+                crl_sign=False, encipher_only=False, decipher_only=False,
+            )  # fmt: skip
+        builder = builder.add_extension(value, critical=extension.critical)
+    for value in more:
+        builder = builder.add_extension(value, critical=True)
+    new = builder.sign(of.ca_key if which == "pck" else of.root_key, hashes.SHA256())
+    certificates = (new, of.ca, of.root) if which == "pck" else (of.pck, new, of.root)
+    return Chain.parse(b"".join(c.public_bytes(Encoding.PEM) for c in certificates))
+
+
+@pytest.mark.parametrize(
+    ("which", "changes"),
+    [
+        ("pck", {"is_ca": True}),
+        ("pck", {"certifies": True}),
+        ("ca", {"is_ca": False}),
+        ("ca", {"certifies": False}),
+        ("pck", {"more": (x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"x"),)}),
+        ("ca", {"more": (x509.InhibitAnyPolicy(0),)}),
+    ],
+)
+def test_each_right_counts_by_itself_and_so_does_what_is_critical(
+    which: str, changes: dict[str, Any]
+) -> None:
+    of, now = intel(), datetime(2026, 11, 1, 12, tzinfo=UTC)
+    chains.check_chain(reissued(of, which), of.vendor, now)
+    with pytest.raises(VerificationError) as caught:
+        chains.check_chain(reissued(of, which, **changes), of.vendor, now)
+    assert caught.value.code == "tdx.chain.constraints"
+
+
+def test_nothing_stands_around_the_certificates(vectors: Path, rows: list[dict[str, Any]]) -> None:
+    good = pem(*read(vectors, rows[0]).certificates)
+    Chain.parse(good + b"\0\0")
+    first = good.index(b"-----BEGIN", 1)
+    for data in (b"x" + good, good + b"x", good[:first] + b"x" + good[first:], good + b"\0x"):
+        with pytest.raises(MalformedError) as caught:
+            Chain.parse(data)
+        assert caught.value.code == "tdx.chain.format"
 
 
 def test_a_leaf_under_an_intermediate_of_the_same_name_is_refused() -> None:

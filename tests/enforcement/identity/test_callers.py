@@ -186,6 +186,7 @@ def certificate(
     ca: bool | None = False,
     signs: bool = True,
     authority: bool = False,
+    lists: bool = False,
     usage: bool = True,
 ) -> x509.Certificate:
     key = ec.generate_private_key(ec.SECP256R1())
@@ -210,7 +211,7 @@ def certificate(
             x509.KeyUsage(
                 digital_signature=signs, content_commitment=False, key_encipherment=False,
                 data_encipherment=False, key_agreement=False, key_cert_sign=authority,
-                crl_sign=False, encipher_only=False, decipher_only=False,
+                crl_sign=lists, encipher_only=False, decipher_only=False,
             ),
             critical=True,
         )  # fmt: skip
@@ -244,6 +245,7 @@ def test_a_workloads_certificate_names_an_agent(ca: bool | None) -> None:
         (certificate(URI, ca=True), "spiffe.is_ca"),
         (certificate(URI, signs=False), "spiffe.key_usage"),
         (certificate(URI, authority=True), "spiffe.key_usage"),
+        (certificate(URI, lists=True), "spiffe.key_usage"),
         (certificate(URI, usage=False), "spiffe.key_usage"),
     ],
 )

@@ -18,7 +18,14 @@ from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from enforcement.identity.callers import Caller
-from enforcement.identity.tokens import Issuer, KeySet, TokenError, TokenVerifier, read_keys
+from enforcement.identity.tokens import (
+    MAX_TOKEN,
+    Issuer,
+    KeySet,
+    TokenError,
+    TokenVerifier,
+    read_keys,
+)
 
 NOW = 1_800_000_000.0
 RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -147,6 +154,23 @@ def test_a_public_key_is_no_secret(secret: bytes, algorithm: str) -> None:
 def test_an_algorithm_that_is_not_allowed_is_refused_even_if_the_key_could() -> None:
     assert refused(signed(algorithm="RS512")) == "algorithm_refused"
     assert refused(signed(algorithm="PS256")) == "algorithm_refused"
+
+
+@pytest.mark.parametrize(
+    ("named", "code"), [({}, ""), ({"alg": "PS256"}, ""), ({"alg": "RS256"}, "key_unknown")]
+)
+def test_a_key_that_names_its_algorithm_is_used_with_no_other(
+    named: dict[str, str], code: str
+) -> None:
+    issuer = Issuer(issuer=ISSUER.issuer, audience=("lucid",), algorithms=("RS256", "PS256"))
+    keys = jwks(jwk(RSA, kid="r", **named))
+    found = TokenVerifier([(issuer, lambda: keys)], now=lambda: NOW)
+    assert (found.caller(signed(algorithm="PS256")) is None) is bool(code)
+    assert list(found.refused) == ([code] if code else [])
+
+
+def test_a_token_that_is_too_large_is_not_read() -> None:
+    assert refused(signed(claims(more="x" * MAX_TOKEN))) == "too_large"
 
 
 def test_a_key_is_not_used_with_the_algorithm_of_another_kind() -> None:

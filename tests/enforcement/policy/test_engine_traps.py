@@ -316,6 +316,27 @@ def test_the_second_evaluation_fails_closed_too(
         assert "soft" in verdict.reasons
 
 
+def test_a_second_evaluation_that_failed_is_not_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soft = f'@id("soft") @decision("warn") {FORBID} when {{ context.claims.pii_found }};'
+    machine, request = engine(tmp_path, PERMIT + soft), ask(claims={"pii_found": True})
+    with monkeypatch.context() as patch:
+        none = _Fixed(Answer(ruling=Ruling.NONE))
+        patch.setattr(machine._phases[Phase.REQUEST], "hard", none, raising=True)
+        assert machine.decide(request).outcome is Outcome.DENY
+    assert machine.decide(request).outcome is Outcome.WARN
+
+
+def test_what_is_remembered_for_true_is_no_answer_about_one(tmp_path: Path) -> None:
+    machine = engine(tmp_path, PERMIT)
+    for good, wrong in (({"pii_found": True}, {"pii_found": 1}), ({"tokens": 1}, {"tokens": True})):
+        assert machine.decide(ask(claims=good)).outcome is Outcome.PROCEED
+        (name,) = wrong
+        assert_denied(machine.decide(ask(claims=wrong)), f"claim_invalid:{name}")
+        assert machine.decide(ask(claims=good)).outcome is Outcome.PROCEED
+
+
 def _faults() -> tuple[Fault, ...]:
     return (Fault(policy="soft", message="odd"),)
 
