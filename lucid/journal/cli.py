@@ -158,7 +158,7 @@ def verify(
             heads=heads,
             passports=[_kept(path, terms, moment) for path in passport_files],
         )
-        with open_journal(file) as opened, _Progress() as progress:
+        with _Progress() as progress, open_journal(file) as opened:
             verified = verify_journal(opened, demands, progress)
         if verified.unsigned and not allow_unsigned:
             error = UncheckableError(
@@ -235,11 +235,13 @@ class _Progress:
         self._shown = sys.stderr.isatty()
 
     def __enter__(self) -> Self:
+        if self._shown:
+            click.echo("reading the file's pages…", nl=False, err=True)
         return self
 
     def __call__(self, count: int) -> None:
         if self._shown:
-            click.echo(f"\r{count:,} records", nl=False, err=True)
+            click.echo(f"\r\x1b[K{count:,} records", nl=False, err=True)
 
     def __exit__(self, *_error: object) -> None:
         if self._shown:

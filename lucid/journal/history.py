@@ -210,7 +210,10 @@ class History:
         head = verify_head(cose, key, boot_id=self._row.boot_id, seq=seq).head
         Signed(seq=seq, head=head, by=by).hold(self._walk.head)
         self.found.checkpoints += 1
-        self._sign(seq, by)
+        # An agent decides nothing before its first passport: where none is left it was taken away,
+        # and the word of a later boot must not stand in for it.
+        if self._passports:
+            self._sign(seq, by)
 
     def finish(self) -> Found:
         """There are no more records of this boot."""
