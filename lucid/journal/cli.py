@@ -15,7 +15,8 @@ from attestation.history import Signed
 from attestation.journal_format import BOOT_SPAN
 from lucid.exits import BAD_INPUT, DONE, NOT_SO, UNCHECKED
 from lucid.journal.boots import Expected, Vouched, vouch
-from lucid.journal.file import NotAJournalError, open_journal
+from lucid.journal.file import NotAJournalError
+from lucid.journal.opening import open_journal
 from lucid.journal.report import json_of, lines_of
 from lucid.journal.verify import Demands, FaultError, Verified, verify_journal
 from lucid.options import Hex, Moment

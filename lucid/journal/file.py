@@ -1,25 +1,15 @@
-"""A journal that somebody hands over: a hostile SQLite file, read and never written.
+"""The rows of a journal that somebody hands over: hostile, and never taken for what they say.
 
-Nothing is made beside the file and nothing in it runs: no trigger or view is asked, rows are read
-by table and checked for their types, and a value larger than the format allows is an error before
-it is in memory. Rows are streamed; memory does not grow with the file.
-
-A WAL beside the file is part of the journal (an agent that was killed leaves one). SQLite cannot
-read it without writing beside it, so both are copied to a private temporary directory first.
+Nothing in the file runs: no trigger or view is asked, rows are read by table and checked for their
+types, and a value larger than the format allows is an error before it is in memory. Rows are
+streamed; memory does not grow with the file. `opening` gives the database.
 """
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
 import sqlite3
-import stat
-import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from attestation.errors import (
@@ -38,7 +28,7 @@ from attestation.journal_format import (
 from attestation.passport import MAX_SIZE as MAX_PASSPORT
 from attestation.records import MAX_RECORD_SIZE
 
-_MAX_ROW: Final = MAX_PASSPORT + MAX_RECORD_SIZE  # bytes
+MAX_ROW: Final = MAX_PASSPORT + MAX_RECORD_SIZE  # bytes
 _LAST_BOOT: Final = (1 << 63) // BOOT_SPAN - 1
 _DAMAGED: Final = "use another copy; if this is the agent's own, it is evidence: keep it"
 
@@ -95,7 +85,7 @@ class JournalFile:
         try:
             parts = parts_of(self._db)
         except sqlite3.Error as error:
-            raise _meaning(error) from None
+            raise meaning_of(error) from None
         if parts != journal_parts():
             odd = sorted({name for _kind, name, _sql in parts ^ journal_parts()})
             raise VerificationError(
@@ -113,7 +103,7 @@ class JournalFile:
             while (row := cursor.fetchone()) is not None:
                 yield row
         except sqlite3.Error as error:
-            raise _meaning(error) from None
+            raise meaning_of(error) from None
         except UnicodeDecodeError:  # also where SQLite quotes what is no text in an error
             raise _damaged("bytes that are not text") from None
 
@@ -188,125 +178,17 @@ class JournalFile:
         raise _damaged("its counters are not the agent's")
 
 
-@contextmanager
-def open_journal(path: Path) -> Iterator[JournalFile]:
-    """The rows of a file, while the block runs.
-
-    Raises:
-        NotAJournalError: it is something else.
-        VerificationError: `journal.damaged`, `journal.schema`: a journal, damaged or added to.
-        UncheckableError: `journal.unreadable`, `journal.in_use`: it cannot be read, or it changed
-            meanwhile.
-    """
-    with ExitStack() as stack:
-        try:
-            path = path.resolve(strict=True)
-            wal = _stamps(path)[1] is not None
-            if wal:
-                path = _copy(path, Path(stack.enter_context(tempfile.TemporaryDirectory())))
-            before = _stamps(path)
-            db = stack.enter_context(closing(_connect(path, wal=wal)))
-        except OSError as error:
-            raise _unreadable(path, error.strerror or str(error)) from None
-        except RuntimeError as error:  # links that go round in a circle
-            raise _unreadable(path, str(error)) from None
-        except sqlite3.Error as error:
-            raise _meaning(error) from None
-        try:
-            file = JournalFile(db)
-            file.check_format()
-            yield file
-        except AttestationError:
-            _unchanged(path, before)  # or what was found says nothing of the file
-            raise
-        _unchanged(path, before)
-
-
-Stamp = tuple[int, int, int] | None
-
-
-def _stamps(path: Path) -> tuple[Stamp, Stamp]:
-    """What changes when the file, or the WAL beside it, does.
-
-    Raises:
-        OSError: there is no file.
-        NotAJournalError: a directory, a device.
-        UncheckableError: another program left a change of it half done.
-    """
-    main, wal, rollback = (_stamp(Path(f"{path}{end}")) for end in ("", "-wal", "-journal"))
-    if main is None and not path.exists():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-    if rollback is not None:
-        raise UncheckableError(
-            "journal.in_use", f"{path}-journal lies beside it: another program was changing it"
-        )
-    return main, wal
-
-
-def _stamp(path: Path) -> Stamp:
-    """None where there is no file, or an empty one."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    if not stat.S_ISREG(found.st_mode):
-        raise NotAJournalError("journal.format", f"{path} is not a file")
-    return (found.st_ino, found.st_size, found.st_mtime_ns) if found.st_size else None
-
-
-def _unchanged(path: Path, before: tuple[Stamp, Stamp]) -> None:
-    try:
-        after: object = _stamps(path)
-    except OSError:
-        after = None
-    if after != before:
-        raise UncheckableError(
-            "journal.in_use",
-            f"{path} changed while it was read",
-            remedy="stop the agent, or take a copy of the file and its -wal file that nobody"
-            " writes to",
-        )
-
-
-def _copy(path: Path, directory: Path) -> Path:
-    before, copy = _stamps(path), directory / "journal"
-    try:
-        for end in ("", "-wal"):
-            shutil.copyfile(f"{path}{end}", f"{copy}{end}")
-    except OSError as error:
-        raise _unreadable(
-            path,
-            f"it has a -wal file, and cannot be copied to {directory}: {error.strerror}",
-            remedy="set TMPDIR to a directory with room for both files",
-        ) from None
-    _unchanged(path, before)
-    return copy
-
-
-def _connect(path: Path, *, wal: bool) -> sqlite3.Connection:
-    # `immutable`: SQLite makes no file beside it, and takes no lock.
-    query = "mode=ro" if wal else "mode=ro&immutable=1"
-    db = sqlite3.connect(f"{path.as_uri()}?{query}", uri=True, isolation_level=None)
-    db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_ROW)
-    db.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
-    return db
-
-
 def _damaged(what: str) -> VerificationError:
     return VerificationError("journal.damaged", f"the file is damaged: {what}", remedy=_DAMAGED)
 
 
-def _unreadable(path: Path, why: str, remedy: str = "") -> UncheckableError:
-    return UncheckableError("journal.unreadable", f"{path} cannot be read: {why}", remedy=remedy)
-
-
-def _meaning(error: sqlite3.Error) -> AttestationError:
+def meaning_of(error: sqlite3.Error) -> AttestationError:
     """What an error of SQLite says of the file."""
     match getattr(error, "sqlite_errorcode", 0) & 0xFF:
         case sqlite3.SQLITE_NOTADB:
             return NotAJournalError("journal.format", "it is no SQLite database")
         case sqlite3.SQLITE_TOOBIG:
-            return _damaged(f"a row of more than {_MAX_ROW} bytes")
+            return _damaged(f"a row of more than {MAX_ROW} bytes")
         case (
             sqlite3.SQLITE_CANTOPEN
             | sqlite3.SQLITE_PERM

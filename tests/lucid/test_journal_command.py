@@ -663,6 +663,23 @@ def test_a_file_with_more_than_an_agent_makes_is_refused(file: File, addition: s
     assert file.fault() == (1, "journal.schema", None, None)
 
 
+@pytest.mark.parametrize("in_wal", [False, True])
+def test_a_schema_that_would_fill_the_memory_is_refused_unread(
+    file: File, in_wal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = " ".join(f"CREATE TABLE t{n} (a);" for n in range(100))
+    with closing(sqlite3.connect(file.path)) as db:
+        db.execute("PRAGMA wal_autocheckpoint=0")
+        db.executescript(f"BEGIN; {tables} COMMIT;")
+        wal = Path(f"{file.path}-wal").read_bytes()
+        main = file.path.read_bytes()
+    if in_wal:
+        file.path.write_bytes(main)
+        Path(f"{file.path}-wal").write_bytes(wal)
+    monkeypatch.setattr("lucid.journal.opening._connect", None)
+    assert file.fault() == (1, "journal.schema", None, None)
+
+
 @pytest.mark.parametrize("pragma", ["application_id = 7", "user_version = 2"])
 def test_another_database_is_no_journal(file: File, pragma: str) -> None:
     file.execute(f"PRAGMA {pragma}")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from attestation.anchors import TrustAnchors
 from attestation.errors import AttestationError
 from attestation.simulated.vendor import SimulatedVendor
-from lucid.journal.file import open_journal
+from lucid.journal.opening import open_journal
 from lucid.journal.report import json_of, lines_of
 from lucid.journal.verify import Demands, verify_journal
 from lucid.passport_terms import Terms
