@@ -36,7 +36,10 @@ MAX_TEXT: Final = 1024  # characters of one annotation
 
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 # Reasons that are not policy ids; `claim_missing:<name>` and its like cannot be ids (colon).
-RESERVED_IDS: Final = frozenset({"no_decision", "default_deny", "engine_error"})
+RESERVED_IDS: Final = frozenset(
+    {"no_decision", "default_deny", "engine_error", "hardware_required"}
+    | {"redaction_incomplete", "malformed_stream", "max_tokens_unsupported"}
+)
 _DECISIONS: Final = {"deny": Outcome.DENY, "warn": Outcome.WARN, "redact": Outcome.REDACT}
 
 

@@ -93,6 +93,23 @@ async def test_a_url_is_asked_again_from_time_to_time(autojump_clock: object) ->
         assert not has(source, "a")
 
 
+async def test_keys_are_not_fetched_from_where_an_answer_sends_us(autojump_clock: object) -> None:
+    elsewhere = Server(document("b"))
+    async with trio.open_nursery() as nursery:
+        listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+        nursery.start_soon(trio.serve_listeners, elsewhere.serve, [listener])
+        location = b"http://127.0.0.1:%d/keys" % listener.socket.getsockname()[1]
+        server = Server(document("a"))
+        async with served(server) as (source, problems):
+            server.status = b"302 Found\r\nlocation: " + location
+            await trio.sleep(301)
+            assert problems == ["status 302"]
+            assert has(source, "a")
+            assert not has(source, "b")
+        assert elsewhere.asked == 0
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_key_that_is_not_there_is_fetched_at_once_but_not_again_and_again(
     autojump_clock: object,
 ) -> None:

@@ -388,6 +388,8 @@ def test_all_broken_policies_of_all_files_are_named_at_once(tmp_path: Path) -> N
         ('@id("a b")', "cannot be a policy's id"),
         ('@id("claim_missing:x")', "cannot be a policy's id"),
         ('@id("default_deny")', "cannot be a policy's id"),
+        ('@id("hardware_required")', "cannot be a policy's id"),
+        ('@id("redaction_incomplete")', "cannot be a policy's id"),
         ('@id("-a")', "cannot be a policy's id"),
         (f'@id("{"x" * 129}")', "cannot be a policy's id"),
         ('@id("f") @decison("warn")', "did you mean decision?"),

@@ -445,6 +445,16 @@ def test_the_example_bundle_does_what_it_says() -> None:
         assert found == expected, text
 
 
+def test_equal_values_of_other_types_are_not_answered_from_the_cache(tmp_path: Path) -> None:
+    """`True == 1`, and only one of them is a number of tokens."""
+    few = f'@id("few") permit ({INVOKE}) when {{ context.claims.tokens < 2 }};'
+    decides = engine(tmp_path, few)
+    for _ in range(2):
+        assert decides.decide(ask(claims={"tokens": 1})).reasons == ("few",)
+        assert decides.decide(ask(claims={"tokens": True})).reasons == ("claim_invalid:tokens",)
+        assert decides.decide(ask(claims={"tokens": 1.0})).reasons == ("claim_invalid:tokens",)
+
+
 def test_two_engines_of_different_bundles_do_not_share_answers(tmp_path: Path) -> None:
     one = engine(tmp_path / "one", PERMIT)
     two = engine(tmp_path / "two", SECRET)

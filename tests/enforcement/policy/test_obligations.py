@@ -225,6 +225,16 @@ def test_on_a_simulated_tee_what_requires_hardware_is_refused_in_both_phases(
 # -- rates ----------------------------------------------------------------------------------------
 
 
+def test_a_clock_that_jumps_back_neither_gives_nor_takes() -> None:
+    limiter = RateLimiter()
+    for now in (100.0, 0.0, -1e9):
+        assert limiter.take(ALICE, (MINUTE,), now) is None
+    assert limiter.take(ALICE, (MINUTE,), 100.0) == (MINUTE, 20.0)
+    assert limiter.take(ALICE, (MINUTE,), 0.0) == (MINUTE, 20.0)
+    assert limiter.take(ALICE, (MINUTE,), 119.0) is not None
+    assert limiter.take(ALICE, (MINUTE,), 121.0) is None
+
+
 def test_a_rate_lets_so_many_through_and_then_one_by_one() -> None:
     limiter = RateLimiter()
     assert [limiter.take(ALICE, (MINUTE,), 0.0) for _ in range(3)] == [None] * 3
