@@ -184,7 +184,7 @@ class Pdp:
             trace_id=asked.trace_id,
             platform=snapshot.platform,
         )
-        verdict = snapshot.engine.decide(request)
+        verdict = policy_view.decided(snapshot, request)
         findings.latency["detect"] = (found - start) // 1000
         findings.latency["policy"] = (self._clock() - found) // 1000
         if verdict.outcome is not Outcome.DENY and verdict.obliges.rates:

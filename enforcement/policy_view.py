@@ -57,10 +57,15 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             platform=snapshot.platform,
             groups=self.groups,
         )
-        verdict = snapshot.engine.decide(request)
-        if snapshot.shadow is not None:
-            return msgspec.structs.replace(verdict, shadow=snapshot.shadow.verdict(request))
-        return verdict
+        return decided(snapshot, request)
+
+
+def decided(snapshot: Snapshot, request: PolicyRequest) -> Verdict:
+    """The engine's verdict, and with it what the candidate says, where there is one."""
+    verdict = snapshot.engine.decide(request)
+    if snapshot.shadow is not None:
+        return msgspec.structs.replace(verdict, shadow=snapshot.shadow.verdict(request))
+    return verdict
 
 
 class Findings(msgspec.Struct, kw_only=True, gc=False):

@@ -22,6 +22,7 @@ from enforcement.admission import GateState
 from enforcement.policy.bundle import Bundle
 from enforcement.policy.engine import Engine
 from enforcement.recorder import RecordError
+from enforcement.shadow import Shadow
 from enforcement.snapshot import Snapshot
 from tests.enforcement.bundles import SIMULATED, problems, write
 
@@ -161,7 +162,10 @@ OPEN = GateState(open=True, code="", message="")
 
 @asynccontextmanager
 async def pdp(
-    folder: Path, policies: str = POLICIES, manifest: str = MANIFEST
+    folder: Path,
+    policies: str = POLICIES,
+    manifest: str = MANIFEST,
+    shadow: Shadow | None = None,
 ) -> AsyncIterator[Pdp]:
     bundle = Bundle.load(
         write(folder / "b", policies, manifest=manifest, entities=json.dumps(ENTITIES))
@@ -172,6 +176,7 @@ async def pdp(
         passport_id="pass-0",
         platform=SIMULATED,
         agent_id="agent",
+        shadow=shadow,
     )
     journal, gate = Journal(), [OPEN]
     api = AuthzenApi(snapshot=lambda: snapshot, gate=lambda: gate[0], recorder=journal)
@@ -474,3 +479,15 @@ def test_what_a_bundle_says_of_authzen_must_make_sense(
 ) -> None:
     head = 'name = "t"\nversion = "1"\n'
     assert words in " ".join(map(str, problems(write(tmp_path, manifest=head + text))))
+
+
+async def test_a_candidate_is_asked_beside(tmp_path: Path) -> None:
+    stricter = POLICIES + '@id("never") forbid (principal, action, resource);'
+    candidate = Bundle.load(
+        write(tmp_path / "c", stricter, manifest=MANIFEST, entities=json.dumps(ENTITIES))
+    )
+    shadow = Shadow(candidate, Engine(candidate))
+    async with pdp(tmp_path, shadow=shadow) as asked:
+        assert await asked.decides(ask("can_read_todos")) == (True, ["read"])
+        assert asked.journal.records[-1].shadow == f"{candidate.digest.hex()[:16]} deny never"
+    assert shadow.report()["different"] == 1
