@@ -6,7 +6,7 @@ import json
 import random
 import shutil
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -436,6 +436,41 @@ async def test_a_bundle_that_needs_what_nobody_gives_is_refused_on_every_way_in(
     await found.reload()
     assert (found.newest, found.failures) == (before, 1)
     assert "nobody gives a claim" in found.problem
+
+
+@pytest.mark.parametrize("way", ["push", "rollback", "reload"])
+async def test_what_comes_while_a_push_is_kept_waits_for_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Else the history would end with one bundle, and another be enforced until the restart."""
+    found = world.policies()
+    await found.push(world.files(PERMIT, "first"), by="uid 0")
+    noted, free, note = threading.Event(), threading.Event(), Policies._note
+
+    def slow(self: Policies, loaded: Loaded, *, by: str) -> None:
+        note(self, loaded, by=by)
+        if not noted.is_set():
+            noted.set()
+            free.wait(10)
+
+    monkeypatch.setattr(Policies, "_note", slow)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(found.push, world.files(PERMIT + FORBID), by="uid 0"))
+        await trio.to_thread.run_sync(noted.wait)
+        other: Callable[[], Awaitable[object]]
+        if way == "push":
+            other = partial(found.push, world.files(FORBID, "third"), by="uid 0")
+        elif way == "rollback":
+            other = partial(found.rollback, None, by="uid 0")
+        else:
+            write(world.directory, PERMIT.replace("allow", "fourth"))
+            other = found.reload
+        nursery.start_soon(other)
+        await trio.sleep(0.1)
+        free.set()
+    assert found.history()[-1].action == ("directory" if way == "reload" else way)
+    assert found.history()[-1].digest == found.newest.bundle.digest.hex()
+    assert world.policies().newest.bundle.digest == found.newest.bundle.digest
 
 
 async def test_a_push_that_cannot_be_kept_changes_nothing(

@@ -7,9 +7,11 @@ import hashlib
 import hmac
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jwt
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -176,6 +178,20 @@ def test_a_token_that_is_too_large_is_not_read() -> None:
 def test_a_key_is_not_used_with_the_algorithm_of_another_kind() -> None:
     assert refused(signed(key=EC, algorithm="ES256", kid="r")) == "key_unknown"
     assert refused(signed(key=RSA, algorithm="RS256", kid="e")) == "key_unknown"
+
+
+def test_a_key_that_is_for_one_algorithm_is_used_with_no_other() -> None:
+    """Both are RSA, and both are accepted of this issuer."""
+    both = msgspec.structs.replace(ISSUER, algorithms=("RS256", "PS256"))
+    for alg, code in (("PS256", "key_unknown"), ("RS256", None), (None, None)):
+        more = {} if alg is None else {"alg": alg}
+        keys = jwks(jwk(RSA, kid="r", **more))
+        judge = TokenVerifier([(both, partial(lambda found: found, keys))], now=lambda: NOW)
+        if code is None:
+            assert judge.verify(signed()).principal == ("User", "alice")
+        else:
+            with pytest.raises(TokenError, match=code):
+                judge.verify(signed())
 
 
 def test_a_key_that_the_token_brings_along_is_not_looked_at() -> None:
