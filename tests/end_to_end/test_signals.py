@@ -131,7 +131,7 @@ def test_a_storm_of_reloads_disturbs_nobody_and_a_stop_does_not_wait_for_it(
         over.set()
         thread.join()
     assert made.stop() == 0, process.tail()
-    assert slowest < 1
+    assert slowest < 3
     assert took < 2
     assert not any("task.fault" in line for line in process.output)
     reloads = sum("policy.unchanged" in line for line in process.output)
