@@ -63,7 +63,7 @@ def read_files(root: Path) -> dict[str, bytes]:
         BundleError: a missing folder, a name or kind that does not belong, a limit.
     """
     try:
-        root = root.resolve(strict=True)
+        root = _resolved(root)
         names = _names(root)
     except OSError as error:
         why = f"{error.filename or root} cannot be read: {_why(error)}"
@@ -154,7 +154,7 @@ def fingerprint(root: Path) -> tuple[object, ...]:
     """What changes when the folder does: where it really is, and each file's identity, size and
     times. Cheap enough to ask for often; never raises: what cannot be read is part of it."""
     try:
-        root = root.resolve(strict=True)
+        root = _resolved(root)
         names = _names(root)
     except OSError as error:
         return ("unreadable", error.errno)
@@ -214,6 +214,18 @@ def bundle_digest(files: Mapping[str, bytes]) -> bytes:
         if name != SIGNATURE
     )
     return hashlib.sha256(lines.encode("ascii")).digest()
+
+
+def _resolved(root: Path) -> Path:
+    """Where a folder really is.
+
+    Raises:
+        OSError: nowhere.
+    """
+    try:
+        return root.resolve(strict=True)
+    except RuntimeError:  # a link to itself, before Python 3.13
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(root)) from None
 
 
 def _names(root: Path) -> list[str]:

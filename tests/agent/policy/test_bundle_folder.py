@@ -127,3 +127,20 @@ def test_of_a_folder_of_very_many_files_no_more_is_read_than_says_so(
     (path / "policies" / "p8.cedar").unlink()
     assert bundle_files.fingerprint(path) != before
     assert len(read_files(path)) == 10
+
+
+async def test_a_link_to_itself_is_a_folder_that_cannot_be_read(tmp_path: Path) -> None:
+    """As `ln -sfn bundle bundle` makes it."""
+    link = tmp_path / "bundle"
+    link.symlink_to(write(tmp_path / "first"))
+    folder = BundleFolder(link)
+    folder.begin()
+    link.unlink()
+    link.symlink_to(link)
+    assert await folder.look() is None
+    seen = await folder.look()
+    assert seen is not None
+    with pytest.raises(BundleError, match="symbolic links"):
+        await folder.read(seen)
+    with pytest.raises(BundleError, match="symbolic links"):
+        BundleFolder(link).begin()
