@@ -21,6 +21,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from attestation.certificates import why_unreadable
 from attestation.errors import MalformedError, VerificationError
 
 MAX_CERTIFICATE_SIZE: Final = 16_384  # bytes of PEM or DER; an AMD root is 1.6 KiB of DER
@@ -105,6 +106,6 @@ def _load(certificate: bytes) -> x509.Certificate:
     except ValueError as error:
         raise MalformedError(
             "anchors.certificate",
-            f"not an X.509 certificate: {error}",
+            f"not an X.509 certificate: {why_unreadable(error)}",
             remedy="give the root of the simulated TEE as one PEM or DER file",
         ) from None

@@ -28,6 +28,11 @@ _MOST_NAMES: Final = 64
 _NAMES: Final[dict[bytes, x509.Name]] = {}
 
 
+def why_unreadable(error: Exception) -> str:
+    """What the X.509 library said, without the dump of its parser."""
+    return str(error).partition(": ParseError")[0]
+
+
 def elements(data: bytes, position: int, count: int) -> list[bytes]:
     """Encoded DER elements one after another, of data that the X.509 library has read.
 

@@ -13,7 +13,7 @@ from typing import Final, Self
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from attestation.certificates import UNREADABLE, elements, header_size
+from attestation.certificates import UNREADABLE, elements, header_size, why_unreadable
 from attestation.errors import MalformedError
 
 MAX_CRL_SIZE: Final = 262_144  # bytes; AMD's have some 900, Intel's up to 20,000
@@ -92,7 +92,8 @@ class RevocationList:
                 parsed=crl,
             )
         except UNREADABLE as error:
-            raise MalformedError(code, f"not a certificate revocation list: {error}") from None
+            why = why_unreadable(error)
+            raise MalformedError(code, f"not a certificate revocation list: {why}") from None
 
 
 def _issuer(signed: bytes) -> bytes:

@@ -18,6 +18,7 @@ from lucid.evidence_kinds import Ending, Kind, Options, exit_code, judge
 from lucid.evidence_snp import SnpEvidence
 from lucid.evidence_tdx import TdxEvidence
 from lucid.exits import BAD_INPUT, NOT_SO, UNCHECKED
+from lucid.guess import QUOTE, REPORT, guess
 from lucid.options import Hex, Moment
 from lucid.sources import SourceError, read_file
 from lucid.terminal import printable
@@ -237,7 +238,12 @@ def _read_evidence(source: str, *, as_json: bool) -> Kind[Any, Any]:
         _stop(UNCHECKED, "source", str(error), tee_type, as_json=as_json)
     except AttestationError as error:
         code = BAD_INPUT if isinstance(error, MalformedError) else UNCHECKED
-        _stop(code, error.code, f"{source}: {error}", tee_type, as_json=as_json)
+        found = guess(data)
+        if found in ("", REPORT, QUOTE):
+            message = f"{source}: {error}"
+        else:
+            message = f"{source}: neither a report nor a quote, but {found}"
+        _stop(code, error.code, message, tee_type, as_json=as_json)
 
 
 def _print(kind: Kind[Any, Any], ending: Ending, *, marks: list[str], as_json: bool) -> None:
@@ -264,9 +270,10 @@ def _print(kind: Kind[Any, Any], ending: Ending, *, marks: list[str], as_json: b
     mark = f" ({'; '.join(marks)})" if marks else ""
     if error is None:
         click.echo(f"accepted: {kind.headline(ending.verified)}{mark}")
-    else:
-        word = _VERDICTS[exit_code(error)]
-        click.echo(f"{word}: {error.diagnostics()}{mark}", err=True)
+        return
+    click.echo(f"{_VERDICTS[exit_code(error)]}{mark}: {error.diagnostics()}", err=True)
+    if error.code in kind.demands() and not error.remedy:
+        click.echo("  the policy demands it; docs/checks.md says how (--policy)", err=True)
 
 
 def _stop(code: int, name: str, message: str, tee_type: str | None, *, as_json: bool) -> NoReturn:

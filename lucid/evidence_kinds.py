@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 from attestation.checks import Check, failed, skipped
 from attestation.errors import AttestationError, MalformedError, UncheckableError
 from lucid.exits import BAD_INPUT, DONE, NOT_SO, UNCHECKED
+from lucid.guess import guess
 from lucid.sources import SourceError, read_file
 
 
@@ -28,22 +30,36 @@ class Options:
     simulated_root: Path | None
     files: dict[str, tuple[Path, ...]]
 
-    def one(self, name: str) -> bytes | None:
-        """The content of an option's file.
-
-        Raises:
-            SourceError: it cannot be read.
-        """
-        found = self.every(name)
+    def one(self, name: str, check: Callable[[bytes], object]) -> bytes | None:
+        """The content of an option's file; otherwise as `every`."""
+        found = self.every(name, check)
         return found[0] if found else None
 
-    def every(self, name: str) -> list[bytes]:
+    def every(self, name: str, check: Callable[[bytes], object]) -> list[bytes]:
         """The contents of all files of an option that may be repeated.
+
+        Args:
+            check: reads a content, or raises MalformedError, which then names the file.
 
         Raises:
             SourceError: one cannot be read.
+            MalformedError: one is something else.
         """
-        return [read_file(path) for path in self.files.get(name, ())]
+        found = []
+        for path in self.files.get(name, ()):
+            data = read_file(path)
+            try:
+                check(data)
+            except MalformedError as error:
+                raise _named(f"--{name} {path}", data, error) from None
+            found.append(data)
+        return found
+
+
+def _named(where: str, data: bytes, error: MalformedError) -> MalformedError:
+    found = guess(data)
+    what = f"{error} (this is {found})" if found else str(error)
+    return MalformedError(error.code, f"{where}: {what}", remedy=error.remedy)
 
 
 V = TypeVar("V")  # verified evidence
@@ -112,7 +128,7 @@ def judge(
     try:
         rules = None
         if not signature_only:
-            rules = kind.policy(None if policy is None else read_file(policy))
+            rules = kind.policy(None) if policy is None else _policy(kind, policy)
         verified = kind.verify(options)
         if rules is not None:
             checks = kind.appraise(verified, rules)
@@ -125,6 +141,14 @@ def judge(
     except AttestationError as error:
         return Ending(verified=verified, checks=_listed(error), error=error)
     return Ending(verified=verified, checks=checks, error=None)
+
+
+def _policy(kind: Kind[V, P], path: Path) -> P:
+    data = read_file(path)
+    try:
+        return kind.policy(data)
+    except MalformedError as error:
+        raise _named(f"--policy {path}", data, error) from None
 
 
 def exit_code(error: AttestationError | None) -> int:

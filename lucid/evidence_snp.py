@@ -6,8 +6,10 @@ from typing import Any, Final
 
 from attestation.anchors import TrustAnchors
 from attestation.checks import Check
+from attestation.errors import MalformedError
 from attestation.snp.abi import REPORT_SIZE, Report
 from attestation.snp.appraise import appraise_report, demands
+from attestation.snp.certs import Certificate
 from attestation.snp.collect import collect_chain, split_certificates
 from attestation.snp.crl import Crl
 from attestation.snp.fields import report_fields
@@ -29,7 +31,11 @@ class SnpEvidence:
     def __init__(self, data: bytes) -> None:
         """Raises MalformedError."""
         self._report = Report.parse(data[:REPORT_SIZE])
-        self._table = CertTable.parse(data[REPORT_SIZE:])
+        try:
+            self._table = CertTable.parse(data[REPORT_SIZE:])
+        except MalformedError as error:
+            what = "what follows the report is no certificate table of a host"
+            raise MalformedError(error.code, f"{what}: {error}") from None
 
     def enclosed(self) -> dict[str, Any]:
         return {"table": [entry.name.lower() for entry in self._table.contents]}
@@ -49,10 +55,11 @@ class SnpEvidence:
     def verify(self, options: Options) -> VerifiedReport:
         contents = self._table.contents
         ek = contents.get(TableEntry[self._report.signing_key.name])
-        given = options.one("endorsement-key")
-        others = [der for data in options.every("chain") for der in split_certificates(data)]
+        given = options.one("endorsement-key", _certificates)
+        chains = options.every("chain", _certificates)
+        crls = [Crl.parse(data) for data in options.every("crl", Crl.parse)]
         hosts = [contents[entry] for entry in (TableEntry.ICA, TableEntry.ARK) if entry in contents]
-        others += [der for data in hosts for der in split_certificates(data)]
+        others = [der for data in (*chains, *hosts) for der in split_certificates(data)]
         anchors, root = TrustAnchors.builtin(), options.simulated_root
         if root is not None:
             anchors = anchors.with_simulated_root(read_file(root))
@@ -62,7 +69,7 @@ class SnpEvidence:
             roots=anchors.amd if root is None else anchors.simulated,
             now=options.now,
             expected_report_data=options.report_data,
-            crls=[Crl.parse(data) for data in options.every("crl")],
+            crls=crls,
             carried_crl=contents.get(TableEntry.CRL, b""),
         )
 
@@ -74,3 +81,8 @@ class SnpEvidence:
 
     def demands(self) -> tuple[str, ...]:
         return demands()
+
+
+def _certificates(data: bytes) -> None:
+    for der in split_certificates(data):
+        Certificate.parse(der, "content")

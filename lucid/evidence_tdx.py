@@ -9,6 +9,9 @@ from attestation.checks import Check
 from attestation.tdx import names
 from attestation.tdx.abi import Quote
 from attestation.tdx.appraise import appraise_quote, demands
+from attestation.tdx.chain import SIGNER, Chain
+from attestation.tdx.collateral import QeIdentity, TcbInfo
+from attestation.tdx.crl import parse_list
 from attestation.tdx.endorsements import Endorsements
 from attestation.tdx.event_log import check_log
 from attestation.tdx.fields import quote_fields
@@ -66,7 +69,7 @@ class TdxEvidence:
             expected_report_data=options.report_data,
             vendor=vendor,
         )
-        log = options.one(EVENT_LOG)
+        log = options.one(EVENT_LOG, bytes)
         return verified if log is None else check_log(verified, log)
 
     def checks(self, verified: VerifiedQuote) -> tuple[Check, ...]:
@@ -80,13 +83,13 @@ class TdxEvidence:
 
 
 def _endorsements(options: Options) -> Endorsements:
-    whole = options.one(WHOLE)
+    whole = options.one(WHOLE, Endorsements.parse)
     if whole is not None:
         return Endorsements.parse(whole)
     return Endorsements.of(
-        tcb_info=options.one("tcb-info"),
-        qe_identity=options.one("qe-identity"),
-        signing_chains=options.every("signing-chain"),
-        pck_crl=options.one("pck-crl"),
-        root_crl=options.one("root-crl"),
+        tcb_info=options.one("tcb-info", TcbInfo.parse),
+        qe_identity=options.one("qe-identity", QeIdentity.parse),
+        signing_chains=options.every("signing-chain", lambda pem: Chain.parse(pem, SIGNER)),
+        pck_crl=options.one("pck-crl", parse_list),
+        root_crl=options.one("root-crl", parse_list),
     )

@@ -24,6 +24,7 @@ from attestation.examination import Examination
 from attestation.passport import Passport
 from attestation.verifier import examine_passport
 from lucid.exits import BAD_INPUT, DONE, NOT_SO, UNCHECKED
+from lucid.guess import PASSPORT, guess
 from lucid.options import Hex, Moment
 from lucid.passport_terms import (
     ALLOW_SIMULATED,
@@ -179,7 +180,9 @@ def _examine(
     try:
         kind = Passport.parse(token).evidence.format
     except MalformedError as error:
-        _stop(BAD_INPUT, error.code, f"{source}: not a passport: {error}", as_json=as_json)
+        found = guess(token)
+        why = str(error) if found in ("", PASSPORT) else f"this is {found}"
+        _stop(BAD_INPUT, error.code, f"{source}: not a passport: {why}", as_json=as_json)
     expected = terms.expectations(kind)
     expected["nonce"], expected["audience"] = nonce, audience
     expected["bundle_digest"] = bundle_digest

@@ -33,6 +33,8 @@ def read_file(source: str | Path) -> bytes:
     Raises:
         SourceError: missing, unreadable or too large.
     """
+    if str(source).startswith(("http://", "https://")):
+        raise SourceError(f"{source}: nothing is fetched here; save it as a file")
     try:
         if source != "-":
             with Path(source).open("rb") as file:

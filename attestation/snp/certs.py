@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.utils import CryptographyDeprecationWarning
 
-from attestation.certificates import UNREADABLE, issuer_subject_key, known_name
+from attestation.certificates import UNREADABLE, issuer_subject_key, known_name, why_unreadable
 from attestation.errors import MalformedError, UncheckableError
 from attestation.snp.extensions import AmdExtensions
 from attestation.snp.product import EndorsementKey
@@ -110,7 +110,8 @@ class Certificate:
             )
         except UNREADABLE as error:
             raise MalformedError(
-                "snp.certs.certificate", f"the {what} is not an X.509 certificate: {error}"
+                "snp.certs.certificate",
+                f"the {what} is not an X.509 certificate: {why_unreadable(error)}",
             ) from None
         if signed[4:9] != _VERSION_3:
             raise MalformedError("snp.certs.certificate", f"the {what} is not X.509 version 3")

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from attestation.certificates import name_text
 from attestation.errors import AttestationError, MalformedError, UncheckableError
 from attestation.snp.certs import Certificate, Chain
 from attestation.snp.chain import check_signatures
@@ -57,12 +58,16 @@ def collect_chain(ek: bytes | None, others: Iterable[bytes]) -> Chain:
     known = [Certificate.parse(der, "certificate of the chain") for der in (*with_it, *others)]
     icas = [c for c in known if c.subject_der == leaf.issuer_der and c.issuer_der != c.subject_der]
     if not icas:
-        raise _missing("no intermediate (ASK or ASVK) that could have issued it", "--chain")
+        raise _missing(
+            f"no intermediate (ASK or ASVK) {name_text(leaf.issuer)}, which issued"
+            f" {name_text(leaf.subject)}",
+            "--chain",
+        )
     arks = [
         c for c in known if c.subject_der == c.issuer_der and c.subject_der == icas[0].issuer_der
     ]
     if not arks:
-        raise _missing("no root (ARK) of that intermediate", "--chain")
+        raise _missing(f"no root (ARK) {name_text(icas[0].issuer)}", "--chain")
     chains = [Chain.parse(ark=ark.der, ica=ica.der, ek=ek_der) for ica in icas for ark in arks]
     return _fitting(chains)
 

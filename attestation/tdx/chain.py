@@ -93,7 +93,10 @@ class Chain:
                 raise ValueError(f"it has {len(pem)} bytes")
             ders = _pem_blocks(pem.rstrip(b"\0"))
             if len(ders) != len(kind.subjects):
-                raise ValueError(f"it has {len(ders)} certificates, not {len(kind.subjects)}")
+                wanted = ", ".join(" or ".join(names) for names in kind.subjects)
+                raise ValueError(
+                    f"it has {len(ders)} certificates, not {len(kind.subjects)} ({wanted})"
+                )
             # The platform's own comes once; those above it come with every quote.
             first = Certificate.parse(ders[0])
             certificates = (first, *(_read_again(der) for der in ders[1:]))

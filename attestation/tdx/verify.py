@@ -274,7 +274,8 @@ class _Run:
         self.ledger.cannot(
             name,
             f"not given: {what}",
-            remedy="Intel publishes it for each kind of platform (PCS); give it as a file",
+            remedy="Intel publishes it for each kind of platform (PCS); give --tcb-info,"
+            " --qe-identity, --signing-chain, --pck-crl and --root-crl, or all as --collateral",
         )
 
 
