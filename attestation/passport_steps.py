@@ -9,11 +9,12 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final, Required, TypedDict
 
 from attestation import cose
 from attestation.anchors import TrustAnchors
+from attestation.certificates import utc
 from attestation.checks import Check, passed, skipped
 from attestation.claims_buffer import ClaimsBuffer
 from attestation.errors import UncheckableError, VerificationError
@@ -217,11 +218,15 @@ class Steps:
         now = self.now.timestamp()
         lifetime = claims.expires_at - claims.issued_at
         for code, holds, otherwise in (
-            ("passport.expired", now < claims.expires_at, "the passport has expired"),
+            (
+                "passport.expired",
+                now < claims.expires_at,
+                f"the passport has expired: {_when(claims.expires_at)}, it is {utc(self.now)}",
+            ),
             (
                 "passport.not_yet",
                 claims.issued_at <= now + CLOCK_SKEW_SECONDS,
-                "the passport is from the future",
+                f"the passport is of {_when(claims.issued_at)}, it is {utc(self.now)}",
             ),
             (
                 "passport.lifetime",
@@ -243,7 +248,9 @@ class Steps:
                 name,
                 "passport.asked_nonce",
                 holds=claims.nonce is not None and hmac.compare_digest(claims.nonce, self.nonce),
-                otherwise="the passport does not answer the nonce that was asked",
+                otherwise="the passport does not answer the nonce that was asked"
+                if claims.nonce is not None
+                else "this passport answers no nonce: it is the one that all get",
             )
         if self.audience is None and claims.audience is not None:
             # RFC 8392 section 3.1.3: who is not named as audience must reject.
@@ -256,7 +263,9 @@ class Steps:
             name,
             "passport.audience",
             holds=self.audience == claims.audience,
-            otherwise="the passport is for somebody else",
+            otherwise="the passport is for somebody else"
+            if claims.audience is not None
+            else "the passport names no audience: it is the one that all get",
         )
 
     # 6. What the caller expects of code and policy.
@@ -270,7 +279,8 @@ class Steps:
             "code_measured",
             "passport.measurement",
             holds=hmac.compare_digest(measurement_of(self.verified), self.measurement),
-            otherwise="other code was launched than expected",
+            otherwise="other code was launched than expected:"
+            f" {measurement_of(self.verified).hex()}",
         )
         if left_out := left_out_of(self.verified, self.hardware_policy):
             self.note("code_measured", skipped("passport.booted", left_out))
@@ -284,5 +294,14 @@ class Steps:
             "policy_enforced",
             "passport.bundle_digest",
             holds=hmac.compare_digest(self.passport.claims.bundle[2], self.bundle_digest),
-            otherwise="another policy is enforced than expected",
+            otherwise="another policy is enforced than expected:"
+            f" {self.passport.claims.bundle[2].hex()}",
         )
+
+
+def _when(seconds: int) -> str:
+    """A claim's moment for people. It is whatever the sender wrote."""
+    try:
+        return utc(datetime.fromtimestamp(seconds, UTC))
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds} seconds after 1970"

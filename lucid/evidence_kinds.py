@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 from attestation.checks import Check, failed, skipped
 from attestation.errors import AttestationError, MalformedError, UncheckableError
 from lucid.exits import BAD_INPUT, DONE, NOT_SO, UNCHECKED
-from lucid.guess import guess
+from lucid.guess import named
 from lucid.sources import SourceError, read_file
 
 
@@ -51,15 +51,9 @@ class Options:
             try:
                 check(data)
             except MalformedError as error:
-                raise _named(f"--{name} {path}", data, error) from None
+                raise named(f"--{name} {path}", data, error) from None
             found.append(data)
         return found
-
-
-def _named(where: str, data: bytes, error: MalformedError) -> MalformedError:
-    found = guess(data)
-    what = f"{error} (this is {found})" if found else str(error)
-    return MalformedError(error.code, f"{where}: {what}", remedy=error.remedy)
 
 
 V = TypeVar("V")  # verified evidence
@@ -148,7 +142,7 @@ def _policy(kind: Kind[V, P], path: Path) -> P:
     try:
         return kind.policy(data)
     except MalformedError as error:
-        raise _named(f"--policy {path}", data, error) from None
+        raise named(f"--policy {path}", data, error) from None
 
 
 def exit_code(error: AttestationError | None) -> int:

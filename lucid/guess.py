@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from attestation.errors import MalformedError
 from attestation.snp.abi import REPORT_SIZE
 
 REPORT: Final = "an SEV-SNP report (`lucid evidence`)"
@@ -40,3 +41,10 @@ def guess(data: bytes) -> str:
     if data[:2] in (b"\x04\0", b"\x05\0") and data[4:8] == _TDX:
         return QUOTE
     return ""
+
+
+def named(where: str, data: bytes, error: MalformedError) -> MalformedError:
+    """The error of an option's file, with the file and what it may be."""
+    found = guess(data)
+    what = f"{error} (this is {found})" if found else str(error)
+    return MalformedError(error.code, f"{where}: {what}", remedy=error.remedy)

@@ -15,6 +15,7 @@ from attestation.evidence import Format
 from attestation.hardware import HardwarePolicy, read_hardware_policy
 from attestation.passport_steps import Expectations
 from attestation.snp.crl import Crl
+from lucid.guess import named
 from lucid.options import Hex
 from lucid.sources import SourceError, read_file
 
@@ -48,7 +49,8 @@ CRL: Final = click.option(
     "crl_files",
     type=_FILE,
     multiple=True,
-    help="SEV-SNP: revocation list of AMD's root (PEM or DER). May be repeated.",
+    help="SEV-SNP: revocation list of AMD's root (PEM or DER), to be looked into beside the one"
+    " that a passport may carry. May be repeated.",
 )
 
 
@@ -60,7 +62,7 @@ class Terms:
     allow_simulated: bool
     measurement: bytes | None
     crls: tuple[Crl, ...]
-    policy_file: bytes | None
+    policy_file: tuple[Path, bytes] | None
 
     def expectations(self, kind: Format, *, crls_at: datetime | None = None) -> Expectations:
         """For a passport with this kind of evidence.
@@ -82,10 +84,11 @@ class Terms:
     def _hardware_policy(self, kind: Format) -> HardwarePolicy | None:
         if self.policy_file is None:
             return None
+        path, data = self.policy_file
         try:
-            return read_hardware_policy(self.policy_file, kind)
+            return read_hardware_policy(data, kind)
         except MalformedError as error:
-            raise click.UsageError(str(error)) from None
+            raise click.UsageError(str(named(f"--hardware-policy {path}", data, error))) from None
 
 
 def read_terms(
@@ -110,8 +113,10 @@ def read_terms(
     except (AttestationError, ValueError, SourceError) as error:
         raise click.UsageError(f"--simulated-root {simulated_root}: {error}") from None
     try:
-        policy = None if hardware_policy is None else read_file(hardware_policy)
-        crls = tuple(Crl.parse(read_file(path)) for path in crl_files)
+        policy = None
+        if hardware_policy is not None:
+            policy = hardware_policy, read_file(hardware_policy)
+        crls = tuple(map(_crl, crl_files))
     except (MalformedError, SourceError) as error:
         raise click.UsageError(str(error)) from None
     return Terms(
@@ -121,3 +126,11 @@ def read_terms(
         crls=crls,
         policy_file=policy,
     )
+
+
+def _crl(path: Path) -> Crl:
+    data = read_file(path)
+    try:
+        return Crl.parse(data)
+    except MalformedError as error:
+        raise named(f"--crl {path}", data, error) from None

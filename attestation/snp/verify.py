@@ -208,10 +208,12 @@ def _check_chip(report: Report, chain: Chain, line: ProductLine) -> tuple[str, N
             remedy="the platform's owner has to clear MASK_CHIP_ID",
         )
     size = 8 if line is ProductLine.TURIN else 64
+    same = hwid[:8] == report.chip_id[:8]
     if len(hwid) != size or report.chip_id != hwid.ljust(64, b"\0"):
         raise _no_chip(
             f"the certificate is for the chip {hwid[:8].hex()}…, the report is from "
             f"{report.chip_id[:8].hex()}…"
+            + (", which begins alike and goes on otherwise" if same else "")
         )
     return f"chip {hwid[:8].hex()}…", None
 

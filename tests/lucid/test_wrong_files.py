@@ -10,9 +10,11 @@ from click.testing import CliRunner, Result
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from attestation.simulated.report import SIMULATED_MEASUREMENT
 from attestation.simulated.vendor import SimulatedVendor
 from lucid.cli import main
 from lucid.guess import guess
+from tests.attestation.passports import NOW, Maker
 from tests.attestation.snp.conftest import SnpVectors
 
 GENOA = "227a641db25e82ae"
@@ -164,3 +166,41 @@ def test_bytes_that_look_like_nothing_are_not_guessed_at(report: bytes) -> None:
     assert guess(bytes(range(128, 256))) == ""
     assert guess(report[:100]) == ""
     assert "SEV-SNP" in guess(report)
+
+
+# --- passports
+
+
+@pytest.fixture
+def passport(tmp_path: Path, simulated_vendor: SimulatedVendor) -> list[str | Path]:
+    """A simulated one, and the options that it needs."""
+    (tmp_path / "p.cwt").write_bytes(Maker(simulated_vendor).token())
+    (tmp_path / "root.pem").write_bytes(simulated_vendor.root_certificate_pem())
+    return [tmp_path / "p.cwt", "--allow-simulated", "--simulated-root", tmp_path / "root.pem"]
+
+
+@pytest.mark.parametrize("option", ["hardware-policy", "crl"])
+def test_of_passports_too(passport: list[str | Path], tmp_path: Path, option: str) -> None:
+    (tmp_path / "wrong").write_text('{"json": 1}')
+    done = run("passport", "verify", *passport, f"--{option}", tmp_path / "wrong")
+    assert done.exit_code == 2
+    assert f"--{option} {tmp_path / 'wrong'}: " in done.stderr
+    assert "(this is JSON)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--at", "2044-01-01T00:00:00Z"], "it is 2044-01-01 00:00:00 UTC"),
+        (["--nonce", "0011223344556677"], "answers no nonce: it is the one that all get"),
+        (["--audience", "bank"], "names no audience"),
+        (["--measurement", "00" * 48], f"than expected: {SIMULATED_MEASUREMENT.hex()}"),
+        (["--bundle-digest", "00" * 32], "than expected: "),
+    ],
+)
+def test_what_does_not_hold_says_what_was_found(
+    passport: list[str | Path], arguments: list[str], said: str
+) -> None:
+    done = run("passport", "verify", *passport, "--at", str(int(NOW.timestamp())), *arguments)
+    assert done.exit_code == 1
+    assert said in done.stderr

@@ -337,7 +337,10 @@ def test_a_list_that_was_given_is_a_demand_whatever_came_with_the_report(
     revoking = simulated_vendor.crl(NOW - 60 * DAY, [evidence.chain.ica.serial_number])
     assert verify_carried(evidence, b"nonsense", fresh).crl is not None
     assert verify_carried(evidence, stale, fresh).crl is not None
-    assert verify_carried(evidence, fresh, stale).crl is not None
+    with pytest.raises(UncheckableError):
+        verify_carried(evidence, fresh, stale)
+    with pytest.raises(UncheckableError):
+        verify_carried(evidence, fresh, make_crl(simulated_vendor.root_key, line=ProductLine.MILAN))
     with pytest.raises(UncheckableError):
         verify_carried(evidence, b"", stale)
     with pytest.raises(UncheckableError):
