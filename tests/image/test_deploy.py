@@ -195,17 +195,18 @@ def test_the_agent_takes_the_configuration_that_the_chart_writes(
     bundle = ROOT / "lucid" / "data" / "bundle"
     text = config.replace("/etc/lucid/bundle/..data", str(bundle))
     text = text.replace("/usr/share/lucid/example-bundle", str(bundle))
-    keys = tmp_path / "keys"
+    text = text.replace("/etc/lucid/secrets/", f"{tmp_path}/")
+    for secret in ("identity", "gateway-tls", "gateway-authority", "observer-ca",
+                   "observer-certificate"):  # fmt: skip
+        (tmp_path / secret).mkdir()
+    keys = tmp_path / "identity" / "keys"
     keys.write_text("alice " + "0" * 64 + "\n")
     keys.chmod(0o600)
-    text = text.replace("/etc/lucid/secrets/identity/keys", str(keys))
-    text = text.replace("/etc/lucid/secrets/gateway-", f"{tmp_path}/")
-    make("gateway").write(tmp_path, "gateway")
-    (tmp_path / "tls").mkdir()
-    (tmp_path / "gateway.pem").rename(tmp_path / "tls" / "tls.crt")
-    (tmp_path / "gateway.key").rename(tmp_path / "tls" / "tls.key")
-    (tmp_path / "authority").mkdir()
-    (tmp_path / "authority" / "ca.crt").write_bytes(authority().pem)
+    for pair in ("gateway-tls", "observer-certificate"):
+        made = make(pair).write(tmp_path / pair, "tls")
+        (tmp_path / pair / "tls.crt").write_bytes(made.pem)
+    for issuer in ("gateway-authority", "observer-ca"):
+        (tmp_path / issuer / "ca.crt").write_bytes(authority().pem)
     (tmp_path / "agent.toml").write_text(text)
     done = run([AGENT, "check-config", "-c", tmp_path / "agent.toml"])
     assert done.returncode == 0, done.stderr
