@@ -13,24 +13,24 @@ QUOTE: Final = "a TDX quote (`lucid evidence`)"
 PASSPORT: Final = "a signed CBOR message, as passports are (`lucid passport`)"
 
 _HEX: Final = re.compile(rb"(0[xX])?[0-9a-fA-F]{32,}")
-_BASE64: Final = re.compile(rb"\s*[A-Za-z0-9+/_\s-]{32,}={0,2}\s*")
-_PEM: Final = re.compile(rb"\s*-----BEGIN ([A-Z0-9 ]{1,40})-----")
+_BASE64: Final = re.compile(rb"[A-Za-z0-9+/_-]{32,}={0,2}")
+_PEM: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----")
 _LOOKED_AT: Final = 4096  # bytes; enough to tell text from something else
 _TDX: Final = b"\x81\0\0\0"
 
 
 def guess(data: bytes) -> str:
     """In a few words; empty: it looks like nothing that is known here."""
-    start = data[:_LOOKED_AT]
-    if not data.strip():
+    start = data[:_LOOKED_AT].strip()
+    if not data:
         return "an empty file"
     if found := _PEM.match(start):
         return f"PEM ({found[1].decode().lower()})"
-    if start.lstrip()[:1] in (b"{", b"["):
+    if start[:1] in (b"{", b"["):
         return "JSON"
     if _HEX.fullmatch(b"".join(start.split())):
         return "hexadecimal text: `xxd -r -p` makes bytes of it"
-    if _BASE64.fullmatch(start):
+    if _BASE64.fullmatch(b"".join(start.splitlines())):
         return "base64 text: `base64 -d` makes bytes of it"
     if data[:2] == b"\xd2\x84":  # tag 18, an array of four: COSE_Sign1
         return PASSPORT

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import time
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import given
+from hypothesis import strategies as st
 
 from attestation.simulated.report import SIMULATED_MEASUREMENT
 from attestation.simulated.vendor import SimulatedVendor
@@ -165,7 +168,17 @@ def test_a_demand_that_is_not_met_says_where_demands_come_from(snp: SnpVectors) 
 def test_bytes_that_look_like_nothing_are_not_guessed_at(report: bytes) -> None:
     assert guess(bytes(range(128, 256))) == ""
     assert guess(report[:100]) == ""
+    assert guess(b"the quick brown fox jumps over the lazy dog") == ""
     assert "SEV-SNP" in guess(report)
+
+
+@given(st.binary(max_size=5000) | st.text(" \nA=", max_size=5000).map(str.encode))
+def test_a_guess_costs_nothing_whatever_the_bytes_are(data: bytes) -> None:
+    began = time.perf_counter()
+    guess(data)
+    guess(b" " * 4090 + data)
+    guess(b"A" * 4090 + data)
+    assert time.perf_counter() - began < 1
 
 
 # --- passports
