@@ -142,7 +142,9 @@ class PolicyVault:
                 entries[reached[-1]], state="in_force", in_force_at=at
             )
             self._history = _History(entries=changed)
-            self._write(self._history, durable=False)
+            # What replaces a durable file must be as durable: some file systems have the new name
+            # on disk before its content, and a pushed bundle would be forgotten with the history.
+            self._write(self._history, durable=changed[-1].action != "directory")
             return [changed[i] for i in superseded]
 
     def read(self, digest: str) -> dict[str, bytes]:

@@ -366,6 +366,18 @@ async def test_a_history_that_cannot_be_written_stops_no_passport(
     assert states(found) == ["in_force"]
 
 
+async def test_what_replaces_the_history_of_a_push_is_on_disk_as_well(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = world.policies()
+    await found.push(world.files(PERMIT + FORBID), by="uid 0")
+    synced: list[int] = []
+    monkeypatch.setattr("agent.policy.policy_vault.os.fsync", synced.append)
+    await found.came_into_force(found.newest)
+    assert len(synced) == 2  # the file and its folder
+    assert states(found)[-1] == "in_force"
+
+
 async def test_a_disk_that_hangs_holds_up_no_passport(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
