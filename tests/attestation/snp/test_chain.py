@@ -46,14 +46,21 @@ class Pair:
             self.judge(**changes)
         return caught.value.code
 
-    def issued(self, name: str, *, by_root: bool = True, extensions: Any = None) -> Certificate:
+    def issued(
+        self,
+        name: str,
+        *,
+        issuer: str = SIMULATED.ark(GENOA),
+        by_root: bool = True,
+        extensions: Any = None,
+    ) -> Certificate:
         """The intermediate issued anew."""
         key = self.vendor.root_key if by_root else self.vendor.intermediate_key
         kept = [(e.value, e.critical) for e in self.ica.extensions]
         certificate = ca.issue(
             subject=name,
             public_key=self.vendor.intermediate_key.public_key(),
-            issuer=ca.Issuer(common_name=SIMULATED.ark(GENOA), key=key),
+            issuer=ca.Issuer(common_name=issuer, key=key),
             now=NOW,
             extensions=kept if extensions is None else extensions,
         )
@@ -89,14 +96,16 @@ def test_another_line_kind_root_or_time_is_refused(
 
 def test_a_root_alone_is_judged_as_one_above_others(pair: Pair) -> None:
     def code(**changes: Any) -> str:
-        asked: dict[str, Any] = {"line": GENOA, "roots": pair.roots, "now": NOW}
+        asked: dict[str, Any] = {"ark": pair.ark, "line": GENOA, "roots": pair.roots, "now": NOW}
         with pytest.raises(VerificationError) as caught:
-            check_root_alone(pair.ark, **(asked | changes))
+            check_root_alone(**(asked | changes))
         return caught.value.code
 
     assert code(now=NOW - 2 * DAY) == "snp.chain.validity"
     assert code(roots=frozenset({bytes(32)})) == "snp.chain.ark_pinned"
     assert code(line=TURIN) == "snp.chain.names"
+    bent = Certificate.parse(pair.ark.der[:-1] + bytes((pair.ark.der[-1] ^ 1,)), "ARK")
+    assert code(ark=bent) == "snp.chain.signatures"
 
 
 def test_without_pins_nothing_is_said(pair: Pair) -> None:
@@ -118,5 +127,6 @@ def test_the_root_has_signed_it_under_its_own_name_with_the_right_to_certify(pai
     name = SIMULATED.ica(GENOA, VCEK)
     assert pair.code(ica=pair.issued(name, by_root=False)) == "snp.chain.signatures"
     assert pair.code(ica=pair.issued(name, extensions=[])) == "snp.chain.constraints"
+    assert pair.code(ica=pair.issued(name, issuer=SIMULATED.ark(TURIN))) == "snp.chain.names"
     for other in (AMD.ica(GENOA, VCEK), SIMULATED.ica(TURIN, VCEK)):
         assert pair.code(ica=pair.issued(other)) == "snp.chain.names"
