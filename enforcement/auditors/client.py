@@ -128,14 +128,22 @@ class _UnixPool(Pool):
         return sock
 
 
-class _Call:
-    """A call over a kept connection; `wire` None: it has ended."""
+class Call:
+    """A call that has begun. Times are trio's.
 
-    __slots__ = ("due", "wire")
+    Attributes:
+        connection: the kept one over which the request has left; None: there was none to be had.
+        wire: of that connection, until the call has ended.
+    """
 
-    def __init__(self, due: float, wire: Wire) -> None:
+    __slots__ = ("connection", "due", "request", "start", "wire")
+
+    def __init__(self, request: bytes, start: float, due: float) -> None:
+        self.request = request
+        self.start = start
         self.due = due
-        self.wire: Wire | None = wire
+        self.connection: UpstreamConnection | None = None
+        self.wire: Wire | None = None
 
 
 class AuditorClient:
@@ -148,7 +156,7 @@ class AuditorClient:
         self.breaker = Breaker(settings.breaker)
         self.under_way = 0
         self._places = trio.lowlevel.ParkingLot()
-        self._calls: deque[_Call] = deque()
+        self._calls: deque[Call] = deque()
         self._begun = trio.Event()
         limits = Limits(
             reply_bytes=settings.answer_bytes,
@@ -179,26 +187,34 @@ class AuditorClient:
         """Close what is unused."""
         self._pool.close()
 
-    async def claims(self, body: bytes, read: Callable[[bytes], _T]) -> _T:
-        """POST a question; `read` makes something of the answer.
+    def begin(self, body: bytes) -> Call:
+        """POST a question. Never waits; who has begun a call must `finish` it.
+
+        Raises:
+            AnswerError: `circuit_open`; nothing has begun.
+        """
+        now = trio.current_time()
+        if not self.breaker.allows(now):
+            self.metrics.count("circuit_open", 0.0)
+            raise AnswerError("circuit_open")
+        return self._begin(b"%b%d\r\n\r\n%b" % (self._post, len(body), body), now)
+
+    async def finish(self, call: Call, read: Callable[[bytes], _T]) -> _T:
+        """Wait for the answer; `read` makes something of it.
 
         Raises:
             AnswerError: there is none, or `read` says that it cannot be used.
         """
-        start = trio.current_time()
-        if not self.breaker.allows(start):
-            self.metrics.count("circuit_open", 0.0)
-            raise AnswerError("circuit_open")
         status = "cancelled"
         try:
-            answer = await self._call(b"%b%d\r\n\r\n%b" % (self._post, len(body), body), read)
+            answer = await self._finish(call, read)
             status = "ok"
         except AnswerError as error:
             status = error.status
             raise
         finally:
             now = trio.current_time()
-            self.metrics.count(status, now - start)
+            self.metrics.count(status, now - call.start)
             self._tell_breaker(status, now)
         return answer
 
@@ -206,10 +222,11 @@ class AuditorClient:
         """GET `/health` or `/vocabulary`. The same bounds; the breaker is not asked or told.
 
         Raises:
-            AnswerError: see `claims`.
+            AnswerError: see `finish`.
         """
         head = f"GET {path} HTTP/1.1\r\naccept: application/json\r\nhost: ".encode("ascii")
-        return await self._call(b"%b%b\r\n\r\n" % (head, self._pool.authority), read)
+        request = b"%b%b\r\n\r\n" % (head, self._pool.authority)
+        return await self._finish(self._begin(request, trio.current_time()), read)
 
     async def run(self) -> None:
         """End calls at their deadlines, until cancelled.
@@ -231,27 +248,30 @@ class AuditorClient:
             else:
                 await trio.sleep_until(calls[0].due)
 
-    async def _call(self, request: bytes, read: Callable[[bytes], _T]) -> _T:
-        due = trio.current_time() + self.settings.deadline
+    def _begin(self, request: bytes, now: float) -> Call:
+        call = Call(request, now, now + self.settings.deadline)
         if self.under_way < self.settings.concurrency:
             connection = self._pool.take()
             if connection is not None:
-                answer = await self._quick(connection, request, due)
-                if answer is not None:
-                    return read(answer)
-                self.metrics.retries += 1
-        return await self._slow(request, read, due)
+                connection.tell(request)
+                call.connection, call.wire = connection, connection.wire
+                self._calls.append(call)
+                self._begun.set()
+                self.under_way += 1
+        return call
 
-    async def _quick(
-        self, connection: UpstreamConnection, request: bytes, due: float
-    ) -> bytes | None:
-        """Ask over a kept connection; None: it was closed meanwhile, another must be made."""
-        call = _Call(due, connection.wire)
-        self._calls.append(call)
-        self._begun.set()
-        self.under_way += 1
+    async def _finish(self, call: Call, read: Callable[[bytes], _T]) -> _T:
+        if call.connection is not None:
+            answer = await self._quick(call, call.connection)
+            if answer is not None:
+                return read(answer)
+            self.metrics.retries += 1
+        return await self._slow(call.request, read, call.due)
+
+    async def _quick(self, call: Call, connection: UpstreamConnection) -> bytes | None:
+        """The answer over a kept connection; None: it was closed, another must be made."""
         try:
-            return await self._exchange(connection, request)
+            return await self._hear(connection)
         except UpstreamError as error:
             if error.code == "upstream_closed":
                 return None
@@ -302,15 +322,17 @@ class AuditorClient:
     async def _answer(self, request: bytes) -> bytes:
         """Send over a new connection, and read the whole answer."""
         try:
-            return await self._exchange(await self._pool.connect(), request)
+            connection = await self._pool.connect()
+            connection.tell(request)
+            return await self._hear(connection)
         except UpstreamError as error:
             raise AnswerError(_STATUS.get(error.code, "malformed")) from None
         except (HttpError, WireError, WireTimeoutError, InterruptedWaitError):
             raise AnswerError("closed") from None
 
-    async def _exchange(self, connection: UpstreamConnection, request: bytes) -> bytes:
+    async def _hear(self, connection: UpstreamConnection) -> bytes:
         try:
-            reply = await connection.ask(request)
+            reply = await connection.hear()
             data = connection.whole_now()
             if data is None:
                 data = await connection.whole(_hold_nothing)

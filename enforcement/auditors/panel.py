@@ -21,7 +21,7 @@ import trio
 from attestation.records import ClaimValue
 from enforcement.auditing import Audit, Question
 from enforcement.auditors.answer import Said, read_answer
-from enforcement.auditors.client import AuditorClient, AuditorSettings
+from enforcement.auditors.client import AuditorClient, AuditorSettings, Call
 from enforcement.auditors.contract import AnswerError, read_health, read_vocabulary, shortfalls
 from enforcement.auditors.question import Outgoing, outgoing
 from enforcement.detectors import Span
@@ -209,16 +209,17 @@ class BundleAuditors:
         members = self._members[question.phase]
         sent = outgoing(question)
         if len(members) == 1:
-            return self._audit(question, [await _ask(members[0], sent)])
+            return self._audit(question, [await _hear(members[0], sent, _begin(members[0], sent))])
         answers: list[_Answer | None] = [None] * len(members)
 
-        async def one(place: int) -> None:
-            answers[place] = await _ask(members[place], sent)
+        async def hear(place: int, begun: Call | str) -> None:
+            answers[place] = await _hear(members[place], sent, begun)
 
         async with trio.open_nursery() as nursery:
+            # All questions leave before anybody waits. A call that has begun has its task at once.
             for place in range(1, len(members)):
-                nursery.start_soon(one, place)
-            await one(0)
+                nursery.start_soon(hear, place, _begin(members[place], sent))
+            await hear(0, _begin(members[0], sent))
         return self._audit(question, [answer for answer in answers if answer is not None])
 
     def _audit(self, question: Question, answers: Sequence[_Answer]) -> Audit:
@@ -282,23 +283,30 @@ class _Answer(msgspec.Struct, frozen=True, gc=False):
     spent: int
 
 
-async def _ask(member: _Member, sent: Outgoing) -> _Answer:
-    client, start = member.client, trio.current_time()
+def _begin(member: _Member, sent: Outgoing) -> Call | str:
+    """A call that has begun, or the status of one that is not made."""
+    settings = member.client.settings
+    if sent.size > settings.text_characters:
+        return "text_too_large"
+    try:
+        return member.client.begin(sent.body(settings.config))
+    except AnswerError as error:
+        return error.status
+
+
+async def _hear(member: _Member, sent: Outgoing, begun: Call | str) -> _Answer:
+    if isinstance(begun, str):
+        return _Answer(member, None, begun, 0)
     said: Said | None = None
-    if sent.size > client.settings.text_characters:
-        status = "text_too_large"
-    else:
-        try:
-            said = await client.claims(
-                sent.body(client.settings.config),
-                lambda body: read_answer(
-                    body, wanted=member.claims, sent=sent, labels=member.labels
-                ),
-            )
-            status = f"ok {said.note}" if said.note else "ok"
-        except AnswerError as error:
-            status = error.status
-    return _Answer(member, said, status, int((trio.current_time() - start) * 1_000_000))
+    try:
+        said = await member.client.finish(
+            begun,
+            lambda body: read_answer(body, wanted=member.claims, sent=sent, labels=member.labels),
+        )
+        status = f"ok {said.note}" if said.note else "ok"
+    except AnswerError as error:
+        status = error.status
+    return _Answer(member, said, status, int((trio.current_time() - begun.start) * 1_000_000))
 
 
 def _spans(question: Question, answers: Iterable[Said]) -> tuple[tuple[Span, ...], ...]:

@@ -57,8 +57,8 @@ class Relay:
         try:
             try:
                 upstream = self._upstream = await self._take()
-                authority = self._shared.pool.authority
-                reply = await upstream.ask(self._request.sent_on(authority, body))
+                upstream.tell(self._request.sent_on(self._shared.pool.authority, body))
+                reply = await upstream.hear()
                 if not _is_stream(reply):
                     data = upstream.whole_now()
                     if data is None:

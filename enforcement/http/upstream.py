@@ -10,6 +10,7 @@ the first byte was written is told to the client as 502.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import math
@@ -75,7 +76,7 @@ class Address:
 class UpstreamConnection:
     """One connection to the model server; one exchange at a time."""
 
-    __slots__ = ("_begun", "_limits", "_parser", "_pool", "wire")
+    __slots__ = ("_begun", "_limits", "_parser", "_pool", "_unsent", "wire")
 
     def __init__(self, wire: Wire, pool: Pool, limits: Limits) -> None:
         self.wire = wire
@@ -83,29 +84,35 @@ class UpstreamConnection:
         self._limits = limits
         self._parser = ReplyParser(limits)
         self._begun = b""  # the part of the body that came with the head
+        self._unsent: memoryview | None = None  # the part of the request that is still to be sent
 
-    async def ask(self, request: bytes) -> ReplyHead:
-        """Send one whole request and wait for the head of the reply.
+    def tell(self, request: bytes) -> None:
+        """Send one whole request, as far as that can be done without waiting. Then `hear`.
 
         A connection that breaks while the request is sent is not an error yet: an early reply may
         lie there to be read.
+        """
+        self._parser.begin()
+        with contextlib.suppress(WireError):
+            self._unsent = self.wire.send_now(request)
+
+    async def hear(self) -> ReplyHead:
+        """Send the rest of the request and wait for the head of the reply.
 
         Raises:
             UpstreamError: there is no usable reply.
             InterruptedWaitError: see Wire.
         """
         wire, parser = self.wire, self._parser
-        parser.begin()
-        rest: memoryview | None = None
-        try:
-            rest = wire.send_now(request)
-            if rest is not None:
+        if self._unsent is not None:
+            rest, self._unsent = self._unsent, None
+            try:
                 await wire.send_rest(rest, self._limits.send_seconds)
-        except WireError:
-            pass
-        except WireTimeoutError:
-            raise _timeout("did not take the request") from None
-        del request, rest  # some megabytes, perhaps, while the model thinks
+            except WireError:
+                pass
+            except WireTimeoutError:
+                raise _timeout("did not take the request") from None
+            del rest  # some megabytes, perhaps, while the model thinks
         wire.deadline = wire.within(self._limits.first_byte_seconds)
         try:
             while parser.head is None:

@@ -16,6 +16,7 @@ from enforcement.auditors.breaker import Rules, State
 from enforcement.auditors.client import AuditorSettings
 from enforcement.auditors.panel import AuditorService
 from enforcement.detectors import Span
+from enforcement.http.upstream import UpstreamConnection
 from enforcement.outcome import Phase
 from enforcement.policy.problems import BundleError
 from enforcement.policy.vocabulary import Claim, ClaimType, Merge, Vocabulary
@@ -96,6 +97,25 @@ async def test_all_are_asked_at_once_and_the_slowest_decides_how_long_it_takes(
         assert {name: round(us / 1e6) for name, us in audit.latency_us.items()} == {
             "a": 1, "b": 3, "c": 2,
         }  # fmt: skip
+
+
+async def test_all_questions_have_left_before_any_answer_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    peers = {name: Peer(says(0.1)) for name in "abc"}
+    async with house(risk("a", "b", "c", merge=Merge.MAX), peers) as home:
+        await one(home)  # makes the connections that are kept
+        done: list[str] = []
+        for name in ("tell", "hear"):
+            real = getattr(UpstreamConnection, name)
+
+            def noted(self: object, *args: bytes, name: str = name, real: Any = real) -> Any:
+                done.append(name)
+                return real(self, *args)
+
+            monkeypatch.setattr(UpstreamConnection, name, noted)
+        assert (await one(home)).claims == {"risk": 1000}
+        assert done == ["tell"] * 3 + ["hear"] * 3
 
 
 @pytest.mark.parametrize(
