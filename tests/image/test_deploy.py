@@ -147,6 +147,17 @@ def test_the_kernels_tree_is_mounted_for_the_helper_alone(
         assert bool(hosts) is any(c["name"] == "quote-helper" for c in containers(pod))
 
 
+@pytest.mark.parametrize("name", SETS)
+def test_what_the_agent_keeps_stays_its_own_when_a_pod_comes_back_to_it(
+    rendered: dict[str, Any], name: str
+) -> None:
+    """Otherwise Kubernetes gives all files of a volume to the group at each start of a pod."""
+    for pod in pods(rendered[name]["manifests"]):
+        assert pod["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch"
+    assert 'state_dir = "/var/lib/lucid/state"' in rendered[name]["manifests"]
+    assert '"mountPath": "/var/lib/lucid"' in json.dumps(resources(rendered[name]["manifests"]))
+
+
 def test_the_sidecar_starts_before_the_model_and_ends_after_it(rendered: dict[str, Any]) -> None:
     [pod] = pods(rendered["sidecar-snp"]["manifests"])
     assert [c["name"] for c in pod["initContainers"]] == ["quote-helper", "agent"]

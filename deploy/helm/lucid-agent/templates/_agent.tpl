@@ -145,6 +145,9 @@ enableServiceLinks: false
 terminationGracePeriodSeconds: 45
 securityContext:
   fsGroup: 65532
+  # Files of a claim's volume stay their owner's alone when a pod comes back to it: the agent refuses
+  # a state folder that a group may write. Its own, state, is below the folder that Kubernetes looks at.
+  fsGroupChangePolicy: OnRootMismatch
   seccompProfile: {type: RuntimeDefault}
 {{- with .Values.pullSecrets }}
 imagePullSecrets:
