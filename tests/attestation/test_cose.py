@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
 from attestation import cbor, cose
 from attestation.errors import AttestationError, MalformedError, VerificationError
@@ -165,6 +166,21 @@ def test_an_algorithm_that_is_not_the_keys_is_refused(alg: object, code: str) ->
     with pytest.raises(AttestationError) as caught:
         cose.Sign1.parse(data).verify(KEY.public_key())
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize(("salt", "good"), [(32, True), (0, False), (20, False), (222, False)])
+def test_a_pss_salt_has_the_length_of_its_digest(salt: int, good: bool) -> None:
+    """RFC 8230 section 2; another length would be another signature of the same bytes."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    protected = cbor.encode({cose.ALG: cose.PS256})
+    pss = padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=salt)
+    signature = key.sign(cose.to_be_signed(protected, b"", b"p"), pss, hashes.SHA256())
+    message = cose.Sign1.parse(cbor.encode([protected, {}, b"p", signature]))
+    if good:
+        message.verify(key.public_key())
+    else:
+        with pytest.raises(VerificationError, match="signature"):
+            message.verify(key.public_key())
 
 
 @pytest.mark.parametrize("where", ["protected", "unprotected"])
