@@ -111,11 +111,11 @@ class PolicyVault:
         Raises:
             OSError: it cannot be written; nothing has changed then.
         """
-        durable = entry.action != "directory"
         with self._lock:
-            self._keep(files, entry.digest, durable=durable)
+            # What stands in the configured folder can be copied again.
+            self._keep(files, entry.digest, durable=entry.action != "directory")
             history = _History(entries=[*self._history.entries, entry][-MAX_ENTRIES:])
-            self._write(history, durable=durable)
+            self._write(history)
             self._history = history
             self._forget()
 
@@ -142,9 +142,7 @@ class PolicyVault:
                 entries[reached[-1]], state="in_force", in_force_at=at
             )
             self._history = _History(entries=changed)
-            # What replaces a durable file must be as durable: some file systems have the new name
-            # on disk before its content, and a pushed bundle would be forgotten with the history.
-            self._write(self._history, durable=changed[-1].action != "directory")
+            self._write(self._history)
             return [changed[i] for i in superseded]
 
     def read(self, digest: str) -> dict[str, bytes]:
@@ -208,16 +206,16 @@ class PolicyVault:
             else:
                 path.rename(target)
 
-    def _write(self, history: _History, *, durable: bool) -> None:
+    def _write(self, history: _History) -> None:
         fresh = self._file.with_suffix(".new")
         with fresh.open("wb") as file:
             file.write(msgspec.json.format(msgspec.json.encode(history)))
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
+            # Some file systems have the new name on disk before its content: an empty history would
+            # be no history, and the next start would refuse it.
+            file.flush()
+            os.fsync(file.fileno())
         fresh.replace(self._file)
-        if durable:
-            sync_folder(self._root)
+        sync_folder(self._root)
 
     def _forget(self) -> None:
         kept: dict[str, None] = {}

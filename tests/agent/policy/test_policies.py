@@ -378,6 +378,17 @@ async def test_what_replaces_the_history_of_a_push_is_on_disk_as_well(
     assert states(found)[-1] == "in_force"
 
 
+async def test_a_history_is_on_disk_before_it_has_its_name_also_where_a_folder_was_read(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr("agent.policy.policy_vault.os.fsync", synced.append)
+    found = world.policies()
+    await found.came_into_force(found.newest)
+    assert [entry.action for entry in found.history()] == ["directory"]
+    assert len(synced) == 4  # taken, and in force: the file and its folder
+
+
 async def test_a_disk_that_hangs_holds_up_no_passport(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
